@@ -1,0 +1,71 @@
+"""``uudp plan``: everything that can be known before training, before a text is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def plan(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="spec file")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Show groups, levers and ε before training."""
+    from harness.planning import make_plan
+    from harness.spec import load_spec
+
+    document = make_plan(load_spec(spec, overrides or [])).document()
+    if json:
+        console.emit_json(document)
+        return
+    for line in describe(document):
+        console.out(line)
+    console.out()
+    console.out("resolved spec, and where each value comes from:")
+    for key, origin in document["origins"].items():
+        console.out(f"  {key} = {_lookup(document['spec'], key)}  ({origin})")
+
+
+def describe(document: Mapping[str, Any]) -> list[str]:
+    """A plan in at most 80 columns: the guarantee, the mechanism and its groups."""
+    population, private = document["population"], document["private"]
+    lines = [f"plan of {document['name']}"]
+    if private:
+        lines.append(f"  guarantee   user-level ε = {document['epsilon']:.4g}, δ = {document['delta']:.3g}")
+        lines.append(f"  accountant  {document['accountant']}, neighbours: {document['relation'].replace('_', ' ')}")
+    else:
+        lines.append("  guarantee   NONE: trained without noise, NOT PRIVATE")
+    lines += [
+        f"  users       {population['users']:g} to train on ({population['from']})",
+        f"  mechanism   {document['steps']} steps of {document['denominator']:.4g} expected users, "
+        f"noise std {document['noise_std']:.4g}",
+        f"  digest      {document['mechanism_digest'][:16]}",
+        "",
+        f"  {'group':<20}{'weight':>7}{'ε':>8}{'clip':>9}{'σ':>8}{'rate':>9}{'noise/signal':>14}",
+    ]
+    for g in document["groups"]:
+        epsilon = f"{g['epsilon']:.3f}" if g["epsilon"] is not None else "-"
+        lines.append(
+            f"  {g['name'][:19]:<20}{g['weight']:>7.3f}{epsilon:>8}{g['clip_norm']:>9.4f}"
+            f"{g['noise_multiplier']:>8.3f}{g['sampling_rate']:>9.5f}{g['noise_to_signal']:>14.4f}"
+        )
+    lines.append("")
+    lines.append("  charges     none besides training" if not document["charges"] else "  charges")
+    lines += [f"    {c['what']}: ε = {c['epsilon']:.4g}" for c in document["charges"]]
+    return lines + [f"  note        {note}" for note in document["notes"]]
+
+
+def _lookup(document: Any, dotted: str) -> Any:
+    value = document
+    for part in dotted.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return "…"
+        value = value[part]
+    return value

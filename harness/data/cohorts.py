@@ -1,0 +1,152 @@
+"""Who takes part in a step, and which worker computes whom.
+
+The cohort of a step is drawn once, globally, from the Mechanism and the run's key; every worker draws the same one
+and takes its share. A user is never split across workers, and every worker runs the same number of micro-batches
+(empty ones have weight zero), so that sharded workers never fall out of step.
+
+Everything here but the Mechanism is private: cohort sizes, shares, numbers of micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.privacy.mechanism import Mechanism
+from harness.privacy.randomness import Randomness
+
+
+class ExampleIndex(Protocol):
+    """What cohorts need of a corpus: which examples are whose, and how long they are."""
+
+    @property
+    def example_lengths(self) -> NDArray[np.int32]:
+        """Tokens per example, shape [examples]."""
+        ...
+
+    def examples_of(self, user_index: int) -> tuple[int, int]:
+        """The user's examples, as a half-open range."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One sampled user in one step: the unit that is clipped. Private.
+
+    Attributes:
+        user: Index of the user in the corpus.
+        group: Index of the user's privacy group in the Mechanism.
+        examples: Corpus indices of the examples that enter the user's mean gradient.
+        targets: Number of predicted tokens over all of them: what the unit's loss is divided by.
+    """
+
+    user: int
+    group: int
+    examples: tuple[int, ...]
+    targets: int
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows that one worker computes together. Private.
+
+    Attributes:
+        rows: Corpus indices of examples, one per row; the rows of a unit are neighbours.
+        slots: For each row, the place of its unit in `units`; it never falls.
+        units: The units that have rows here, in order. The first may have begun in the micro-batch before.
+        continues: Whether the last unit has more rows in the next micro-batch.
+    """
+
+    rows: tuple[int, ...]
+    slots: tuple[int, ...]
+    units: tuple[Unit, ...]
+    continues: bool
+
+
+def draw_cohort(
+    mechanism: Mechanism,
+    members: Sequence[NDArray[np.int64]],
+    corpus: ExampleIndex,
+    randomness: Randomness,
+    step: int,
+) -> list[Unit]:
+    """Draws the cohort of one step: each user of a group that takes part, independently, with probability q_p.
+
+    There is no maximum size. Sampled users without usable examples contribute nothing, and still count in the
+    public denominator.
+
+    Args:
+        mechanism: The sampling rates and the steps of each group.
+        members: Per group, the corpus indices of its training users, in a fixed order.
+        corpus: Which examples are whose.
+        randomness: The run's draws.
+        step: 0 ≤ step < mechanism.steps.
+
+    Returns:
+        The sampled users, by group and index.
+    """
+    units: list[Unit] = []
+    lengths = corpus.example_lengths
+    for g, group in enumerate(mechanism.groups):
+        if not mechanism.takes_part(g, step):
+            continue
+        heads = randomness.bernoulli("cohort", step, group.name, len(members[g]), group.sampling_rate)
+        for user in members[g][heads].tolist():
+            first, last = corpus.examples_of(user)
+            kept = randomness.choose("examples", step, str(user), last - first, group.examples_per_user)
+            examples = tuple(int(first + k) for k in kept)
+            targets = sum(int(lengths[e]) - 1 for e in examples)
+            if targets > 0:
+                units.append(Unit(user, g, examples, targets))
+    return units
+
+
+def deal(units: Sequence[Unit], workers: int) -> list[list[Unit]]:
+    """Deals whole users to workers, the largest first, each to the worker with the least so far.
+
+    A pure function of its arguments, so that every worker computes the same deal by itself.
+    """
+    shares: list[list[Unit]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    for unit in sorted(units, key=lambda u: (-u.targets, u.user)):
+        worker = loads.index(min(loads))
+        shares[worker].append(unit)
+        loads[worker] += unit.targets + len(unit.examples)
+    return shares
+
+
+def micro_batches(units: Sequence[Unit], lengths: NDArray[np.int32], budget: int) -> list[MicroBatch]:
+    """Cuts a worker's share into micro-batches of at most `budget` tokens, padding included (at least one row).
+
+    Units are taken by falling length, so that rows of a micro-batch have similar lengths. A unit whose rows don't
+    fit goes on in the next micro-batch; at most one does so at each cut.
+    """
+    rows: list[tuple[int, Unit]] = []
+    for unit in sorted(units, key=lambda u: (-max(int(lengths[e]) for e in u.examples), u.user)):
+        rows.extend((e, unit) for e in sorted(unit.examples, key=lambda e: -int(lengths[e])))
+    batches: list[MicroBatch] = []
+    start = 0
+    while start < len(rows):
+        end, width = start, 0
+        while end < len(rows):
+            wider = max(width, int(lengths[rows[end][0]]))
+            if end > start and wider * (end - start + 1) > budget:
+                break
+            end, width = end + 1, wider
+        batches.append(_micro_batch(rows[start:end], end < len(rows) and rows[end][1] is rows[end - 1][1]))
+        start = end
+    return batches
+
+
+def _micro_batch(rows: Sequence[tuple[int, Unit]], continues: bool) -> MicroBatch:
+    units: list[Unit] = []
+    slots: list[int] = []
+    for _, unit in rows:
+        if not units or units[-1] is not unit:
+            units.append(unit)
+        slots.append(len(units) - 1)
+    return MicroBatch(tuple(e for e, _ in rows), tuple(slots), tuple(units), continues)

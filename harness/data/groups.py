@@ -1,0 +1,164 @@
+"""Puts users into segments. A rule is handed what its access tier may see, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.data import guard
+from harness.data.holdout import is_holdout
+from harness.data.sources.base import Columns, RecordSource
+from harness.data.users import Users
+from harness.errors import ArgumentError
+from harness.plugins import OwnRecordsSegmenter, PublicSegmenter, Segmenter
+from harness.spec.models import DataBlock
+
+if TYPE_CHECKING:
+    from harness.data.store import Corpus
+
+_MOST_SEGMENTS = int(np.iinfo(np.int16).max)
+
+
+@dataclass(frozen=True)
+class PublicCounts:
+    """What can be known of the users without reading a text.
+
+    Attributes:
+        users_train: Number of users that are trained on.
+        users_holdout: Number of users held out.
+        segments: Number of training users per segment; None where the rule is not public.
+        domain: The values of the rule's public columns over all users, sorted.
+        segmenter: The rule, bound to that domain where it is public.
+    """
+
+    users_train: int
+    users_holdout: int
+    segments: dict[str, int] | None
+    domain: Mapping[str, tuple[str, ...]]
+    segmenter: Segmenter
+
+
+def public_counts(
+    source: RecordSource,
+    columns: Columns,
+    data: DataBlock,
+    segmenter: Segmenter,
+    *,
+    private_dir: Path | None = None,
+) -> PublicCounts:
+    """Counts users by name and declared public columns alone; what `uudp plan` knows of the data.
+
+    Args:
+        source: Where the records come from; only `RecordSource.public` is called.
+        columns: What is read of them.
+        data: Gives the name and the hold-out fraction.
+        segmenter: The rule of the spec.
+        private_dir: Gets the details of a plugin's failure; None: nobody does.
+
+    Raises:
+        ArgumentError: The data can't be read, or the rule reads an undeclared column or fails.
+        PluginError: A public rule can't be bound to the values that occur.
+    """
+    users = Users(columns.attributes)
+    items = guard.guarded(source, lambda: iter(source.public(columns)), private_dir)
+    for user, attributes in guard.guarded_iteration(source, items, private_dir):
+        users.add(user, attributes)
+    held = [is_holdout(user, data.name, data.holdout.users) for user, _ in users.sorted()]
+    train, holdout = held.count(False), held.count(True)
+    if not isinstance(segmenter, PublicSegmenter):
+        return PublicCounts(train, holdout, None, {}, segmenter)
+    _check_columns(segmenter, columns.attributes)
+    attributes_of_all = [users.attributes(number) for _, number in users.sorted()]
+    domain = {
+        column: tuple(sorted({value for one in attributes_of_all if (value := one[column]) is not None}))
+        for column in segmenter.columns
+    }
+    bound = segmenter.bind(domain)
+    names = _named(bound, bound.segments or ())
+    assigned = _assign_public(bound, iter(attributes_of_all), names, private_dir)
+    counts = dict.fromkeys(names, 0)
+    for segment, out in zip(assigned, held, strict=True):
+        counts[names[segment]] += not out
+    return PublicCounts(train, holdout, counts, domain, bound)
+
+
+def assign_groups(
+    corpus: Corpus, segmenter: Segmenter, segments: Sequence[str], *, private_dir: Path | None = None
+) -> npt.NDArray[np.int16]:
+    """The segment of every user, as an index into `segments`. Private unless the rule is public.
+
+    A rule gets a fresh copy of itself for every user, so that it can keep nothing of one for the next.
+
+    Args:
+        corpus: The users.
+        segmenter: The rule, bound if it is public.
+        segments: The public names of all segments.
+        private_dir: Gets the details of a plugin's failure; None: nobody does.
+
+    Raises:
+        ArgumentError: The rule fails, or names an unknown segment. The message names the plugin alone.
+    """
+    names = _named(segmenter, segments)
+    if isinstance(segmenter, PublicSegmenter):
+        _check_columns(segmenter, corpus.attribute_names)
+        found = _assign_public(segmenter, (corpus.attributes(i) for i in range(corpus.n_users)), names, private_dir)
+        return np.array(found, dtype=np.int16)
+    if isinstance(segmenter, OwnRecordsSegmenter):
+        groups = np.empty(corpus.n_users, dtype=np.int16)
+        index = {name: i for i, name in enumerate(names)}
+        for user in range(corpus.n_users):
+            own = corpus.own_records(user)
+            groups[user] = _ask(segmenter, own, index, private_dir)
+        return groups
+    raise ArgumentError(f"segmentation: {guard.name_of(segmenter)} asks a private session, which is not built yet")
+
+
+def _assign_public(
+    segmenter: PublicSegmenter,
+    attributes: Iterator[Mapping[str, str | None]],
+    names: tuple[str, ...],
+    private_dir: Path | None,
+) -> list[int]:
+    """Asks once per distinct combination of values: users alike in them can't but be in one segment."""
+    index = {name: i for i, name in enumerate(names)}
+    columns = segmenter.columns
+    known: dict[tuple[str | None, ...], int] = {}
+    found: list[int] = []
+    for one in attributes:
+        values = tuple(one[column] for column in columns)
+        if values not in known:
+            seen = dict(zip(columns, values, strict=True))
+            known[values] = _ask(segmenter, seen, index, private_dir)
+        found.append(known[values])
+    return found
+
+
+def _ask(
+    rule: PublicSegmenter | OwnRecordsSegmenter, seen: Any, index: Mapping[str, int], private_dir: Path | None
+) -> int:
+    """What a fresh copy of the rule says of one user, as a number."""
+    answer = guard.guarded(rule, lambda: copy.deepcopy(rule).assign(seen), private_dir)
+    if not isinstance(answer, str) or answer not in index:
+        raise guard.plugin_error(rule, "named a segment that it had not announced", repr(answer), private_dir)
+    return index[answer]
+
+
+def _named(segmenter: Segmenter, segments: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(segments)
+    if not names or len(names) > _MOST_SEGMENTS or len(set(names)) != len(names):
+        raise ArgumentError(
+            f"segmentation: {guard.name_of(segmenter)} must announce between 1 and {_MOST_SEGMENTS} different segments"
+        )
+    return names
+
+
+def _check_columns(segmenter: PublicSegmenter, declared: Sequence[str]) -> None:
+    for column in segmenter.columns:
+        if column not in declared:
+            raise ArgumentError(f'segmentation: the column "{column}" is not among data.attributes')

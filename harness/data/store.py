@@ -1,0 +1,287 @@
+"""The corpus on disk: three Arrow files grouped by user, memory-mapped and read by random access.
+
+``users.arrow`` has a row per user (sorted by name), ``examples.arrow`` a row per training example and
+``records.arrow`` a row per record; a user's examples and records are neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from harness.data.cache import create_private
+from harness.data.packing import Tokens
+from harness.errors import MachineError
+from harness.plugins import UserRecords
+
+Ints = npt.NDArray[np.int64]
+
+VERSION = 1
+"""Of the files' layout and of everything that decides their content: part of every fingerprint."""
+
+META, PROBLEMS = "corpus.json", "problems.json"
+USERS, EXAMPLES, RECORDS = "users.arrow", "examples.arrow", "records.arrow"
+
+USERS_SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("attributes", pa.string()),  # a JSON object
+        ("holdout", pa.bool_()),
+        ("order", pa.uint64()),
+        ("n_records", pa.int64()),
+        ("n_examples", pa.int64()),
+        ("n_tokens", pa.int64()),
+        ("first_record", pa.int64()),
+        ("first_example", pa.int64()),
+    ]
+)
+EXAMPLES_SCHEMA = pa.schema([("tokens", pa.list_(pa.int32()))])
+RECORDS_SCHEMA = pa.schema([("text", pa.string()), ("token_count", pa.int64())])
+INCOMING_SCHEMA = pa.schema([("text", pa.string()), ("tokens", pa.list_(pa.int32()))])
+
+_ROWS, _WEIGHT = 4096, 1 << 22
+
+
+class TableWriter:
+    """Writes rows to a new Arrow file (0600) in batches of bounded size."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._schema = schema
+        self._pending: list[Sequence[Any]] = []
+        self._weight = 0
+        self._sink = create_private(path)
+        self._file = pa.ipc.new_file(self._sink, schema)
+
+    def append(self, row: Sequence[Any], weight: int = 0) -> None:
+        """Adds a row: a value per column of the schema.
+
+        Args:
+            row: The values; a list column takes a numpy array.
+            weight: About how many bytes or elements it has, if it may have many.
+        """
+        self._pending.append(row)
+        self._weight += weight
+        self.rows += 1
+        if len(self._pending) >= _ROWS or self._weight >= _WEIGHT:
+            self._flush()
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                self._file.close()
+        finally:
+            self._sink.close()
+
+    def _flush(self) -> None:
+        if self._pending:
+            columns = zip(*self._pending, strict=True)
+            arrays = [_array(values, column.type) for values, column in zip(columns, self._schema, strict=True)]
+            self._file.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._pending, self._weight = [], 0
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_list(kind):
+        return pa.array(values, type=kind)
+    offsets = np.zeros(len(values) + 1, dtype=np.int32)
+    np.cumsum([len(v) for v in values], out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values), type=kind.value_type))
+
+
+class Table:
+    """An Arrow file, memory-mapped: rows by their number, without reading the rest."""
+
+    def __init__(self, path: Path) -> None:
+        self._batches: list[pa.RecordBatch] = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all().to_batches()
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self._views: dict[tuple[int, int], tuple[npt.NDArray[np.int32], Tokens]] = {}
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return int(self._starts[-1])
+
+    def numbers(self, column: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """A whole column of numbers or truth values, read-only."""
+        parts = [batch.column(column).to_numpy(zero_copy_only=False) for batch in self._batches]
+        found = np.concatenate(parts).astype(dtype) if parts else np.empty(0, dtype=dtype)
+        found.setflags(write=False)
+        return found
+
+    def lengths(self, column: str) -> npt.NDArray[np.int32]:
+        """The number of elements of every list of a column, read-only."""
+        parts = [np.diff(self._view(number, column)[0]) for number in range(len(self._batches))]
+        found = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+        found.setflags(write=False)
+        return found
+
+    def tokens(self, row: int, column: str) -> Tokens:
+        """A list of a list column, read-only and without a copy."""
+        number, inside = self._locate(row)
+        offsets, values = self._view(number, column)
+        return values[offsets[inside] : offsets[inside + 1]]
+
+    def value(self, row: int, column: str) -> Any:
+        """One value."""
+        number, inside = self._locate(row)
+        return self._batches[number].column(column)[inside].as_py()
+
+    def values(self, start: int, stop: int, column: str) -> list[Any]:
+        """The values of neighbouring rows."""
+        found: list[Any] = []
+        while start < stop:
+            number, inside = self._locate(start)
+            part = self._batches[number].column(column).slice(inside, stop - start)
+            found += part.to_pylist()
+            start += len(part)
+        return found
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        if not 0 <= row < self.rows:
+            raise IndexError("there is no such row")
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return number, row - int(self._starts[number])
+
+    def _view(self, number: int, column: str) -> tuple[npt.NDArray[np.int32], Tokens]:
+        batch = self._batches[number]
+        key = (number, batch.schema.get_field_index(column))
+        if key not in self._views:
+            lists = batch.column(key[1])
+            self._views[key] = (lists.offsets.to_numpy(), lists.values.to_numpy())
+        return self._views[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """All users' examples, on disk. Everything in it is private but what a caller declared public.
+
+    Users are numbered in the order of their names. All arrays are read-only.
+
+    Attributes:
+        folder: Where it lies.
+        fingerprint: Keyed digest (hex) of the data and of all that decided their preparation.
+        name: Of the data set.
+        max_tokens: Most tokens of an example.
+        attribute_names: The declared public columns.
+        bad_records: Number of records that can't be used.
+        holdout: [users] whether a user is held out.
+        n_records: [users] number of usable records.
+        n_examples: [users] number of examples; may be 0.
+        n_tokens: [users] tokens of these examples.
+        first_example: [users] number of the first example.
+        example_lengths: [examples] tokens of an example.
+    """
+
+    folder: Path
+    fingerprint: str
+    name: str
+    max_tokens: int
+    attribute_names: tuple[str, ...]
+    bad_records: int
+    holdout: npt.NDArray[np.bool_] = field(repr=False)
+    n_records: Ints = field(repr=False)
+    n_examples: Ints = field(repr=False)
+    n_tokens: Ints = field(repr=False)
+    first_example: Ints = field(repr=False)
+    example_lengths: npt.NDArray[np.int32] = field(repr=False)
+    _first_record: Ints = field(repr=False)
+    _order: npt.NDArray[np.uint64] = field(repr=False)
+    _users: Table = field(repr=False)
+    _examples: Table = field(repr=False)
+    _records: Table = field(repr=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> Corpus:
+        """Opens a corpus that `build_corpus` made.
+
+        Raises:
+            MachineError: It is not there, or is damaged.
+        """
+        corpus: Corpus | None = None
+        try:
+            meta = json.loads((folder / META).read_bytes())
+            users, examples, records = (Table(folder / name) for name in (USERS, EXAMPLES, RECORDS))
+            corpus = cls(
+                folder=folder,
+                fingerprint=meta["fingerprint"],
+                name=meta["name"],
+                max_tokens=meta["max_tokens"],
+                attribute_names=tuple(meta["attributes"]),
+                bad_records=meta["bad_records"],
+                holdout=users.numbers("holdout", np.bool_),
+                n_records=users.numbers("n_records", np.int64),
+                n_examples=users.numbers("n_examples", np.int64),
+                n_tokens=users.numbers("n_tokens", np.int64),
+                first_example=users.numbers("first_example", np.int64),
+                example_lengths=examples.lengths("tokens"),
+                _first_record=users.numbers("first_record", np.int64),
+                _order=users.numbers("order", np.uint64),
+                _users=users,
+                _examples=examples,
+                _records=records,
+            )
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+            pass  # reported below: what was raised may quote the file
+        if corpus is None or (corpus.n_users, corpus._examples.rows) != (meta["n_users"], meta["n_examples"]):
+            raise MachineError(
+                f"the prepared data in {folder} are missing or damaged; delete that folder and run again"
+            )
+        return corpus
+
+    def __reduce__(self) -> tuple[Callable[[Path], Corpus], tuple[Path]]:
+        """Another process maps the same files."""
+        return Corpus.load, (self.folder,)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, those without a usable record included."""
+        return len(self.holdout)
+
+    def users(self, holdout: bool) -> Ints:
+        """The numbers of all held-out users, or of all others."""
+        return np.flatnonzero(self.holdout == holdout).astype(np.int64)
+
+    def holdout_by_order(self, limit: int) -> Ints:
+        """At most `limit` held-out users with at least one example, in the order of their salted hash."""
+        users = np.flatnonzero(self.holdout & (self.n_examples > 0))
+        return users[np.argsort(self._order[users], kind="stable")][:limit].astype(np.int64)
+
+    def examples_of(self, user_index: int) -> tuple[int, int]:
+        """The first of a user's examples, and the one after their last."""
+        first = int(self.first_example[user_index])
+        return first, first + int(self.n_examples[user_index])
+
+    def tokens(self, example_index: int) -> Tokens:
+        """The tokens of an example, straight from the mapped file."""
+        return self._examples.tokens(example_index, "tokens")
+
+    def user_id(self, user_index: int) -> str:
+        """A user's name. Private."""
+        return str(self._users.value(user_index, "user_id"))
+
+    def attributes(self, user_index: int) -> dict[str, str | None]:
+        """A user's declared public columns; None where a value is missing or differs between records."""
+        found: dict[str, str | None] = json.loads(self._users.value(user_index, "attributes"))
+        return found
+
+    def own_records(self, user_index: int) -> UserRecords:
+        """A user's own records, for an own-records rule."""
+        start = int(self._first_record[user_index])
+        stop = start + int(self.n_records[user_index])
+        return UserRecords(
+            texts=tuple(self._records.values(start, stop, "text")),
+            token_counts=tuple(self._records.values(start, stop, "token_count")),
+            examples=int(self.n_examples[user_index]),
+        )

@@ -1,0 +1,36 @@
+"""What can go wrong in a way that the user can act on: one clear line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can act on.
+
+    The message never holds a record's text, a user's id or a private count.
+    """
+
+    exit_code = 1
+
+
+class ArgumentError(UserError):
+    """The arguments or the data that they name are wrong."""
+
+    exit_code = 2
+
+
+class BudgetError(UserError):
+    """The privacy budget refuses."""
+
+    exit_code = 3
+
+
+class MachineError(UserError):
+    """This machine can't run it."""
+
+    exit_code = 4
+
+
+class Interrupted(UserError):
+    """Stopped by the user; resumable."""
+
+    exit_code = 130

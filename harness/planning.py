@@ -1,0 +1,345 @@
+"""Spec → Plan: everything that can be known before training, and the Mechanism that will be executed.
+
+Reads declared constants and, where the spec declares them public, user names and public columns. Never a text.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.data.groups import PublicCounts, public_counts
+from harness.data.sources.base import Columns, RecordSource, open_source
+from harness.errors import ArgumentError
+from harness.plugins import (
+    Group,
+    NoisePolicy,
+    OwnRecordsSegmenter,
+    PluginError,
+    Proposal,
+    Segmenter,
+    noise,
+    segmentation,
+)
+from harness.privacy import calibration
+from harness.privacy.accounting import epsilon_curve
+from harness.privacy.guarantee import Guarantee
+from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
+from harness.spec import LoadedSpec, Spec, load_spec
+
+VERSIONS = ("uudp", "dp-accounting", "torch", "transformers", "peft", "deepspeed", "ray")
+
+
+@dataclass(frozen=True)
+class Population:
+    """How many users there are, from public knowledge alone.
+
+    Attributes:
+        users: N, training users: the public constant of all rates and denominators.
+        holdout_users: Users held out; None where only their fraction is declared.
+        source: ``public``: counted in the data, by name; ``declared``: given in the spec.
+        weights: Fraction of the training users in each group; sums to 1.
+        weights_source: ``public`` or ``declared``.
+    """
+
+    users: float
+    holdout_users: int | None
+    source: str
+    weights: Mapping[str, float]
+    weights_source: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known before training. Public, immutable.
+
+    Attributes:
+        loaded: The spec and where its values came from.
+        mechanism: What will be executed, and what was accounted.
+        guarantee: ε per group, computed from `mechanism`, and the words.
+        targets: What the noise policy asked for, per group; None without privacy.
+        population: Public counts.
+        segmenter: The segmentation rule, with its segments fixed.
+        segments: Their names, in the order of the mechanism's groups.
+        curve: (steps, ε) along the run.
+        source: Where the records will be read from.
+    """
+
+    loaded: LoadedSpec
+    mechanism: Mechanism
+    guarantee: Guarantee
+    targets: Mapping[str, float] | None
+    population: Population
+    segmenter: Segmenter
+    segments: tuple[str, ...]
+    curve: tuple[tuple[int, float], ...]
+    source: RecordSource
+
+    @property
+    def spec(self) -> Spec:
+        """The validated spec."""
+        return self.loaded.spec
+
+    def document(self) -> dict[str, Any]:
+        """Plain data: the document of ``uudp plan --json`` and of ``plan.json``."""
+        spec, mechanism = self.spec, self.mechanism
+        return {
+            "name": spec.name,
+            "mechanism_digest": mechanism.digest,
+            "private": mechanism.private,
+            "epsilon": self.guarantee.total,
+            "delta": self.guarantee.delta,
+            "accountant": spec.privacy.accountant,
+            "relation": mechanism.relation,
+            "sampling": {"unit": mechanism.sampling_unit, "expected": mechanism.denominator(0)},
+            "steps": mechanism.steps,
+            "noise_std": mechanism.noise_std,
+            "denominator": mechanism.denominator(0),
+            "population": {
+                "users": self.population.users,
+                "holdout_users": self.population.holdout_users,
+                "from": self.population.source,
+            },
+            "weights_from": self.population.weights_source,
+            "groups": [self._group(i) for i in range(len(mechanism.groups))],
+            "charges": [],
+            "ledger": None,
+            "epsilon_by_step": [list(point) for point in self.curve],
+            "model": {
+                "base": spec.model.base,
+                "adapter": spec.model.adapter.model_dump(mode="json"),
+                "dtype": spec.model.dtype,
+            },
+            "train": spec.train.model_dump(mode="json"),
+            "compute": spec.compute.model_dump(mode="json"),
+            "plugins": self._plugins(),
+            "notes": self.notes(),
+            "spec": self.loaded.resolved,
+            "origins": dict(self.loaded.origins),
+            "versions": {name: version for name in VERSIONS if (version := _version(name))},
+        }
+
+    def _group(self, i: int) -> dict[str, Any]:
+        group, epsilon = self.mechanism.groups[i], self.guarantee.epsilon
+        return {
+            "name": group.name,
+            "segment": self.segments[i],
+            "tier": None,
+            "weight": self.population.weights[group.name],
+            "epsilon": None if epsilon is None else epsilon[i],
+            "target_epsilon": None if self.targets is None else self.targets[group.name],
+            "noise_multiplier": self.mechanism.noise_multiplier(i),
+            "clip_norm": group.clip_norm,
+            "sampling_rate": group.sampling_rate,
+            "steps": group.steps,
+            "examples_per_user": group.examples_per_user,
+            "noise_to_signal": noise_to_signal(self.mechanism, i),
+        }
+
+    def _plugins(self) -> list[dict[str, str]]:
+        spec = self.spec
+        rule = type(self.segmenter)
+        policy = noise.get(spec.noise.type)
+        return [
+            {"kind": "source", "type": spec.data.source.type, "target": _name(type(self.source)), "access": "records"},
+            {
+                "kind": "segmentation",
+                "type": spec.segmentation.type,
+                "target": _name(rule),
+                "access": self.segmenter.access.value,
+            },
+            {"kind": "noise", "type": spec.noise.type, "target": _name(policy), "access": "none"},
+        ]
+
+    def notes(self) -> list[str]:
+        """What a reader should know besides the numbers."""
+        spec = self.spec
+        found: list[str] = []
+        if not self.mechanism.private:
+            found.append("NOT PRIVATE: the noise policy adds no noise; nothing is promised to anybody.")
+        if self.population.source == "public":
+            found.append("The number of users was counted in the data, by name; the spec declares it public.")
+        if self.guarantee.own_records:
+            found.append("Groups depend on users' own records: which user is in which group is private.")
+        if spec.data.holdout.users > 0:
+            found.append("Hold-out users gave up protection: exact statistics of their texts are published.")
+        if spec.data.visibility == "public":
+            found.append("The data are declared public: a demonstration. The accounting is that of private data.")
+        if spec.evaluation.ordinary and self.mechanism.private:
+            found.append("For comparison, the same steps are also trained without clipping and noise.")
+        found.append("No ledger: what other runs spent of this data set's budget is not recorded.")
+        return found
+
+
+def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> Plan:
+    """Plans a run: counts what is public, calibrates, and accounts the result again from the finished mechanism.
+
+    Args:
+        spec: A loaded spec, or its path.
+        overrides: ``key=value``, if a path is given.
+
+    Returns:
+        The plan. Nothing has been read of any record but user names and declared public columns.
+
+    Raises:
+        ArgumentError: The spec or the data it names are wrong.
+        BudgetError: The budget can't be kept.
+    """
+    loaded = spec if isinstance(spec, LoadedSpec) else load_spec(spec, overrides)
+    block = loaded.spec
+    rule = segmentation.build(block.segmentation.type, block.segmentation.parameters)
+    source = open_source(block.data, loaded.base_dir)
+    try:
+        counts = _count(block, rule, source)
+    except PluginError as error:
+        raise ArgumentError(f"segmentation: {error.message}") from None
+    rule = counts.segmenter if counts is not None else rule
+    segments = rule.segments
+    if segments is None:
+        raise ArgumentError("segmentation: its segments are not known; give its values")
+    population = _population(block, segments, counts)
+    # A public segment in which nobody is has no users to protect or to train on.
+    segments = tuple(s for s in segments if population.weights.get(s, 0) > 0)
+    policy = noise.build(block.noise.type, block.noise.parameters)
+    groups = [Group(s, s, None, population.weights[s]) for s in segments]
+    proposal = _propose(policy, groups, block.privacy.epsilon, loaded)
+    relation: Relation = "zero_out" if "public" in (population.source, population.weights_source) else "add_or_remove"
+    mechanism, epsilon = _calibrate(block, population, segments, proposal, relation)
+    delta = _delta(block, population) if mechanism.private else None
+    guarantee = Guarantee(
+        mechanism,
+        epsilon,
+        delta,
+        block.privacy.accountant,
+        block.data.name,
+        block.data.visibility,
+        block.data.holdout.users,
+        isinstance(rule, OwnRecordsSegmenter),
+        _public_counts_in_words(population),
+    )
+    every = block.train.checkpoint_every
+    curve = epsilon_curve(mechanism, delta, block.privacy.accountant, every) if delta is not None else []
+    targets = proposal.epsilon
+    return Plan(loaded, mechanism, guarantee, targets, population, rule, segments, tuple(curve), source)
+
+
+def noise_to_signal(mechanism: Mechanism, group: int) -> float:
+    """Noise std per coordinate over the largest norm that the group's expected share of the sum can have."""
+    g = mechanism.groups[group]
+    return mechanism.noise_std / (g.users * g.sampling_rate * g.clip_norm)
+
+
+def _count(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | None:
+    public_weights = spec.data.weights == "public" and not isinstance(rule, OwnRecordsSegmenter)
+    if spec.data.population != "public" and not public_weights and rule.segments is not None:
+        return None
+    return public_counts(source, Columns.of(spec.data), spec.data, rule)
+
+
+def _population(spec: Spec, segments: tuple[str, ...], counts: PublicCounts | None) -> Population:
+    declared = spec.data.population
+    if declared == "public":
+        assert counts is not None
+        users, holdout, origin = float(counts.users_train), counts.users_holdout, "public"
+    else:
+        users, holdout, origin = float(declared) * (1 - spec.data.holdout.users), None, "declared"
+    if users < 1:
+        raise ArgumentError("data: there are no users to train on")
+    given = spec.data.weights
+    if given != "public":
+        if set(given) != set(segments):
+            raise ArgumentError(f"data.weights: must name exactly the segments {', '.join(segments)}")
+        return Population(users, holdout, origin, dict(given), "declared")
+    if len(segments) == 1:
+        return Population(users, holdout, origin, {segments[0]: 1.0}, origin)
+    if counts is None or counts.segments is None:
+        raise ArgumentError("data.weights: groups made from users' own records can't be counted publicly; give them")
+    total = sum(counts.segments.values())
+    weights = {s: counts.segments[s] / total for s in segments}
+    return Population(users, holdout, origin, weights, "public")
+
+
+def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loaded: LoadedSpec) -> Proposal:
+    try:
+        proposal = policy.propose(groups, epsilon)
+    except PluginError as error:
+        key = ".".join(("noise", *map(str, error.key)))
+        where = loaded.origins.get(key, str(loaded.path))
+        raise ArgumentError(f"{where} {key}: {error.message}") from None
+    if proposal.epsilon is None:
+        if policy.private:
+            raise ArgumentError("noise: this policy proposes no target and does not say that it is not private")
+        return proposal
+    for group in groups:
+        target = proposal.epsilon.get(group.name)
+        if target is None or not (math.isfinite(target) and 0 < target <= epsilon):
+            raise ArgumentError(f'noise: the policy proposes {target} for "{group.name}"; the budget is {epsilon:g}')
+    # Only these groups, in this order: a policy can't add one.
+    return Proposal({g.name: proposal.epsilon[g.name] for g in groups}, proposal.lever)
+
+
+def _calibrate(
+    spec: Spec, population: Population, segments: tuple[str, ...], proposal: Proposal, relation: Relation
+) -> tuple[Mechanism, tuple[float, ...] | None]:
+    rate = spec.sampling.rate
+    if rate is None:
+        assert spec.sampling.expected is not None
+        rate = spec.sampling.expected / population.users
+    if rate > 1:
+        raise ArgumentError(
+            f"sampling.expected: {spec.sampling.expected:g} users per step, "
+            f"but there are {population.users:g} to train on"
+        )
+    per_user, steps, norm = spec.sampling.examples_per_user, spec.train.steps, spec.clipping.norm
+    if proposal.epsilon is None:
+        groups = tuple(
+            GroupMechanism(s, population.weights[s] * population.users, rate, norm, steps, per_user) for s in segments
+        )
+        return Mechanism(steps, 0.0, groups, relation), None
+    delta, accountant = _delta(spec, population), spec.privacy.accountant
+    mechanism = calibration.by_clip_norm(
+        proposal.epsilon,
+        population.weights,
+        users=population.users,
+        rate=rate,
+        steps=steps,
+        delta=delta,
+        clip_norm=norm,
+        examples_per_user=per_user,
+        relation=relation,
+        accountant=accountant,
+    )
+    epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, accountant)
+    return mechanism, epsilon
+
+
+def _delta(spec: Spec, population: Population) -> float:
+    if spec.privacy.delta is not None:
+        return spec.privacy.delta
+    if population.source != "public":
+        raise ArgumentError("privacy.delta: must be given unless the population is public")
+    return 1.0 / (10.0 * population.users)
+
+
+def _public_counts_in_words(population: Population) -> tuple[str, ...]:
+    found = []
+    if population.source == "public":
+        found.append("the number of users (a removed user stays counted, with no records)")
+    if population.weights_source == "public" and len(population.weights) > 1:
+        found.append("the number of users in each group, by public attributes")
+    return tuple(found)
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

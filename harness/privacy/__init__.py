@@ -1,0 +1,1 @@
+"""Mechanism → events → ε, and the randomness that the mechanism is executed with."""

@@ -1,0 +1,141 @@
+"""From events to ε, by dp-accounting: privacy loss distributions by default, Rényi DP where asked.
+
+Every ε that the harness shows is computed here from the `Mechanism`'s own events. A PLD is discretised, always to
+the pessimistic side; the grid is refined until halving it changes ε by less than 0.01 %.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Literal
+
+from harness.privacy.mechanism import Mechanism
+
+if TYPE_CHECKING:
+    from dp_accounting.dp_event import DpEvent
+
+Accountant = Literal["pld", "rdp"]
+GRID_TOLERANCE = 1e-4
+LARGEST_PLD = 1e3
+"""Above it ε says nothing, and a PLD would not fit into memory: RDP, a valid upper bound, answers."""
+
+
+def _quiet() -> None:
+    """dp-accounting floods stderr with advice about Rényi orders; none of it is for our user."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+
+
+def rdp_epsilon(event: DpEvent, delta: float) -> float:
+    """ε at `delta` by Rényi DP (Mironov 2017; conversion as in dp-accounting)."""
+    from dp_accounting.rdp import RdpAccountant
+
+    _quiet()
+    return float(RdpAccountant().compose(event).get_epsilon(delta))
+
+
+def pld_epsilon(event: DpEvent, delta: float, grid: float) -> float:
+    """ε at `delta` by a privacy loss distribution discretised at `grid` (nats); an upper bound at any grid."""
+    from dp_accounting.pld import PLDAccountant
+
+    _quiet()
+    return float(PLDAccountant(value_discretization_interval=grid).compose(event).get_epsilon(delta))
+
+
+def _scale(event: DpEvent, delta: float) -> float:
+    """About how large ε is: an upper bound from a few integer Rényi orders, in a millisecond."""
+    from dp_accounting.rdp import RdpAccountant
+
+    _quiet()
+    return float(RdpAccountant(orders=(2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 512)).compose(event).get_epsilon(delta))
+
+
+def settled_grid(event: DpEvent, delta: float) -> float:
+    """The grid (nats) below which halving it no longer changes ε by more than `GRID_TOLERANCE`.
+
+    Raises:
+        ValueError: There is none within reason.
+    """
+    return _settle(event, delta)[1]
+
+
+def _settle(event: DpEvent, delta: float, tolerance: float = GRID_TOLERANCE) -> tuple[float, float]:
+    # A power of two, so that nearby mechanisms are accounted on the same grid.
+    grid = 2.0 ** math.floor(math.log2(max(_scale(event, delta), 1e-6) / 200))
+    coarse = pld_epsilon(event, delta, grid)
+    for _ in range(12):
+        grid /= 2
+        fine = pld_epsilon(event, delta, grid)
+        # Both bound ε from above, so the smaller one holds; agreement says that it is also tight.
+        if abs(coarse - fine) <= tolerance * fine:
+            return min(coarse, fine), grid
+        coarse = fine
+    raise ValueError("the privacy loss distribution does not settle on any grid; use accountant: rdp")
+
+
+@functools.lru_cache(maxsize=4096)
+def epsilon(event: DpEvent, delta: float, accountant: Accountant = "pld") -> float:
+    """ε(`delta`) of an event; never below the true value.
+
+    Args:
+        event: Any composition of the events that `Mechanism.event` makes.
+        delta: In (0, 1).
+        accountant: ``pld`` (tight) or ``rdp``.
+
+    Returns:
+        ε; infinity for an event without privacy.
+
+    Raises:
+        ValueError: `delta` is not in (0, 1), or no grid settles.
+    """
+    if not 0 < delta < 1:
+        raise ValueError(f"Expected 0 < delta={delta} < 1")
+    if accountant == "rdp":
+        return rdp_epsilon(event, delta)
+    scale = _scale(event, delta)
+    if scale == 0 or not math.isfinite(scale):
+        return scale
+    if scale > LARGEST_PLD:
+        return rdp_epsilon(event, delta)
+    return _settle(event, delta)[0]
+
+
+def group_epsilon(
+    mechanism: Mechanism, group: int, delta: float, accountant: Accountant = "pld", steps: int | None = None
+) -> float:
+    """ε of one group's training event, computed from the mechanism (of its first `steps` steps, if given)."""
+    return epsilon(mechanism.event(group, steps), delta, accountant)
+
+
+def total_epsilon(
+    mechanism: Mechanism, delta: float, accountant: Accountant = "pld", steps: int | None = None
+) -> float:
+    """The run's stated ε: the maximum over its groups."""
+    return max(group_epsilon(mechanism, i, delta, accountant, steps) for i in range(len(mechanism.groups)))
+
+
+def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, every: int) -> list[tuple[int, float]]:
+    """ε after 0, `every`, 2·`every`, … and all steps: public, since it comes from the mechanism alone.
+
+    At most 21 points, evenly chosen among those steps, so that a long run does not make a slow plan.
+    """
+    marks = [*range(every, mechanism.steps, every), mechanism.steps]
+    if len(marks) > 20:
+        marks = sorted({marks[round(i * (len(marks) - 1) / 19)] for i in range(20)})
+    total = total_epsilon(mechanism, delta, accountant)
+    curve = [(0, 0.0)]
+    for t in marks[:-1]:
+        events = {mechanism.event(i, t) for i in range(len(mechanism.groups))}
+        spent = max(_drafted(event, delta, accountant) for event in events)
+        curve.append((t, min(spent, total)))
+    return [*curve, (mechanism.steps, total)]
+
+
+def _drafted(event: DpEvent, delta: float, accountant: Accountant) -> float:
+    """ε to half a percent, from above: enough for a curve."""
+    scale = _scale(event, delta)
+    if accountant == "rdp" or scale == 0 or not scale <= LARGEST_PLD:
+        return rdp_epsilon(event, delta)
+    return _settle(event, delta, 5e-3)[0]

@@ -1,0 +1,138 @@
+"""The guarantee, in numbers and in a paragraph that a lawyer can read: the content of ``privacy.json``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from harness.privacy.accounting import Accountant
+from harness.privacy.mechanism import Mechanism
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What a run promises, and under which assumptions. Public.
+
+    Attributes:
+        mechanism: What is executed.
+        epsilon: ε of each group's users, in the mechanism's order; None without noise.
+        delta: δ.
+        accountant: With which ε was computed.
+        data_name: Name of the data set.
+        data_visibility: ``private`` or ``public``.
+        holdout_fraction: Fraction of users held out, who gave up protection.
+        own_records: Whether a user's group depends on their own records.
+        counts_public: What was declared public of the counts, in words; empty for nothing.
+    """
+
+    mechanism: Mechanism
+    epsilon: tuple[float, ...] | None
+    delta: float | None
+    accountant: Accountant
+    data_name: str
+    data_visibility: str
+    holdout_fraction: float
+    own_records: bool
+    counts_public: tuple[str, ...]
+
+    @property
+    def total(self) -> float | None:
+        """The stated ε: the maximum over groups."""
+        return None if self.epsilon is None else max(self.epsilon)
+
+    @property
+    def adjacency(self) -> str:
+        """What neighbouring data sets differ in."""
+        return "zero-out" if self.mechanism.relation == "zero_out" else "add or remove one user"
+
+    def document(self, status: str, steps_completed: int) -> dict[str, Any]:
+        """Plain data for ``privacy.json``."""
+        return {
+            "private": self.mechanism.private,
+            "epsilon": self.total,
+            "delta": self.delta,
+            "unit": "user",
+            "adjacency": self.adjacency,
+            "accountant": self.accountant,
+            "mechanism_digest": self.mechanism.digest,
+            "groups": [
+                {"name": g.name, "epsilon": None if self.epsilon is None else self.epsilon[i]}
+                for i, g in enumerate(self.mechanism.groups)
+            ],
+            "statement": self.statement(),
+            "assumptions": self.assumptions(),
+            "not_covered": self.not_covered(),
+            "holdout": {"fraction": self.holdout_fraction, "visibility": "public"},
+            "data": {"name": self.data_name, "visibility": self.data_visibility},
+            "computational": True,
+            "status": status,
+            "steps_completed": steps_completed,
+        }
+
+    def statement(self) -> str:
+        """The paragraph."""
+        if self.total is None:
+            return (
+                "NOT PRIVATE. This model was trained without noise. It may have memorised any of its training "
+                "records, and nothing is promised to the people they came from."
+            )
+        neighbours = (
+            "in one of which all records of one user have been emptied, while that user is still counted"
+            if self.mechanism.relation == "zero_out"
+            else "one of which holds all records of one more user than the other"
+        )
+        text = (
+            f'Training on the data set "{self.data_name}" satisfied user-level (ε, δ)-differential privacy with '
+            f"ε = {_up(self.total)} and δ = {self.delta:g}, by the {self.accountant.upper()} accountant. The unit of "
+            "protection is the user, with all of their records in the data set, however many these are. Neighbouring "
+            f"data sets are any two, {neighbours}. For any such pair, the probability of any outcome of the release "
+            "(the adapter and all metrics outside the run's private folder) on one is at most "
+            "e^ε times its probability on the other, plus δ. Whoever sees the release, and knows everything about "
+            "everybody else, learns little more about any one training user than if that user's records had never "
+            "been there."
+        )
+        if len({_up(e) for e in self.epsilon or ()}) > 1:
+            text += (
+                " That ε is the largest over the groups of users; each group's own ε holds for a user given that "
+                "they are in that group"
+                + (", and which group that is depends on the user's own records." if self.own_records else ".")
+            )
+        return text
+
+    def assumptions(self) -> list[str]:
+        """What the guarantee rests on."""
+        found = [
+            "Records are keyed to the right user, and one person appears under one id.",
+            "Group names, group sizes as declared, target budgets, edges and all constants of the spec are public.",
+            "The run's secret key came from the operating system's generator, stayed in the private folder and was "
+            "destroyed at the end of the run.",
+            "Privacy is computational: it holds against those who can't break AES-256, and up to floating-point "
+            "rounding of the noise.",
+            "The private folder, Ray's dashboard and the time that steps took are not seen by the adversary.",
+        ]
+        found.extend(f"Declared public: {what}." for what in self.counts_public)
+        return found
+
+    def not_covered(self) -> list[str]:
+        """What the guarantee does not say."""
+        found = [
+            "What other users' records say or quote about a person.",
+            "One person who appears under several ids: such a person's ε and δ grow with the number of ids.",
+            "Other runs on the same data: their ε and δ add up. This version keeps no ledger of them.",
+            "The base model: what it learnt before from whatever it was trained on.",
+        ]
+        if self.holdout_fraction > 0:
+            found.insert(
+                0,
+                f"Hold-out users (about {100 * self.holdout_fraction:g} % of all, picked by a salted hash of their "
+                "name): they gave up protection, and exact statistics of their texts are published.",
+            )
+        if self.own_records:
+            found.append("A user's group, and so that user's own ε, which depend on their records: never publish them.")
+        return found
+
+
+def _up(value: float) -> str:
+    """A number with two decimals, never rounded down by more than a part in a million."""
+    return f"{math.ceil(value * 100 - 1e-4) / 100:.2f}"

@@ -1,0 +1,250 @@
+"""What no single block can know: the checks between the blocks of a spec."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.plugins import (
+    Access,
+    Group,
+    NoisePolicy,
+    Plugin,
+    PluginError,
+    Proposal,
+    PublicSegmenter,
+    Segmenter,
+    suggest,
+)
+from harness.spec.merging import Merged
+from harness.spec.models import Spec
+from harness.spec.plugin_blocks import add_plugin_error
+from harness.spec.problems import KeyPath, one_line
+
+OPTIMIZER_PARAMETERS: Mapping[str, frozenset[str]] = {
+    "adamw": frozenset({"lr", "betas", "eps", "weight_decay"}),
+    "adam": frozenset({"lr", "betas", "eps", "weight_decay"}),
+    "sgd": frozenset({"lr", "momentum", "weight_decay"}),
+}
+WEIGHT_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A spec that may still have problems.
+
+    Attributes:
+        spec: Valid by itself; stand-ins replace what is wrong.
+        merged: What was written, and where problems go.
+        broken: Paths that a stand-in replaces: nothing is concluded from them.
+        plugins: Plugin of each block; None where it could not be built.
+    """
+
+    spec: Spec
+    merged: Merged
+    broken: frozenset[KeyPath]
+    plugins: Mapping[KeyPath, Plugin | None]
+
+    def sure(self, *names: str) -> bool:
+        """Whether all these keys, and the blocks around them, are as the user meant them."""
+        for name in names:
+            path = tuple(name.split("."))
+            if any(b == path[: len(b)] or path == b[: len(path)] for b in self.broken):
+                return False
+        return True
+
+    def written(self, name: str) -> bool:
+        """Whether the spec itself says something at this key, right or wrong."""
+        node: Any = self.merged.data
+        for part in name.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return False
+            node = node[part]
+        return True
+
+
+def check(draft: Draft) -> None:
+    """Adds every problem between blocks to the draft."""
+    _sampling(draft)
+    _columns(draft)
+    _delta(draft)
+    _optimizer(draft)
+    _evaluation(draft)
+    segments = _segments(draft)
+    _weights(draft, segments)
+    _noise(draft, segments)
+
+
+def _sampling(draft: Draft) -> None:
+    sampling, merged = draft.spec.sampling, draft.merged
+    expected, rate = draft.written("sampling.expected"), draft.written("sampling.rate")
+    if expected and rate:
+        merged.add(("sampling", "rate"), "give either sampling.expected or sampling.rate, not both", at_key=True)
+    elif not (expected or rate) and merged.complete and draft.sure("sampling.expected", "sampling.rate"):
+        merged.add(("sampling",), "one of expected and rate must be given", at_key=True)
+    population, holdout = draft.spec.data.population, draft.spec.data.holdout.users
+    sure = draft.sure("sampling.expected", "data.population", "data.holdout.users")
+    if sure and sampling.expected is not None and isinstance(population, int):
+        training = population * (1 - holdout)
+        if sampling.expected > training * (1 + 1e-9):
+            merged.add(
+                ("sampling", "expected"),
+                f"{sampling.expected:g} users per step are more than the {training:g} users that train "
+                f"(data.population {population}, less the hold-out)",
+            )
+
+
+def _columns(draft: Draft) -> None:
+    """Public columns, and who reads them."""
+    data, merged = draft.spec.data, draft.merged
+    if draft.sure("data.user", "data.text") and data.user == data.text:
+        path: KeyPath = ("data", "user" if draft.written("data.user") else "text")
+        merged.add(path, f'the column "{data.text}" can\'t hold both the text and the user')
+    if not draft.sure("data.attributes"):
+        return
+    for index, name in enumerate(data.attributes):
+        path = ("data", "attributes", index)
+        if name in data.attributes[:index]:
+            merged.add(path, f'"{name}" is named twice')
+        if name == data.text and draft.sure("data.text"):
+            merged.add(path, f'"{name}" is the column of the text, which is private')
+        if name == data.user and draft.sure("data.user"):
+            merged.add(path, f'"{name}" is the column of the user, not a property of many users')
+    rule = draft.plugins[("segmentation",)]
+    if not isinstance(rule, PublicSegmenter):
+        return
+    for column in _ask(draft, rule, "columns") or ():
+        if column not in data.attributes:
+            key = _parameter_with(rule, column)
+            near = suggest(column, data.attributes)
+            merged.add(("segmentation", *key), f'the column "{column}" is not among data.attributes', near)
+
+
+def _parameter_with(plugin: Plugin, value: str) -> tuple[str, ...]:
+    """The parameter of a plugin that holds this value, if one plainly does."""
+    for name in type(plugin.parameters).model_fields:
+        held = getattr(plugin.parameters, name)
+        if held == value or (isinstance(held, (tuple, list)) and value in held):
+            return (name,)
+    return ()
+
+
+def _delta(draft: Draft) -> None:
+    if not draft.sure("privacy.delta", "data.population") or draft.spec.privacy.delta is not None:
+        return
+    if draft.spec.data.population != "public":
+        draft.merged.add_missing(("privacy", "delta"), "must be given where data.population is not public")
+
+
+def _optimizer(draft: Draft) -> None:
+    if not draft.sure("train.optimizer.type"):
+        return
+    optimizer = draft.spec.train.optimizer
+    known = OPTIMIZER_PARAMETERS[optimizer.type]
+    for name in type(optimizer).model_fields:
+        if name != "type" and name not in known and getattr(optimizer, name) is not None:
+            has = ", ".join(sorted(known))
+            message = f"is no parameter of {optimizer.type}, which has {has}"
+            draft.merged.add(("train", "optimizer", name), message, at_key=True)
+
+
+def _evaluation(draft: Draft) -> None:
+    if not draft.spec.evaluation.ordinary or draft.spec.data.visibility == "public":
+        return
+    if draft.sure("data.visibility", "evaluation.ordinary"):
+        message = "training without protection is for data.visibility: public only"
+        draft.merged.add(("evaluation", "ordinary"), message)
+
+
+# --- plugins ------------------------------------------------------------------------------------------------
+
+
+def _ask(draft: Draft, rule: Segmenter, attribute: str) -> tuple[str, ...] | None:
+    """Names that a segmentation gives; None where it has none yet, or fails, which is then a problem."""
+    try:
+        names = getattr(rule, attribute)
+        return None if names is None else tuple(str(name) for name in names)
+    except PluginError as error:
+        add_plugin_error(error, ("segmentation",), draft.merged)
+    except Exception as error:  # somebody's own plugin may raise anything
+        message = f"{type(rule).__name__} fails ({type(error).__name__}: {error})"
+        draft.merged.add(("segmentation",), one_line(message), at_key=True)
+    return None
+
+
+def _segments(draft: Draft) -> tuple[str, ...] | None:
+    """Names of all segments, where the spec alone says."""
+    rule = draft.plugins[("segmentation",)]
+    if not isinstance(rule, Segmenter) or not draft.sure("segmentation"):
+        return None
+    return _ask(draft, rule, "segments") or None
+
+
+def _weights(draft: Draft, segments: tuple[str, ...] | None) -> None:
+    weights, merged = draft.spec.data.weights, draft.merged
+    if not draft.sure("data.weights"):
+        return
+    path: KeyPath = ("data", "weights")
+    if weights == "public":
+        rule = draft.plugins[("segmentation",)]
+        if isinstance(rule, Segmenter) and rule.access is not Access.PUBLIC and segments and len(segments) > 1:
+            example = ", ".join(f"{name}: {share:g}" for name, share in zip(segments, _shares(segments), strict=True))
+            message = (
+                "can't be counted where segments are made from users' own records, which is private; "
+                f"give them, for example `data.weights: {{{example}}}`"
+            )
+            if draft.written("data.weights"):
+                merged.add(path, message)
+            else:
+                merged.add_missing(path, message)
+        return
+    total = math.fsum(weights.values())
+    if abs(total - 1) > WEIGHT_TOLERANCE:
+        merged.add(path, f"must sum to 1, found {total:.6g}", at_key=True)
+    for name in weights:
+        if segments is not None and name not in segments:
+            message = f"there is no such segment (there are: {', '.join(segments)})"
+            merged.add((*path, name), message, suggest(name, segments), at_key=True)
+    lacking = [name for name in segments or () if name not in weights]
+    if lacking:
+        merged.add(path, f"nothing is given for {', '.join(lacking)}", at_key=True)
+
+
+def _shares(segments: tuple[str, ...]) -> list[float]:
+    """Equal shares with few digits whose sum is 1."""
+    scale = 100 if len(segments) <= 100 else 10 ** len(str(len(segments)))
+    each = scale // len(segments)
+    return [each / scale] * (len(segments) - 1) + [(scale - each * (len(segments) - 1)) / scale]
+
+
+def _noise(draft: Draft, segments: tuple[str, ...] | None) -> None:
+    policy = draft.plugins[("noise",)]
+    if segments is None or not isinstance(policy, NoisePolicy) or not draft.sure("privacy.epsilon", "noise"):
+        return
+    groups = [Group(name=name, segment=name) for name in segments]
+    epsilon = draft.spec.privacy.epsilon
+    try:
+        proposal = policy.propose(groups, epsilon)
+        message = _flaw(proposal, groups, epsilon)
+    except PluginError as error:
+        add_plugin_error(error, ("noise",), draft.merged)
+        return
+    except Exception as error:  # somebody's own plugin may raise anything
+        message = f"{type(policy).__name__} fails ({type(error).__name__}: {error})"
+    if message:
+        draft.merged.add(("noise",), one_line(message), at_key=True)
+
+
+def _flaw(proposal: Proposal, groups: list[Group], epsilon: float) -> str | None:
+    """What is wrong with a proposal of somebody's own policy."""
+    if proposal.epsilon is None:
+        return None
+    for group in groups:
+        target = proposal.epsilon.get(group.name)
+        if target is None:
+            return f'the policy proposes nothing for the group "{group.name}"'
+        if not 0 < target <= epsilon:
+            return f'the policy proposes ε = {target:g} for "{group.name}"; privacy.epsilon is {epsilon:g}'
+    return None

@@ -1,0 +1,172 @@
+"""A spec file → a validated `Spec`, or every problem that it has."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from harness.spec.checks import Draft, check
+from harness.spec.merging import PLUGIN_BLOCKS, Merged, merge
+from harness.spec.messages import Finding, findings
+from harness.spec.models import PluginBlock, Spec
+from harness.spec.plugin_blocks import check_plugin
+from harness.spec.problems import COMMAND_LINE, KeyPath, Problem, SpecErrors, dotted
+from harness.spec.unbuilt import take_unbuilt
+
+# What stands in for a required value that is missing or wrong, so that the rest can still be checked.
+STAND_IN: dict[str, Any] = {
+    "version": 1,
+    "name": "unnamed",
+    "data": {"name": "unnamed", "source": {"type": "none"}, "holdout": {"users": 0.1, "visibility": "public"}},
+    "model": {"base": "none"},
+    "segmentation": {"type": "none"},
+    "noise": {"type": "uniform"},
+    "sampling": {"expected": 1},
+    "train": {"steps": 1},
+}
+
+
+@dataclass(frozen=True)
+class LoadedSpec:
+    """A valid spec and where its values come from.
+
+    Attributes:
+        spec: The validated spec; plugin blocks hold all their parameters.
+        path: The file.
+        origins: For every leaf of `resolved` (lists are leaves), by dotted key: ``file:LINE:COL``,
+            ``<command line>`` or ``default``.
+        resolved: The whole spec as plain data, every default filled in; loads again as a spec.
+        base_dir: Folder of the file.
+    """
+
+    spec: Spec
+    path: Path
+    origins: Mapping[str, str]
+    resolved: dict[str, Any]
+    base_dir: Path
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
+    """Reads, merges and validates a spec. Touches no data.
+
+    Args:
+        path: The spec file.
+        overrides: ``key=value`` with dotted keys and YAML values; they win over every file.
+
+    Raises:
+        SpecErrors: The spec has problems; it holds all of them.
+    """
+    path = Path(path)
+    merged = merge(path, overrides)
+    if not merged.layers[-2].readable:
+        raise SpecErrors(merged.problems)
+    for key, message, by_value in list(take_unbuilt(merged.data)):
+        merged.add(key, message, at_key=not by_value)
+        merged.broken.add(key)
+    _drop_nulls(merged.data, Spec)
+    spec, broken = _validate(merged)
+    plugins = {block: check_plugin(block, merged) for block in PLUGIN_BLOCKS}
+    if spec is not None:
+        check(Draft(spec, merged, frozenset(broken), plugins))
+    if merged.problems or spec is None:
+        raise SpecErrors(sorted(merged.problems, key=lambda p: _order(p, merged)))
+    for block, plugin in plugins.items():
+        if plugin is not None:
+            spec = _with_parameters(spec, block, plugin.parameters)
+    resolved = spec.model_dump(mode="json")
+    origins = {dotted(leaf): merged.origin(leaf) for leaf in _leaves(resolved, ())}
+    return LoadedSpec(spec, path, MappingProxyType(origins), resolved, path.parent)
+
+
+def _order(problem: Problem, merged: Merged) -> tuple[int, int, int]:
+    """The spec itself first, then its bases, then the command line; in each, from top to bottom."""
+    files = [merged.main, *(layer.name for layer in merged.layers if layer.name != merged.main)]
+    where = len(files) if problem.place == COMMAND_LINE else files.index(problem.place.file)
+    return where, problem.place.line, problem.place.column
+
+
+# --- the models ---------------------------------------------------------------------------------------------
+
+
+def _validate(merged: Merged) -> tuple[Spec | None, set[KeyPath]]:
+    """The spec with stand-ins for what is wrong, and the paths that they stand in for."""
+    data = copy.deepcopy(merged.data)
+    broken = set(merged.broken)
+    for path in broken:
+        _mend(data, path)
+    for _ in range(4):  # what a mended block lacks shows only then
+        try:
+            return validate_json(Spec, data), broken
+        except ValidationError as error:
+            for found in findings(error, Spec, data):
+                _report(found, merged)
+                broken.add(found.path)
+                _mend(data, found.path)
+    return None, broken
+
+
+def validate_json(model: type[BaseModel], data: Any) -> Any:
+    """Validates plain data strictly: text is no number, true is no number, and a list may stand for a tuple."""
+    return model.model_validate_json(json.dumps(data), strict=True)
+
+
+def _report(found: Finding, merged: Merged) -> None:
+    if found.missing:
+        merged.add_missing(found.path, found.message)
+    else:
+        merged.add(found.path, found.message, found.suggestion, at_key=found.unknown)
+
+
+def _mend(data: dict[str, Any], path: KeyPath) -> None:
+    """Takes out what lies at `path`, or puts a stand-in there if something must."""
+    stand_in: Any = STAND_IN
+    node: Any = data
+    for index, part in enumerate(path):
+        default = stand_in.get(part) if isinstance(stand_in, dict) else None
+        inner = node.get(part)
+        if index < len(path) - 1 and isinstance(inner, dict):
+            node, stand_in = inner, default
+            continue
+        node.pop(part, None)  # of a list with a wrong item, nothing is kept
+        if default is not None:
+            node[part] = copy.deepcopy(default)
+        return
+
+
+def _drop_nulls(data: dict[str, Any], model: type[BaseModel]) -> None:
+    """Takes out keys that are null where leaving them out is allowed: `compute:` with nothing below means defaults."""
+    for name, field in model.model_fields.items():
+        if name not in data:
+            continue
+        if data[name] is None and not field.is_required():
+            del data[name]
+            continue
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(data[name], dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
+                _drop_nulls(data[name], kind)
+
+
+def _with_parameters(spec: Spec, block: KeyPath, parameters: BaseModel) -> Spec:
+    """The spec with all parameters of a plugin in its block."""
+    owner: Any = spec
+    for part in block[:-1]:
+        owner = getattr(owner, str(part))
+    name = str(block[-1])
+    filled = PluginBlock(type=getattr(owner, name).type, **parameters.model_dump(mode="json"))
+    changed = owner.model_copy(update={name: filled})
+    return changed if len(block) == 1 else spec.model_copy(update={str(block[0]): changed})
+
+
+def _leaves(data: Mapping[str, Any], path: KeyPath) -> Iterator[KeyPath]:
+    for name, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name)

@@ -1,0 +1,338 @@
+"""Layers → one merged, interpolated mapping: `extends`, then the spec, then ``key=value``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ArgumentError
+from harness.plugins import suggest
+from harness.spec.problems import COMMAND_LINE, DEFAULT, KeyPath, Place, Problem, dotted
+from harness.spec.reading import Layer, is_sayable, read_file, read_value
+
+PLUGIN_BLOCKS: tuple[KeyPath, ...] = (("data", "source"), ("segmentation",), ("noise",))
+
+
+@dataclass
+class Merged:
+    """The merged spec, not validated yet.
+
+    Attributes:
+        layers: From the weakest to the strongest: bases, the spec itself, the command line.
+        main: Name of the spec file.
+        data: Merged and interpolated values.
+        problems: What was wrong so far.
+        broken: Paths whose value is unusable; they have a problem already.
+        complete: False where a file is missing from the picture, so that absent keys prove nothing.
+    """
+
+    layers: list[Layer]
+    main: str
+    data: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    broken: set[KeyPath] = field(default_factory=set)
+    complete: bool = True
+
+    def place_of_key(self, path: KeyPath) -> Place:
+        """Where the key itself was last written."""
+        return self._place(path, keys=True)
+
+    def place_of_value(self, path: KeyPath) -> Place:
+        """Where its value was last written."""
+        return self._place(path, keys=False)
+
+    def _place(self, path: KeyPath, *, keys: bool) -> Place:
+        while path:
+            for layer in reversed(self.layers):
+                places = layer.keys if keys and path in layer.keys else layer.values
+                if path in places:
+                    return places[path]
+                if _hidden(layer, path):
+                    break  # a stronger layer holds a plain value (an interpolation, say) further up
+            path = path[:-1]
+        return Place(self.main, 1, 1)
+
+    def origin(self, path: KeyPath) -> str:
+        """Where a resolved value comes from: ``file:LINE:COL``, ``<command line>`` or ``default``."""
+        node: Any = self.data
+        for part in path:
+            if not isinstance(node, dict) or part not in node:
+                return str(DEFAULT)
+            node = node[part]
+        return str(self.place_of_value(path))
+
+    def is_broken(self, path: KeyPath) -> bool:
+        """Whether `path` lies at or below a path that has a problem already."""
+        return any(path[:n] in self.broken for n in range(len(path) + 1))
+
+    def add(self, path: KeyPath, message: str, suggestion: str | None = None, *, at_key: bool = False) -> None:
+        """Notes a problem at a path, unless it is a consequence of an earlier one."""
+        if not self.is_broken(path):
+            place = self.place_of_key(path) if at_key else self.place_of_value(path)
+            self.problems.append(Problem(place, dotted(path), message, suggestion))
+
+    def add_missing(self, path: KeyPath, message: str, suggestion: str | None = None) -> None:
+        """Notes that a key is absent: at its parent."""
+        if self.complete and not self.is_broken(path):
+            self.problems.append(Problem(self.place_of_key(path[:-1]), dotted(path), message, suggestion))
+
+
+def packaged_specs() -> Path:
+    """The folder of the specs that come with uudp: inside the installed package, or beside it in a checkout.
+
+    Raises:
+        ArgumentError: The installation has none.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "_specs", package.parent / "specs"):
+        if folder.is_dir():
+            return folder
+    raise ArgumentError("this installation of uudp lacks its packaged specs")
+
+
+def merge(path: Path, overrides: Sequence[str]) -> Merged:
+    """Reads a spec with everything that it extends, applies overrides and interpolates."""
+    spec = read_file(path)
+    layers = list(_chain(spec, path, ())) if spec.readable else [spec]
+    merged = Merged(layers, str(path))
+    command = _command_line(overrides)
+    layers.append(command)
+    for layer in layers:
+        merged.problems.extend(layer.problems)
+        merged.broken |= layer.broken
+        merged.complete = merged.complete and layer.readable and layer.whole
+    if not layers[-2].readable:
+        return merged
+    for layer in layers:
+        layer.data.pop("extends", None)
+        merged.data = _merge_layers(merged.data, layer.data)
+    _interpolate(merged)
+    return merged
+
+
+# --- extends ------------------------------------------------------------------------------------------------
+
+
+def _chain(layer: Layer, path: Path, above: tuple[Path, ...]) -> Iterator[Layer]:
+    """The layers that `layer` extends, weakest first, then itself."""
+    extends = layer.data.get("extends")
+    names = extends if isinstance(extends, list) else [] if extends is None else [extends]
+    if not names:
+        yield layer
+        return
+    here = (*above, path.resolve())
+    for index, name in enumerate(names):
+        key: KeyPath = ("extends", index) if isinstance(extends, list) else ("extends",)
+        place = layer.values.get(key, Place(layer.name, 1, 1))
+        if not isinstance(name, str) or not name:
+            _lacks(layer, Problem(place, dotted(key), "must be a path or a list of paths"))
+            continue
+        found = _find(name, path.parent)
+        if found is None:
+            message = f'there is no spec "{name}" beside this one, nor among the packaged specs'
+            _lacks(layer, Problem(place, dotted(key), message, suggest(name, _names_near(path.parent))))
+            continue
+        if found.resolve() in here:
+            circle = " → ".join(p.name for p in (*here[here.index(found.resolve()) :], found))
+            _lacks(layer, Problem(place, dotted(key), f"goes in a circle: {circle}"))
+            continue
+        yield from _chain(read_file(found), found, here)
+    yield layer
+
+
+def _lacks(layer: Layer, problem: Problem) -> None:
+    """Notes a base that can't be had; what it would have said is then unknown."""
+    layer.problems.append(problem)
+    layer.whole = False
+
+
+def _find(name: str, folder: Path) -> Path | None:
+    roots = [folder]
+    try:
+        roots.append(packaged_specs())
+        return next((root / name for root in roots if (root / name).exists()), None)
+    except (ArgumentError, OSError, ValueError):
+        return None
+
+
+def _names_near(folder: Path) -> list[str]:
+    names = [p.name for p in folder.glob("*.y*ml")]
+    try:
+        packaged = packaged_specs()
+    except ArgumentError:
+        return names
+    return names + [p.relative_to(packaged).as_posix() for p in packaged.rglob("*.y*ml")]
+
+
+# --- overrides ----------------------------------------------------------------------------------------------
+
+
+def _command_line(overrides: Sequence[str]) -> Layer:
+    """The layer of all ``key=value`` arguments; a later one wins."""
+    layer = Layer(COMMAND_LINE.file)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        parts: KeyPath = tuple(key.strip().split("."))
+        if not equals:
+            layer.problems.append(Problem(COMMAND_LINE, text, "must look like key=value"))
+            continue
+        if not is_sayable(text):
+            layer.problems.append(Problem(COMMAND_LINE, key, "is not UTF-8 text"))
+            continue
+        if not all(parts):
+            layer.problems.append(Problem(COMMAND_LINE, key, "must be a dotted key, as in train.steps=100"))
+            continue
+        if parts[0] == "extends":
+            layer.problems.append(Problem(COMMAND_LINE, key, "can only stand in a file"))
+            continue
+        for n in range(1, len(parts) + 1):
+            layer.keys[parts[:n]] = layer.values[parts[:n]] = COMMAND_LINE
+        node: Any = read_value(value, parts, layer)
+        for part in reversed(parts):
+            node = {part: node}
+        layer.data = _merge(layer.data, node)
+    return layer
+
+
+# --- merging and interpolation ------------------------------------------------------------------------------
+
+
+def _merge_layers(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Deep merge of two layers; a plugin's parameters go where `over` changes its type, which they belong to."""
+    base = copy.deepcopy(base)
+    for path in PLUGIN_BLOCKS:
+        old, new = _get(base, path), _get(over, path)
+        if isinstance(old, dict) and isinstance(new, dict) and new.get("type", old.get("type")) != old.get("type"):
+            old.clear()
+    return _merge(base, over)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Blocks are merged; anything else is replaced.
+
+    Not `OmegaConf.merge`, which resolves an interpolation that a later layer overrides, keeps the earlier value under
+    a later ``???``, and refuses to put a list in place of a block: none of that is "later wins".
+    """
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _interpolate(merged: Merged) -> None:
+    """Resolves every ``${…}`` of the merged data, and notes those that lead nowhere."""
+    from omegaconf import OmegaConf
+
+    targets = []
+    for path, text in list(_strings(merged.data, ())):
+        message = _unusable(text)
+        if message:
+            merged.add(path, message)
+            merged.broken.add(path)
+            _set(merged.data, path, None)
+        elif "${" in text:
+            targets.append((path, text))
+    if not targets:
+        return
+    config = OmegaConf.create(merged.data)
+    results: list[tuple[KeyPath, Any]] = []
+    for path, text in targets:
+        try:
+            node: Any = config
+            for part in path:
+                node = node[part]
+            value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        except Exception as error:  # a resolver may raise anything
+            merged.add(path, _interpolation_message(text, error))
+            merged.broken.add(path)
+            value = None
+        if not _is_plain(value):
+            merged.add(path, f"{text} gives something that a spec can't hold")
+            merged.broken.add(path)
+            value = None
+        results.append((path, value))
+    for path, value in results:
+        _set(merged.data, path, value)
+
+
+def _unusable(text: str) -> str | None:
+    """What is wrong with a string that OmegaConf can't take."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if text == "???":
+        return "must be given (the spec says ???)"
+    if "${" in text:
+        try:
+            OmegaConf.create({"value": text})
+        except (OmegaConfBaseException, RecursionError):
+            return 'an interpolation that can\'t be read; it looks like "${block.key}"'
+    return None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a resolver gave something that a spec could say."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(k) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(_is_plain(v) for v in value)
+    return value is None or (isinstance(value, (str, int, float)) and is_sayable(value))
+
+
+def _interpolation_message(text: str, error: Exception) -> str:
+    """What went wrong with ``${…}``, without OmegaConf's internals."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "Recursive interpolation" in reason or isinstance(error, RecursionError):
+        return f"{text} refers to itself"
+    if "Environment variable" in reason:
+        return f"{text}: there is no such environment variable"
+    if "not found" in reason:
+        return f"{text} names a key that does not exist"
+    if "Unsupported interpolation type" in reason:
+        return f"{text} uses a resolver that does not exist"
+    return f"{text} can't be resolved"
+
+
+# --- walking ------------------------------------------------------------------------------------------------
+
+
+def _strings(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for part, value in items:
+        if isinstance(value, str):
+            yield (*path, part), value
+        else:
+            yield from _strings(value, (*path, part))
+
+
+def _get(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        if not isinstance(data, dict) or part not in data:
+            return None
+        data = data[part]
+    return data
+
+
+def _set(data: Any, path: KeyPath, value: Any) -> None:
+    for part in path[:-1]:
+        data = data[part]
+    data[path[-1]] = value
+
+
+def _hidden(layer: Layer, path: KeyPath) -> bool:
+    """Whether a layer holds a plain value above `path`."""
+    return any(path[:n] in layer.values and not _is_block(layer.data, path[:n]) for n in range(1, len(path)))
+
+
+def _is_block(data: Any, path: KeyPath) -> bool:
+    """Whether a block or a list lies at a path."""
+    try:
+        for part in path:
+            data = data[part]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return isinstance(data, (dict, list))

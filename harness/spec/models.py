@@ -1,0 +1,203 @@
+"""What a user can write into a spec: one frozen pydantic model per block.
+
+Fields say what they mean in `Field(description=…)`; the JSON schema and the documentation are made from them.
+What changes the mechanism and what only changes speed (`ComputeBlock`) are separate blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic_core import PydanticCustomError
+
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Fraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
+
+
+def _integer(value: Any) -> Any:
+    """`true` and `1.0` equal 1, and would pass for a literal 1."""
+    if type(value) is not int:
+        raise PydanticCustomError("literal_error", "must be a whole number")
+    return value
+
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+
+
+class Block(BaseModel):
+    """A block of the spec: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PluginBlock(BaseModel):
+    """A block that names a plugin; its other keys are that plugin's parameters, checked by the plugin's own model."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    type: str = Field(description="name of a plugin, or module:attr")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything but `type`."""
+        return dict(self.model_extra or {})
+
+
+class HoldoutBlock(Block):
+    """Users that are never trained on."""
+
+    users: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
+        description="fraction of users held out, picked by a salted hash of their name"
+    )
+    visibility: Literal["public"] = Field(
+        description="public: these users give up protection, and every output says so"
+    )
+
+
+class DataBlock(Block):
+    """The users' records."""
+
+    name: str = Field(min_length=1, description="name of the data set, whose budget the ledger keeps")
+    visibility: Literal["private", "public"] = Field(
+        default="private", description="public: a demonstration on public text; diagnostics may be shown"
+    )
+    source: PluginBlock = Field(description="where the records come from")
+    user: str = Field(default="user", description="column that says who a record belongs to: the unit of privacy")
+    text: str = Field(default="text", description="column of the text")
+    attributes: tuple[str, ...] = Field(default=(), description="the public columns that segmentation may read")
+    max_tokens: Annotated[int, Field(ge=8, strict=True)] = Field(
+        default=128, description="tokens of a training example; short texts of one user are packed into it"
+    )
+    holdout: HoldoutBlock
+    population: Literal["public"] | Count = Field(
+        default="public", description="number of users: public (taken from the data) or a declared number"
+    )
+    weights: Literal["public"] | dict[str, Positive] = Field(
+        default="public",
+        description="fraction of users per segment: public (counted by public attributes only) or declared",
+    )
+    on_bad_record: Literal["stop", "skip"] = Field(
+        default="skip", description="what a broken line, an empty text or a missing user does"
+    )
+
+
+class AdapterBlock(Block):
+    """What is trained."""
+
+    type: Literal["lora"] = "lora"
+    r: Count = Field(default=8, description="rank")
+    alpha: Positive = Field(default=16.0, description="the update is scaled by alpha / r")
+    targets: tuple[str, ...] = Field(
+        default=("q_proj", "v_proj"), min_length=1, description="names of the linear layers that get an adapter"
+    )
+    dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.0
+
+
+class ModelBlock(Block):
+    """The language model."""
+
+    base: str = Field(min_length=1, description="a hub id or a folder")
+    adapter: AdapterBlock = AdapterBlock()
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="bfloat16", description="of the frozen base; adapters, accumulation and noise stay float32"
+    )
+
+
+class PrivacyBlock(Block):
+    """The budget."""
+
+    epsilon: Positive = Field(default=8.0, description="no user's total may exceed it")
+    delta: Fraction | None = Field(
+        default=None, description="must be given unless the population is public; then 1 / (10 · users)"
+    )
+    accountant: Literal["pld", "rdp"] = "pld"
+    ledger: None = Field(default=None, description="URL of the ledger; this version has none")
+
+
+class SamplingBlock(Block):
+    """Who takes part in a step: every user independently, with the same public probability (Poisson sampling)."""
+
+    unit: Literal["user"] = "user"
+    expected: Positive | None = Field(default=None, description="expected users per step")
+    rate: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = Field(
+        default=None, description="probability of a user per step"
+    )
+    examples_per_user: Count = Field(default=1, description="at most so many of a sampled user's examples enter a step")
+
+
+class ClippingBlock(Block):
+    """Every user's mean gradient is clipped to this l2 norm (its mean over groups, where groups differ)."""
+
+    norm: Positive = 0.5
+
+
+class OptimizerBlock(Block):
+    """The optimizer and its parameters."""
+
+    type: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: Positive = 5.0e-3
+    betas: tuple[Annotated[FiniteFloat, Field(ge=0, lt=1)], Annotated[FiniteFloat, Field(ge=0, lt=1)]] | None = None
+    eps: Positive | None = None
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    momentum: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = None
+
+
+class TrainBlock(Block):
+    """How long, and with what optimizer. The learning rate is constant and no weights are averaged."""
+
+    steps: Count = Field(description="number of noisy steps")
+    optimizer: OptimizerBlock = OptimizerBlock()
+    checkpoint_every: Count = Field(default=20, description="steps between checkpoints; metrics are released with them")
+
+
+class DeepspeedBlock(Block):
+    """Sharding."""
+
+    stage: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_integer)] = Field(default=2, description="ZeRO stage")
+
+
+class ComputeBlock(Block):
+    """What only changes speed: never part of the mechanism."""
+
+    workers: Count = 1
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    deepspeed: DeepspeedBlock = DeepspeedBlock()
+    microbatch_tokens: Count = Field(default=2048, description="tokens of a micro-batch, padding included")
+    retries: Annotated[int, Field(ge=0, strict=True)] = Field(default=3, description="restarts after a worker's crash")
+
+
+class EvaluationBlock(Block):
+    """What is measured on the public hold-out users."""
+
+    users: Count = Field(default=96, description="at most so many hold-out users, in the order of their salted hash")
+    ordinary: bool = Field(
+        default=False,
+        description="also train the same steps without clipping or noise, for comparison (public data only)",
+    )
+
+
+class ReportBlock(Block):
+    """What is written at the end."""
+
+    html: bool = True
+
+
+class Spec(Block):
+    """A whole spec, merged and validated."""
+
+    version: Annotated[Literal[1], BeforeValidator(_integer)]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = Field(
+        default=0, description="initialisation and public shuffles only; never cohorts, masks or noise"
+    )
+    data: DataBlock
+    model: ModelBlock
+    segmentation: PluginBlock = PluginBlock(type="none")
+    noise: PluginBlock = PluginBlock(type="uniform")
+    privacy: PrivacyBlock = PrivacyBlock()
+    sampling: SamplingBlock
+    clipping: ClippingBlock = ClippingBlock()
+    train: TrainBlock
+    compute: ComputeBlock = ComputeBlock()
+    evaluation: EvaluationBlock = EvaluationBlock()
+    report: ReportBlock = ReportBlock()

@@ -1,0 +1,205 @@
+"""DeepSpeed as the optimizer's home: sharded states and parameters, and nothing that touches the mechanism.
+
+DeepSpeed would average gradients over ranks, clip them by its own norm and, under fp16, skip steps. None of it can
+happen here: the gradients that it reduces are exact zeros (`gradients.py`), its clipping is off, its fp16 is never
+on, and the private mean gradient is set after its reduction, the same on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.spec.models import OptimizerBlock
+from harness.training.gradients import Trainable, UnitGradients
+
+STATES = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+
+
+def make_optimizer(block: OptimizerBlock, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """The torch optimizer that a spec asks for. Weight decay is 0 unless the spec says otherwise."""
+    settings: dict[str, Any] = {"lr": block.lr, "weight_decay": block.weight_decay or 0.0}
+    if block.type == "sgd":
+        return torch.optim.SGD(parameters, momentum=block.momentum or 0.0, **settings)
+    if block.betas is not None:
+        settings["betas"] = block.betas
+    if block.eps is not None:
+        settings["eps"] = block.eps
+    return (torch.optim.AdamW if block.type == "adamw" else torch.optim.Adam)(parameters, **settings)
+
+
+def deepspeed_config(stage: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: sharding alone, and silent (its throughput lines would be private)."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "fp16": {"enabled": False},
+        # The model is used in its own dtypes: with this flag DeepSpeed would cast the float32 adapters.
+        "bf16": {"enabled": False},
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+class Engine:
+    """A model under DeepSpeed whose trainable parameters move only by `step` with a given gradient."""
+
+    def __init__(
+        self, model: nn.Module, trainables: Sequence[Trainable], optimizer: OptimizerBlock, stage: int
+    ) -> None:
+        """Hands model and optimizer to DeepSpeed. Collective: every rank calls it; torch.distributed must be up."""
+        import deepspeed
+
+        # Compiling DeepSpeed's shared-memory collectives takes a minute, and a kill in it hangs the next start.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        self.trainables = tuple(trainables)
+        self.stage = stage
+        parameters = [t.parameter for t in self.trainables]
+        self._engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=make_optimizer(optimizer, parameters),
+            config=deepspeed_config(stage),
+            dist_init_required=False,
+        )
+        if self._engine.gradient_clipping() or self._engine.fp16_enabled():
+            raise RuntimeError("DeepSpeed would change the mechanism: its clipping or loss scaling is on")
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        module: nn.Module = self._engine.module
+        return module
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong."""
+        device: torch.device = self._engine.device
+        return device
+
+    def backward(self, loss_of: Any, sink: UnitGradients, *, last: bool) -> None:
+        """Runs one micro-batch: forward, and backward into `sink`.
+
+        Args:
+            loss_of: Function of a model that returns the micro-batch's loss.
+            sink: What collects the units' gradients.
+            last: The step's last micro-batch; it also fills DeepSpeed's gradient buffers, with zeros.
+        """
+        if not last:
+            torch.autograd.backward(loss_of(self.module))
+            return
+        sink.hand_zeros_to_optimizer = True
+        try:
+            self._engine.set_gradient_accumulation_boundary(True)
+            self._engine.backward(loss_of(self._engine))
+        finally:
+            sink.hand_zeros_to_optimizer = False
+
+    def step(self, gradient: Tensor) -> None:
+        """Steps the optimizer on this flat gradient (float32, [coordinates]), the same on every rank; collective."""
+        from deepspeed.utils import safe_set_full_grad
+
+        for trainable in self.trainables:
+            value = trainable.view(gradient)
+            if self.stage == 0:
+                trainable.parameter.grad = value.to(trainable.parameter.dtype).clone()
+            else:
+                safe_set_full_grad(trainable.parameter, value)
+        self._engine.step()
+
+    def gradient(self) -> Tensor:
+        """What the optimizer would step on now, as DeepSpeed holds it: flat, [coordinates]; collective."""
+        from deepspeed.utils import safe_get_full_grad
+
+        parts: list[Any] = [
+            t.parameter.grad if self.stage == 0 else safe_get_full_grad(t.parameter) for t in self.trainables
+        ]
+        return torch.cat([p.detach().reshape(-1).float().cpu() for p in parts])
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The trainable weights by name, whole, float32, on the CPU; collective."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return {
+            t.name: (t.parameter if self.stage == 0 else safe_get_full_fp32_param(t.parameter))
+            .detach()
+            .to("cpu", torch.float32, copy=True)
+            .reshape(t.shape)
+            for t in self.trainables
+        }
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        optimizer = self._engine.optimizer
+        while hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return optimizer
+
+    def optimizer_state(self) -> tuple[dict[str, Tensor], int]:
+        """The optimizer's state, whole and by name (``exp_avg/<parameter>``), and its step count; collective."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        optimizer = self._optimizer()
+        kinds = self._state_kinds()
+        state: dict[str, Tensor] = {}
+        for trainable in self.trainables:
+            for kind in kinds:
+                value = (
+                    optimizer.state[trainable.parameter][kind]
+                    if self.stage == 0
+                    else safe_get_full_optimizer_state(trainable.parameter, kind)
+                )
+                state[f"{kind}/{trainable.name}"] = (
+                    value.detach().to("cpu", torch.float32, copy=True).reshape(trainable.shape)
+                )
+        steps = [int(s["step"]) for s in optimizer.state.values() if "step" in s]
+        return state, max(steps, default=0)
+
+    def _state_kinds(self) -> tuple[str, ...]:
+        held = {k for s in self._optimizer().state.values() for k, v in s.items() if v is not None}
+        return tuple(k for k in STATES if k in held)
+
+    def restore(self, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor], steps: int, idle: Any) -> None:
+        """Puts weights and optimizer back, at any stage and number of workers; collective.
+
+        Args:
+            parameters: As `parameters` gave them.
+            state: As `optimizer_state` gave it.
+            steps: The optimizer's step count.
+            idle: Function that runs one empty micro-batch. The optimizer makes its state only in a step, so one is
+                taken with a zero gradient and a learning rate of zero before the state is overwritten.
+        """
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if state:
+            optimizer = self._optimizer()
+            rates = [group["lr"] for group in optimizer.param_groups]
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+            idle()
+            self.step(torch.zeros(sum(t.size for t in self.trainables), device=self.device))
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            for held in optimizer.state.values():
+                if "step" in held:
+                    held["step"] = torch.full_like(held["step"], float(steps))
+        for trainable in self.trainables:
+            for kind in STATES:
+                value = state.get(f"{kind}/{trainable.name}")
+                if value is None:
+                    continue
+                if self.stage == 0:
+                    self._optimizer().state[trainable.parameter][kind].copy_(value)
+                else:
+                    safe_set_full_optimizer_state(trainable.parameter, value.to(self.device), kind)
+            weight = parameters[trainable.name]
+            if self.stage == 0:
+                trainable.parameter.data.copy_(weight)
+            else:
+                safe_set_full_fp32_param(trainable.parameter, weight.to(self.device))

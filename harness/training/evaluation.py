@@ -1,0 +1,94 @@
+"""Negative log-likelihood per token on public hold-out users, overall and per group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from harness.training.batches import Tokens, collate, token_losses
+
+
+@dataclass(frozen=True)
+class HoldoutSet:
+    """Public hold-out examples, one per user.
+
+    Attributes:
+        examples: Corpus indices.
+        groups: Privacy group of each example's user.
+        names: Names of the groups.
+    """
+
+    examples: tuple[int, ...]
+    groups: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+def evaluate(
+    model: Any, corpus: Tokens, lengths: NDArray[np.int32], holdout: HoldoutSet, budget: int, device: torch.device
+) -> Mapping[str, float]:
+    """Evaluates on all ranks together; collective.
+
+    Args:
+        model: The model; its adapter's current weights are used.
+        corpus: Where the tokens are.
+        lengths: Tokens per example.
+        holdout: What to evaluate on.
+        budget: Tokens of a micro-batch, padding included.
+        device: Where inputs belong.
+
+    Returns:
+        ``eval/loss`` (nats per token), ``eval/tokens``, and ``eval/loss/<group>`` for groups with hold-out tokens.
+        Empty if there is no hold-out example.
+    """
+    if not holdout.examples:
+        return {}
+    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    batches = _batches(holdout, lengths, budget)
+    # Every rank runs equally many, or ranks that share sharded weights would wait for each other forever.
+    rounds = -(-len(batches) // world)
+    sums = torch.zeros(len(holdout.names), 2, dtype=torch.float64)
+    with torch.no_grad():
+        for i in range(rounds):
+            place = i * world + rank
+            batch = batches[place] if place < len(batches) else batches[0][:1]
+            rows = collate(corpus, [holdout.examples[k] for k in batch], device)
+            losses = token_losses(model, rows).sum(dim=1).double().cpu()
+            if place >= len(batches):
+                continue
+            for k, loss in zip(batch, losses, strict=True):
+                sums[holdout.groups[k], 0] += loss
+                sums[holdout.groups[k], 1] += int(lengths[holdout.examples[k]]) - 1
+    if world > 1:
+        on_device = sums.to(device)
+        dist.all_reduce(on_device)
+        sums = on_device.cpu()
+    total, tokens = sums.sum(dim=0).tolist()
+    result = {"eval/loss": total / tokens, "eval/tokens": int(tokens)}
+    for name, (loss, count) in zip(holdout.names, sums.tolist(), strict=True):
+        if count:
+            result[f"eval/loss/{name}"] = loss / count
+    return result
+
+
+def is_finite(row: Mapping[str, float]) -> bool:
+    """Whether every number of a row is finite."""
+    return all(math.isfinite(v) for v in row.values())
+
+
+def _batches(holdout: HoldoutSet, lengths: NDArray[np.int32], budget: int) -> Sequence[Sequence[int]]:
+    order = sorted(range(len(holdout.examples)), key=lambda k: -int(lengths[holdout.examples[k]]))
+    batches: list[list[int]] = []
+    for k in order:
+        width = int(lengths[holdout.examples[batches[-1][0]]]) if batches else 0
+        if batches and width * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(k)
+        else:
+            batches.append([k])
+    return batches

@@ -1,0 +1,163 @@
+"""What a worker is told: the path of a run's folder, and everything else read from its private part.
+
+Nothing private travels through Ray: its configuration, logs and dashboard see a path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.privacy.mechanism import Mechanism
+from harness.spec.models import Spec
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job.
+
+    Attributes:
+        spec: The validated spec.
+        mechanism: What to execute.
+        epsilon_by_step: Points (steps, ε spent) of the public curve.
+        corpus: Folder of the Arrow corpus.
+        base: Folder of the base model.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    spec: Spec
+    mechanism: Mechanism
+    epsilon_by_step: tuple[tuple[int, float], ...]
+    corpus: Path
+    base: Path
+    device: str
+
+    def save(self, run_dir: Path) -> None:
+        """Writes it into the run's private folder."""
+        document = {
+            "spec": self.spec.model_dump(mode="json"),
+            "mechanism": self.mechanism.to_dict(),
+            "epsilon_by_step": self.epsilon_by_step,
+            "corpus": str(self.corpus),
+            "base": str(self.base),
+            "device": self.device,
+        }
+        write_json(Folder(run_dir).private / "job.json", document)
+
+    @classmethod
+    def load(cls, run_dir: Path) -> Job:
+        """Reads it back."""
+        document = json.loads((Folder(run_dir).private / "job.json").read_text())
+        return cls(
+            spec=Spec.model_validate(document["spec"], strict=False),
+            mechanism=Mechanism.from_dict(document["mechanism"]),
+            epsilon_by_step=tuple((int(t), float(e)) for t, e in document["epsilon_by_step"]),
+            corpus=Path(document["corpus"]),
+            base=Path(document["base"]),
+            device=document["device"],
+        )
+
+    def epsilon_after(self, steps: int) -> float | None:
+        """ε spent after so many steps, never too small (the curve's next point); None for a run without privacy."""
+        if not self.mechanism.private:
+            return None
+        return next(e for t, e in self.epsilon_by_step if t >= steps)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where things lie in a run's folder."""
+
+    root: Path
+
+    @property
+    def private(self) -> Path:
+        """Readable by the owner alone: the key, checkpoints, diagnostics."""
+        return self.root / "private"
+
+    @property
+    def key(self) -> Path:
+        """The run's secret key, while the run lasts."""
+        return self.private / "key"
+
+    @property
+    def metrics(self) -> Path:
+        """Released metrics."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter."""
+        return self.root / "adapter"
+
+    @property
+    def members(self) -> Path:
+        """Which training user is in which group. Private."""
+        return self.private / "groups.npy"
+
+    @property
+    def progress(self) -> Path:
+        """How far training is, for the driver's progress line."""
+        return self.private / "progress.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why a worker gave up, if it did for a reason that the user can act on."""
+        return self.private / "failure.json"
+
+    @property
+    def stop(self) -> Path:
+        """Its presence asks the workers to stop at the next step, with a checkpoint."""
+        return self.private / "stop"
+
+    def checkpoints(self, series: str) -> Path:
+        """Checkpoints of one training series."""
+        return self.private / "checkpoints" / series
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A worker's reason to give up. Its message holds nothing private."""
+
+    message: str
+    exit_code: int
+
+    def save(self, run_dir: Path) -> None:
+        """Leaves it for the driver."""
+        write_json(Folder(run_dir).failure, asdict(self))
+
+    @classmethod
+    def load(cls, run_dir: Path) -> Failure | None:
+        """What a worker left, if anything."""
+        path = Folder(run_dir).failure
+        return cls(**json.loads(path.read_text())) if path.exists() else None
+
+
+def write_text(path: Path, text: str, mode: int = 0o600) -> None:
+    """Writes a file so that a reader sees the old one or the whole new one, and it survives a power cut."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, document: Mapping[str, Any], mode: int = 0o600) -> None:
+    """Writes a JSON document as `write_text` does."""
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", mode)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes a rename in this folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

