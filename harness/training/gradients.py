@@ -154,7 +154,7 @@ class UnitGradients:
         if continues:
             self._carried = units[-1].clone()
             units, clip_norms = units[:-1], clip_norms[:-1]
-        norms = torch.linalg.vector_norm(units, dim=1, dtype=torch.float64)
+        norms: Tensor = torch.linalg.vector_norm(units, dim=1, dtype=torch.float64)
         # A non-finite unit contributes zero: it is a function of that user alone and may not touch the sum.
         finite = torch.isfinite(norms)
         factors = torch.where(finite, torch.clamp(clip_norms / norms.clamp_min(1e-30), max=1.0), 0.0)
