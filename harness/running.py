@@ -32,7 +32,7 @@ from harness.privacy.randomness import create_key, destroy_key
 from harness.training.job import Folder, Job, write_json, write_text
 from harness.training.model import Base
 
-FINISHED, RUNNING, INTERRUPTED = "finished", "running", "interrupted"
+FINISHED, TRAINED, RUNNING, INTERRUPTED = "finished", "trained", "running", "interrupted"
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Progress:
         series: ``private`` or ``ordinary``.
         step: Steps taken in it.
         steps: Steps to take.
+        epsilon: ε spent by then, from the public curve; None where there is none.
     """
 
     series: str
     step: int
     steps: int
+    epsilon: float | None = None
 
 
 class Observer:
@@ -112,9 +114,13 @@ def run(
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
     folder = _find(plan, Path(out)) if resume else _create(plan, Path(out))
     with _lease(folder):
-        job, corpus = _prepare(plan, folder, observer, resume, _key)
-        _train(plan, folder, job, observer)
-        return _finish(plan, folder, corpus)
+        if resume and _status(folder) == TRAINED:
+            _check_promise(plan, folder)
+        else:
+            job = _prepare(plan, folder, observer, resume, _key)
+            _train(plan, folder, job, observer)
+            _set_status(plan, folder, TRAINED)
+        return _finish(plan, folder)
 
 
 # --- the folder ---------------------------------------------------------------------------------------------
@@ -134,8 +140,9 @@ def _create(plan: Plan, out: Path) -> Folder:
 def _find(plan: Plan, out: Path) -> Folder:
     candidates = sorted((out / plan.spec.name).glob("*/private/run.json"), reverse=True)
     for path in candidates:
-        if json.loads(path.read_text())["status"] != FINISHED:
-            return Folder(path.parent.parent.absolute())
+        folder = Folder(path.parent.parent.absolute())
+        if _status(folder) != FINISHED:
+            return folder
     raise ArgumentError(f"there is no unfinished run of {plan.spec.name} in {out}")
 
 
@@ -156,7 +163,7 @@ def _lease(folder: Folder) -> Iterator[None]:
 # --- before training ----------------------------------------------------------------------------------------
 
 
-def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: bytes | None) -> tuple[Job, Corpus]:
+def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: bytes | None) -> Job:
     from harness.training import model
 
     spec = plan.spec
@@ -188,7 +195,7 @@ def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: 
         write_text(folder.root / "spec.yaml", _yaml(plan), 0o644)
         write_json(folder.root / "plan.json", document, 0o644)
     _set_status(plan, folder, RUNNING, digest)
-    return job, corpus
+    return job
 
 
 def run_digest(plan: Plan, corpus: Corpus, base: Base) -> str:
@@ -199,6 +206,7 @@ def run_digest(plan: Plan, corpus: Corpus, base: Base) -> str:
     spec = plan.spec
     parts = {
         "mechanism": plan.mechanism.digest,
+        "guarantee": plan.guarantee.document("", 0),
         "data": corpus.fingerprint,
         "segmentation": spec.segmentation.model_dump(mode="json"),
         "model": base.digest,
@@ -221,6 +229,14 @@ def _check_same(folder: Folder, digest: str) -> None:
         )
     if not folder.key.exists():
         raise ArgumentError(f"the key of {folder.root} is gone: it can't be resumed")
+
+
+def _check_promise(plan: Plan, folder: Folder) -> None:
+    """What is left of a trained run is to state its guarantee: it must be the one it was trained under."""
+    stated = json.loads((folder.root / "privacy.json").read_text())
+    planned = plan.guarantee.document(stated["status"], stated["steps_completed"])
+    if stated != json.loads(json.dumps(planned)):
+        raise ArgumentError(f"{folder.root} was trained under another guarantee: it can't be finished with this spec")
 
 
 def _groups(plan: Plan, corpus: Corpus, folder: Folder) -> Any:
@@ -255,12 +271,20 @@ def _yaml(plan: Plan) -> str:
     return yaml.safe_dump(plan.loaded.resolved, sort_keys=False, allow_unicode=True)
 
 
+def _status(folder: Folder) -> str:
+    return str(json.loads((folder.private / "run.json").read_text())["status"])
+
+
 def _set_status(plan: Plan, folder: Folder, status: str, digest: str | None = None) -> None:
     path = folder.private / "run.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known.update({"status": status} | ({"run_digest": digest} if digest else {}))
     write_json(path, known)
-    steps = plan.mechanism.steps if status == FINISHED else _released_steps(folder)
+    _write_privacy(plan, folder, status)
+
+
+def _write_privacy(plan: Plan, folder: Folder, status: str) -> None:
+    steps = plan.mechanism.steps if status in (TRAINED, FINISHED) else _released_steps(folder)
     write_json(folder.root / "privacy.json", plan.guarantee.document(status, steps), 0o644)
 
 
@@ -277,7 +301,7 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
 
     folder.stop.unlink(missing_ok=True)
     folder.progress.unlink(missing_ok=True)
-    watch = _Watch(folder, observer, set() if not folder.metrics.exists() else _seen(folder))
+    watch = _Watch(folder, job, observer)
     compute = plan.spec.compute
     observer.note(f"training: {compute.workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
     try:
@@ -317,15 +341,12 @@ def _interruptible(watch: _Watch, folder: Folder, observer: Observer) -> Callabl
     return watch.look
 
 
-def _seen(folder: Folder) -> set[tuple[str, int]]:
-    return {(r["series"], int(r["step"])) for r in _rows(folder.metrics)}
-
-
 class _Watch:
     """Follows a run through its folder and tells the observer what is new."""
 
-    def __init__(self, folder: Folder, observer: Observer, seen: set[tuple[str, int]]) -> None:
-        self.folder, self.observer, self.seen = folder, observer, seen
+    def __init__(self, folder: Folder, job: Job, observer: Observer) -> None:
+        self.folder, self.job, self.observer = folder, job, observer
+        self.seen = {(r["series"], int(r["step"])) for r in _rows(folder.metrics)}
         self.last: Progress | None = None
 
     def look(self) -> None:
@@ -336,7 +357,9 @@ class _Watch:
                 self.observer.released(row)
         with contextlib.suppress(OSError, ValueError):
             document = json.loads(self.folder.progress.read_text())
-            progress = Progress(document["series"], document["step"], document["steps"])
+            series, step = document["series"], document["step"]
+            epsilon = self.job.epsilon_after(step) if series == "private" else None
+            progress = Progress(series, step, document["steps"], epsilon)
             if progress != self.last:
                 self.last = progress
                 self.observer.progress(progress)
@@ -351,7 +374,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 # --- after training -----------------------------------------------------------------------------------------
 
 
-def _finish(plan: Plan, folder: Folder, corpus: Corpus) -> RunResult:
+def _finish(plan: Plan, folder: Folder) -> RunResult:
+    """Everything after training. Interrupted anywhere, it can be done again."""
     from harness.reporting.model_card import model_card
     from harness.reporting.report import write_report
     from harness.reporting.summary import summarize
@@ -360,8 +384,9 @@ def _finish(plan: Plan, folder: Folder, corpus: Corpus) -> RunResult:
     destroy_key(folder.key)
     shutil.rmtree(folder.private / "checkpoints", ignore_errors=True)
     shutil.rmtree(folder.private / "ray", ignore_errors=True)
-    _set_status(plan, folder, FINISHED)
+    _write_privacy(plan, folder, FINISHED)
     summary = summarize(folder.root)
     write_text(folder.adapter / "README.md", model_card(folder.root), 0o644)
     report = write_report(folder.root) if plan.spec.report.html else None
+    _set_status(plan, folder, FINISHED)
     return RunResult(folder.root, summary, report)

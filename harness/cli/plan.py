@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -59,7 +60,9 @@ def describe(document: Mapping[str, Any]) -> list[str]:
     lines.append("")
     lines.append("  charges     none besides training" if not document["charges"] else "  charges")
     lines += [f"    {c['what']}: ε = {c['epsilon']:.4g}" for c in document["charges"]]
-    return lines + [f"  note        {note}" for note in document["notes"]]
+    for note in document["notes"]:
+        lines += textwrap.wrap(note, 80, initial_indent="  note        ", subsequent_indent=" " * 14)
+    return lines
 
 
 def _lookup(document: Any, dotted: str) -> Any:

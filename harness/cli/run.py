@@ -110,6 +110,8 @@ def _console() -> Observer:
                 self.start = (progress.series, progress.step, now)
             done, left = progress.step - self.start[1], progress.steps - progress.step
             text = f"{progress.series} step {progress.step}/{progress.steps}"
+            if progress.epsilon is not None:
+                text += f", ε spent {progress.epsilon:.2f}"
             if done > 0 and left > 0:
                 minutes = round((now - self.start[2]) / done * left / 60)
                 text += f", about {minutes} min left" if minutes else ", less than a minute left"

@@ -6,6 +6,7 @@ installed packages ship (so that the quickstart needs no hub), then on the hub.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -118,7 +119,9 @@ def _from_package(package: str, file: str, cache: Path) -> Path:
 
         quiet()
         source = spec.submodule_search_locations[0]
-        model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+        # The conversion has a progress bar of its own that no switch turns off.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
         # What stays of the quantisation would make `save_pretrained` try to quantise again.
         model.hf_quantizer = None
         del model.config.quantization_config
@@ -132,8 +135,13 @@ def _from_package(package: str, file: str, cache: Path) -> Path:
 
 
 def quiet() -> None:
-    """No progress bars and no advice from transformers: a tokenizer's length warning alone would leak."""
+    """No progress bars and no advice from libraries: a tokenizer's length warning alone would leak."""
     import warnings
+
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
     from transformers.utils import logging
 

@@ -7,6 +7,7 @@ private. Worker output is not brought to the console, and an exception of a work
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], No
     """
     started = _start_ray()
     Folder(run_dir).failure.unlink(missing_ok=True)
+    # Ray would take up its own record of an earlier try; all state is in our checkpoints.
+    shutil.rmtree(Folder(run_dir).private / "ray", ignore_errors=True)
     failures: list[BaseException] = []
 
     def body() -> None:
