@@ -205,7 +205,7 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     # A public segment in which nobody is has no users to protect or to train on.
     segments = tuple(s for s in segments if population.weights.get(s, 0) > 0)
     policy = noise.build(block.noise.type, block.noise.parameters)
-    groups = [Group(s, s, None, population.weights[s]) for s in segments]
+    groups = tuple(Group(s, s, None, population.weights[s]) for s in segments)
     proposal = _propose(policy, groups, block.privacy.epsilon, loaded)
     relation: Relation = "zero_out" if "public" in (population.source, population.weights_source) else "add_or_remove"
     mechanism, epsilon = _calibrate(block, population, segments, proposal, relation)
@@ -269,7 +269,10 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
     except PluginError as error:
         key = ".".join(("noise", *map(str, error.key)))
         where = loaded.origins.get(key, str(loaded.path))
-        raise ArgumentError(f"{where} {key}: {error.message}") from None
+        raise ArgumentError(one_line(f"{where} {key}: {error.message}")) from None
+    except Exception as error:  # somebody's own policy may raise anything
+        message = f"noise: {type(policy).__name__} fails ({type(error).__name__}: {error})"
+        raise ArgumentError(one_line(message)) from None
     if proposal.epsilon is None:
         if policy.private:
             raise ArgumentError("noise: this policy proposes no target and does not say that it is not private")

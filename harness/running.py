@@ -7,8 +7,8 @@ The run's folder is the whole truth about it: what was asked, what was computed,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -27,9 +27,10 @@ from harness.data.groups import assign_groups
 from harness.data.sources.base import Columns
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, Interrupted, MachineError
+from harness.files import as_json, locked, write_private, write_released
 from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key
-from harness.training.job import Folder, Job, write_json, write_text
+from harness.training.job import Folder, Job
 from harness.training.model import Base
 
 FINISHED, TRAINED, RUNNING, INTERRUPTED = "finished", "trained", "running", "interrupted"
@@ -149,15 +150,10 @@ def _find(plan: Plan, out: Path) -> Folder:
 @contextlib.contextmanager
 def _lease(folder: Folder) -> Iterator[None]:
     """One process at a time works on a run; the lease ends with the process, however it ends."""
-    descriptor = os.open(folder.private / "lease", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArgumentError(f"another process is working on {folder.root}") from None
+    with locked(folder.private / "lease", wait=False) as held:
+        if not held:
+            raise ArgumentError(f"another process is working on {folder.root}")
         yield
-    finally:
-        os.close(descriptor)
 
 
 # --- before training ----------------------------------------------------------------------------------------
@@ -189,11 +185,11 @@ def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: 
     job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan))
     job.save(folder.root)
     if not resume:
-        np_save(folder.members, _groups(plan, corpus, folder))
+        _save_groups(plan, corpus, folder)
         create_key(folder.key, key)
         document = {**plan.document(), "model": {**plan.document()["model"], "origin": base.origin}}
-        write_text(folder.root / "spec.yaml", _yaml(plan), 0o644)
-        write_json(folder.root / "plan.json", document, 0o644)
+        write_released(folder.root / "spec.yaml", _yaml(plan))
+        write_released(folder.root / "plan.json", as_json(document))
     _set_status(plan, folder, RUNNING, digest)
     return job
 
@@ -239,23 +235,16 @@ def _check_promise(plan: Plan, folder: Folder) -> None:
         raise ArgumentError(f"{folder.root} was trained under another guarantee: it can't be finished with this spec")
 
 
-def _groups(plan: Plan, corpus: Corpus, folder: Folder) -> Any:
-    """The index of each user's group in the mechanism; -1 for segments that hold no training user. Private."""
+def _save_groups(plan: Plan, corpus: Corpus, folder: Folder) -> None:
+    """Writes each user's group, as an index into the mechanism's; -1 for segments without training users. Private."""
     import numpy as np
 
     names = plan.segmenter.segments or ()
     assigned = assign_groups(corpus, plan.segmenter, names, private_dir=folder.private)
     index = {g.name: i for i, g in enumerate(plan.mechanism.groups)}
-    return np.array([index.get(name, -1) for name in names], dtype=np.int16)[assigned]
-
-
-def np_save(path: Path, array: Any) -> None:
-    """Writes an array readable by its owner alone."""
-    import numpy as np
-
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        np.save(file, array, allow_pickle=False)
+    content = io.BytesIO()
+    np.save(content, np.array([index.get(name, -1) for name in names], dtype=np.int16)[assigned], allow_pickle=False)
+    write_private(folder.members, content.getvalue())
 
 
 def _device(plan: Plan) -> str:
@@ -279,13 +268,13 @@ def _set_status(plan: Plan, folder: Folder, status: str, digest: str | None = No
     path = folder.private / "run.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known.update({"status": status} | ({"run_digest": digest} if digest else {}))
-    write_json(path, known)
+    write_private(path, as_json(known).encode())
     _write_privacy(plan, folder, status)
 
 
 def _write_privacy(plan: Plan, folder: Folder, status: str) -> None:
     steps = plan.mechanism.steps if status in (TRAINED, FINISHED) else _released_steps(folder)
-    write_json(folder.root / "privacy.json", plan.guarantee.document(status, steps), 0o644)
+    write_released(folder.root / "privacy.json", as_json(plan.guarantee.document(status, steps)))
 
 
 def _released_steps(folder: Folder) -> int:
@@ -386,7 +375,7 @@ def _finish(plan: Plan, folder: Folder) -> RunResult:
     shutil.rmtree(folder.private / "ray", ignore_errors=True)
     _write_privacy(plan, folder, FINISHED)
     summary = summarize(folder.root)
-    write_text(folder.adapter / "README.md", model_card(folder.root), 0o644)
+    write_released(folder.adapter / "README.md", model_card(folder.root))
     report = write_report(folder.root) if plan.spec.report.html else None
     _set_status(plan, folder, FINISHED)
     return RunResult(folder.root, summary, report)

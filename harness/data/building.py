@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from harness.data import guard, store
-from harness.data.cache import create_private
 from harness.data.holdout import holdout_order, is_holdout
 from harness.data.packing import Tokenizer, pack, tokenize
 from harness.data.sources.base import BadRecord, Columns, Record, RecordSource, make_record, user_of
 from harness.data.store import Table, TableWriter
 from harness.data.users import Users
+from harness.files import create_private
 
 _LISTED = 10_000
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1024, 1 << 21

@@ -17,18 +17,12 @@ from typing import Literal
 
 from harness.data import guard, store
 from harness.data.building import Builder, Preparation
-from harness.data.cache import (
-    default_cache_dir,
-    locked,
-    machine_errors,
-    private_folder,
-    secret_key,
-    write_private,
-)
+from harness.data.cache import default_cache_dir, machine_errors, secret_key
 from harness.data.packing import Tokenizer
 from harness.data.sources.base import Columns, RecordSource
 from harness.data.store import Corpus
 from harness.errors import ArgumentError
+from harness.files import locked, private_folder, write_private
 from harness.spec.models import DataBlock
 
 __all__ = ["Corpus", "build_corpus", "default_cache_dir", "describe_bad_records"]

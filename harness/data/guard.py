@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from harness.data.cache import append_private, private_folder
 from harness.errors import ArgumentError, UserError
+from harness.files import append_private, private_folder
 
 R = TypeVar("R")
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from harness.data.cache import create_private
 from harness.data.packing import Tokens
 from harness.errors import MachineError
+from harness.files import create_private
 from harness.plugins import UserRecords
 
 Ints = npt.NDArray[np.int64]

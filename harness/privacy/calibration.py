@@ -74,7 +74,7 @@ def _solve(function: Callable[[float], float], low: float, high: float, target: 
     from scipy.optimize import brentq
 
     def gap(x: float) -> float:
-        return math.log(function(math.exp(x)) / target)
+        return math.log(max(function(math.exp(x)), 1e-300) / target)  # δ alone may cover it: ε = 0
 
     if gap(math.log(low)) <= 0:
         return low

@@ -135,4 +135,4 @@ class Guarantee:
 
 def _up(value: float) -> str:
     """A number with two decimals, never rounded down by more than a part in a million."""
-    return f"{math.ceil(value * 100 - 1e-4) / 100:.2f}"
+    return f"{math.ceil(value * 100 * (1 - 1e-6)) / 100:.2f}"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.files import write_released
 from harness.reporting.records import RunRecord, read_run
 from harness.reporting.view import build
 
@@ -30,20 +29,8 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: The folder holds no finished run, or one of its files can't be read.
     """
-    page = render(read_run(run_dir))
     target = run_dir / REPORT
-    # Written beside the target and renamed, so that nobody ever opens half a page.
-    descriptor, name = tempfile.mkstemp(prefix=f".{REPORT}.", dir=run_dir)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(page)
-            os.fchmod(file.fileno(), 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_released(target, render(read_run(run_dir)))
     return target
 
 

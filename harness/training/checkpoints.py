@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from harness.errors import MachineError
-from harness.training.job import sync_folder, write_json
+from harness.files import as_json, sync_folder, write_private
 
 KEPT = 2
 
@@ -79,7 +79,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             "initial": checkpoint.initial,
             "sha256": digests,
         }
-        write_json(partial / "state.json", state)
+        write_private(partial / "state.json", as_json(state).encode())
         sync_folder(partial)
         if target.exists():
             shutil.rmtree(target)

@@ -64,23 +64,26 @@ def find_trainables(model: nn.Module) -> tuple[Trainable, ...]:
         ArgumentError: A trainable parameter is not the weight of a plain linear layer, or two layers share one; then
             it could be neither clipped nor noised.
     """
-    owners: dict[int, list[nn.Linear]] = {}
+    # Every use counts, not that in linear layers alone: an embedding that shares a weight would go unnoticed.
+    owners: dict[int, list[nn.Module]] = {}
     for module in model.modules():
-        if isinstance(module, nn.Linear):
-            owners.setdefault(id(module.weight), []).append(module)
+        for _, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(id(parameter), []).append(module)
     found: list[Trainable] = []
     offset = 0
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        layers = owners.get(id(parameter), [])
-        if len(layers) != 1 or parameter.dtype != torch.float32:
+        layer, *others = owners[id(parameter)]
+        plain = type(layer) is nn.Linear and layer.weight is parameter
+        if others or not plain or parameter.dtype != torch.float32:
             raise ArgumentError(
                 f"the trainable parameter {name} can't be trained privately: "
                 "it must be the float32 weight of one linear layer"
             )
         out_features, in_features = parameter.shape
-        found.append(Trainable(name, layers[0], (out_features, in_features), offset))
+        assert isinstance(layer, nn.Linear)
+        found.append(Trainable(name, layer, (out_features, in_features), offset))
         offset += parameter.numel()
     if not found:
         raise ArgumentError("the adapter has no trainable parameter: do model.adapter.targets name its layers?")

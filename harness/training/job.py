@@ -6,12 +6,10 @@ Nothing private travels through Ray: its configuration, logs and dashboard see a
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from harness.files import as_json, write_private
 from harness.privacy.mechanism import Mechanism
 from harness.spec.models import Spec
 
@@ -46,7 +44,7 @@ class Job:
             "base": str(self.base),
             "device": self.device,
         }
-        write_json(Folder(run_dir).private / "job.json", document)
+        write_private(Folder(run_dir).private / "job.json", as_json(document).encode())
 
     @classmethod
     def load(cls, run_dir: Path) -> Job:
@@ -128,36 +126,10 @@ class Failure:
 
     def save(self, run_dir: Path) -> None:
         """Leaves it for the driver."""
-        write_json(Folder(run_dir).failure, asdict(self))
+        write_private(Folder(run_dir).failure, as_json(asdict(self)).encode())
 
     @classmethod
     def load(cls, run_dir: Path) -> Failure | None:
         """What a worker left, if anything."""
         path = Folder(run_dir).failure
         return cls(**json.loads(path.read_text())) if path.exists() else None
-
-
-def write_text(path: Path, text: str, mode: int = 0o600) -> None:
-    """Writes a file so that a reader sees the old one or the whole new one, and it survives a power cut."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, document: Mapping[str, Any], mode: int = 0o600) -> None:
-    """Writes a JSON document as `write_text` does."""
-    write_text(path, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n", mode)
-
-
-def sync_folder(path: Path) -> None:
-    """Makes a rename in this folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ Imports no Ray, so that a machine with a GPU and nothing else can train and meas
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 from harness.data.cohorts import MicroBatch, Unit, deal, draw_cohort, micro_batches
 from harness.data.store import Corpus
 from harness.errors import MachineError, UserError
+from harness.files import append_private, as_json, write_private, write_released
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness, load_key
 from harness.training import checkpoints
@@ -29,7 +29,7 @@ from harness.training.checkpoints import Checkpoint
 from harness.training.engine import Engine
 from harness.training.evaluation import HoldoutSet, evaluate, is_finite
 from harness.training.gradients import UnitGradients, find_trainables
-from harness.training.job import Failure, Folder, Job, write_json, write_text
+from harness.training.job import Failure, Folder, Job
 from harness.training.model import build_model, save_adapter
 from harness.training.noise import noisy_mean
 
@@ -206,6 +206,10 @@ class Series:
 
     def _resume(self) -> int:
         checkpoint = checkpoints.load_newest(self.folder.checkpoints(self.name))
+        released = max((r["step"] for r in _released(self.folder.metrics) if r["series"] == self.name), default=-1)
+        if released > (-1 if checkpoint is None else checkpoint.step):
+            # Going back would compute a released step again.
+            raise MachineError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
         if checkpoint is None:
             self._probe()
             if self.name == PRIVATE:
@@ -290,10 +294,8 @@ class Series:
 
     def _note_progress(self, step: int) -> None:
         if self.ranks.rank == 0:
-            write_json(
-                self.folder.progress,
-                {"series": self.name, "step": step, "steps": self.mechanism.steps, "time": time.time()},
-            )
+            now = {"series": self.name, "step": step, "steps": self.mechanism.steps, "time": time.time()}
+            write_private(self.folder.progress, as_json(now).encode())
 
     def _note_privately(self, step: int, units: int, losses: float, clipped: float) -> None:
         if self.ranks.rank != 0:
@@ -306,9 +308,7 @@ class Series:
             "train/loss": mean if mean is not None and np.isfinite(mean) else None,
             "clipped": clipped / units if units else None,
         }
-        path = self.folder.private / "diagnostics.jsonl"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_private(self.folder.private / "diagnostics.jsonl", (json.dumps(row) + "\n").encode())
 
 
 def _ranks() -> Ranks:
@@ -317,10 +317,12 @@ def _ranks() -> Ranks:
 
 def _append_missing(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     # A kill in the middle of a line leaves half of one: it is dropped, and its row written again.
+    present = _released(path)
+    known = {(row["series"], row["step"]) for row in present}
+    missing = [row for row in rows if (row["series"], row["step"]) not in known]
+    write_released(path, "".join(json.dumps(row) + "\n" for row in [*present, *missing]))
+
+
+def _released(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    present = {(row["series"], row["step"]) for row in map(json.loads, whole)}
-    missing = [row for row in rows if (row["series"], row["step"]) not in present]
-    if not missing and len(whole) == len(lines):
-        return
-    write_text(path, "".join(whole) + "".join(json.dumps(row) + "\n" for row in missing), 0o644)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.data.cache import locked, private_folder
 from harness.errors import ArgumentError, MachineError
+from harness.files import locked, private_folder, sync_folder
 from harness.plugins import suggest
 from harness.spec.models import AdapterBlock, ModelBlock
-from harness.training.job import sync_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

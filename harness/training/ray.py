@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MachineError, UserError
+from harness.files import write_private
 from harness.spec.models import ComputeBlock
-from harness.training.job import Failure, Folder, write_text
+from harness.training.job import Failure, Folder
 
 POLL_SECONDS = 0.5
+SMALLEST_SHARE = 0.1
+"""Of a core, per worker."""
 
 
 def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], None]) -> None:
@@ -86,6 +89,9 @@ def _check_resources(compute: ComputeBlock, device: str) -> None:
         raise MachineError(
             f"compute.workers: {compute.workers} workers need a GPU each; there are {held.get('GPU', 0):g}"
         )
+    most = int(held.get("CPU", 1) / SMALLEST_SHARE)
+    if compute.workers > most:
+        raise MachineError(f"compute.workers: {compute.workers} workers would never start here; at most {most} can")
 
 
 def _trainer(run_dir: Path, compute: ComputeBlock, device: str) -> Any:
@@ -95,7 +101,7 @@ def _trainer(run_dir: Path, compute: ComputeBlock, device: str) -> Any:
 
     cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
     # Fractions let two workers start on one core; threads are set by the worker itself.
-    share = max(0.1, min(1.0, cores / compute.workers))
+    share = max(SMALLEST_SHARE, min(1.0, cores / compute.workers))
     # Ray's own defaults for the last two are endless; its stubs know only the first.
     limits = ("max_failures", "controller_failure_limit", "max_preemption_failures")
     failures: dict[str, Any] = dict.fromkeys(limits, compute.retries)
@@ -129,7 +135,7 @@ def worker(config: Mapping[str, Any]) -> None:
     except BaseException as error:
         # Raised on as a bare name: the message and the frames may hold private values, and Ray logs both.
         rank = ray.train.get_context().get_world_rank()
-        write_text(Folder(run_dir).private / f"worker-{rank}-error.log", traceback.format_exc())
+        write_private(Folder(run_dir).private / f"worker-{rank}-error.log", traceback.format_exc().encode())
         raise RuntimeError(f"{type(error).__name__} in a worker; details are in the run's private folder") from None
 
 
@@ -155,5 +161,5 @@ def _raise_failure(run_dir: Path, failures: list[BaseException]) -> None:
         raise error
     if failures:
         details = Folder(run_dir).private / "error.log"
-        write_text(details, "".join(traceback.format_exception(failures[0])))
+        write_private(details, "".join(traceback.format_exception(failures[0])).encode())
         raise UserError(f"training failed; details are in {details}")

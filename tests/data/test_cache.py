@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from harness import files
 from harness.data import cache
 from harness.errors import MachineError
 
@@ -56,9 +57,9 @@ def test_a_damaged_key_is_named(tmp_path):
 
 
 def test_a_lock_is_held_by_one_at_a_time(tmp_path):
-    with cache.locked(tmp_path / "lock") as first, cache.locked(tmp_path / "lock", wait=False) as second:
+    with files.locked(tmp_path / "lock") as first, files.locked(tmp_path / "lock", wait=False) as second:
         assert (first, second) == (True, False)
-    with cache.locked(tmp_path / "lock", wait=False) as free:
+    with files.locked(tmp_path / "lock", wait=False) as free:
         assert free
 
 
@@ -66,9 +67,9 @@ def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "data.json"
     path.write_text("old and open to all")
     path.chmod(0o644)
-    cache.write_private(path, b"new")
+    files.write_private(path, b"new")
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["data.json"]
     with pytest.raises(FileExistsError):
-        cache.create_private(path)
+        files.create_private(path)

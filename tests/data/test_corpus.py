@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.data import cache, corpus
+from harness import files
+from harness.data import corpus
 from harness.data.corpus import Corpus, build_corpus, describe_bad_records
 from harness.data.holdout import holdout_order, is_holdout
 from harness.data.packing import pack, tokenize
@@ -427,7 +428,7 @@ def test_without_locks_the_slower_builder_takes_the_faster_ones_corpus(make_data
         yield False
 
     monkeypatch.setattr(corpus, "locked", no_lock)
-    monkeypatch.setattr(cache, "locked", no_lock)
+    monkeypatch.setattr(files, "locked", no_lock)
     items = [Record("ann", "fine words", {}, "row 1")]
     faster = []
     calls = []
@@ -463,7 +464,7 @@ def test_what_a_killed_build_left_behind_is_removed(posts, write_jsonl, make_dat
     for folder in (dead, alive):
         folder.mkdir()
         (folder / "incoming.arrow").write_text(SECRET)
-    with cache.locked(corpora / f"{'b' * 64}.lock"):  # somebody is building that one
+    with files.locked(corpora / f"{'b' * 64}.lock"):  # somebody is building that one
         build(make_data(write_jsonl(posts)))
     assert not dead.exists()
     assert alive.exists()

@@ -1,0 +1,94 @@
+"""Files that are whole or absent, readable by whom they should be, and there after a power cut."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def private_folder(path: Path) -> Path:
+    """Makes a folder that its owner alone may enter; one that exists is left as it is."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def create_private(path: Path) -> BinaryIO:
+    """Opens a new file, 0600 from its first moment on, for writing.
+
+    Raises:
+        FileExistsError: There is one already.
+    """
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Writes a file (0600) whole or not at all, replacing what was there."""
+    _write(path, content, 0o600)
+
+
+def write_released(path: Path, text: str) -> None:
+    """Writes a text that everybody may read (0644, whatever the umask), whole or not at all."""
+    _write(path, text.encode(), 0o644)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with create_private(new) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.chmod(mode)
+        os.replace(new, path)
+        sync_folder(path.parent)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def append_private(path: Path, content: bytes) -> None:
+    """Appends to a file that is 0600 from its first moment on."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
+        file.write(content)
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """A document as JSON, strict: no NaN.
+
+    Raises:
+        ValueError: A number in it is not finite.
+    """
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def sync_folder(path: Path) -> None:
+    """Makes a rename in this folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Holds a lock between processes; the system lets go of it when the process ends, however it ends.
+
+    Yields:
+        Whether it is held: not, if another process has it and `wait` is false, or the file system has no locks.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        except OSError:
+            held = False
+        yield held
+    finally:
+        os.close(handle)
