@@ -6,8 +6,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.launching import Run
 
 # Before any test module imports the libraries that read these.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -76,3 +80,44 @@ def chromium_path() -> str:
     require(found, "Chromium was not found")
     assert found is not None
     return found
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A finished ``uudp run --json`` on public text, two workers, ZeRO 3; tests only look at it."""
+    from tests import launching
+
+    place = launching.whole_run(tmp_path_factory.mktemp("whole"))
+    try:
+        yield launching.ended(place, place.start_run("--json"))
+    finally:
+        place.clean()
+
+
+@pytest.fixture(scope="session")
+def secret_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A finished, undisturbed ``uudp run`` on private text with the key `launching.KEY`; tests only look at it."""
+    from tests import launching
+
+    place = launching.secret_run(tmp_path_factory.mktemp("secret"))
+    try:
+        process = place.start_with_key(launching.KEY)
+        process.worker()
+        place.watched = launching.seen_from_outside(process)
+        yield launching.ended(place, process)
+    finally:
+        place.clean()
+
+
+@pytest.fixture(scope="session")
+def unprotected_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A finished ``uudp run --not-private``, without noise; tests only look at it."""
+    from tests import launching
+
+    place = launching.Workplace(
+        tmp_path_factory.mktemp("unprotected"), name="open", noise={"type": "none"}, report={"html": True}
+    )
+    try:
+        yield launching.ended(place, place.start_run("--not-private"))
+    finally:
+        place.clean()

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness import files
-from harness.data import corpus
+from harness.data import cache, corpus
 from harness.data.corpus import Corpus, build_corpus, describe_bad_records
 from harness.data.holdout import holdout_order, is_holdout
 from harness.data.packing import pack, tokenize
@@ -428,7 +428,7 @@ def test_without_locks_the_slower_builder_takes_the_faster_ones_corpus(make_data
         yield False
 
     monkeypatch.setattr(corpus, "locked", no_lock)
-    monkeypatch.setattr(files, "locked", no_lock)
+    monkeypatch.setattr(cache, "locked", no_lock)
     items = [Record("ann", "fine words", {}, "row 1")]
     faster = []
     calls = []
