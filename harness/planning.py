@@ -30,6 +30,7 @@ from harness.privacy.accounting import epsilon_curve
 from harness.privacy.guarantee import Guarantee
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
 from harness.spec import LoadedSpec, Spec, load_spec
+from harness.spec.problems import one_line
 
 VERSIONS = ("uudp", "dp-accounting", "torch", "transformers", "peft", "deepspeed", "ray")
 
@@ -202,11 +203,11 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     if segments is None:
         raise ArgumentError("segmentation: its segments are not known; give its values")
     population = _population(block, segments, counts)
-    # A public segment in which nobody is has no users to protect or to train on.
-    segments = tuple(s for s in segments if population.weights.get(s, 0) > 0)
     policy = noise.build(block.noise.type, block.noise.parameters)
     groups = tuple(Group(s, s, None, population.weights[s]) for s in segments)
     proposal = _propose(policy, groups, block.privacy.epsilon, loaded)
+    # A public segment in which nobody is has no users to protect or to train on.
+    segments = tuple(s for s in segments if population.weights[s] > 0)
     relation: Relation = "zero_out" if "public" in (population.source, population.weights_source) else "add_or_remove"
     mechanism, epsilon = _calibrate(block, population, segments, proposal, relation)
     delta = _delta(block, population) if mechanism.private else None
@@ -279,10 +280,11 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
         return proposal
     for group in groups:
         target = proposal.epsilon.get(group.name)
-        if target is None or not (math.isfinite(target) and 0 < target <= epsilon):
+        number = isinstance(target, int | float) and math.isfinite(target)
+        if target is None or not (number and 0 < target <= epsilon):
             raise ArgumentError(f'noise: the policy proposes {target} for "{group.name}"; the budget is {epsilon:g}')
-    # Only these groups, in this order: a policy can't add one.
-    return Proposal({g.name: proposal.epsilon[g.name] for g in groups}, proposal.lever)
+    # Only these groups, in this order: a policy can't add one. Nobody is in those without weight.
+    return Proposal({g.name: proposal.epsilon[g.name] for g in groups if g.weight}, proposal.lever)
 
 
 def _calibrate(

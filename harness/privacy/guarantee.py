@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 from harness.privacy.accounting import Accountant
@@ -72,7 +73,7 @@ class Guarantee:
 
     def statement(self) -> str:
         """The paragraph."""
-        if self.total is None:
+        if self.total is None or self.delta is None:
             return (
                 "NOT PRIVATE. This model was trained without noise. It may have memorised any of its training "
                 "records, and nothing is promised to the people they came from."
@@ -84,13 +85,13 @@ class Guarantee:
         )
         text = (
             f'Training on the data set "{self.data_name}" satisfied user-level (ε, δ)-differential privacy with '
-            f"ε = {_up(self.total)} and δ = {self.delta:g}, by the {self.accountant.upper()} accountant. The unit of "
-            "protection is the user, with all of their records in the data set, however many these are. Neighbouring "
-            f"data sets are any two, {neighbours}. For any such pair, the probability of any outcome of the release "
-            "(the adapter and all metrics outside the run's private folder) on one is at most "
-            "e^ε times its probability on the other, plus δ. Whoever sees the release, and knows everything about "
-            "everybody else, learns little more about any one training user than if that user's records had never "
-            "been there."
+            f"ε = {_up(self.total)} and δ = {_six_digits_up(self.delta)}, by the {self.accountant.upper()} accountant. "
+            "The unit of protection is the user, with all of their records in the data set, however many these are. "
+            f"Neighbouring data sets are any two, {neighbours}. For any such pair, the probability of any outcome of "
+            "the release (the adapter and all metrics outside the run's private folder) on one is at most "
+            "e^ε times its probability on the other, plus δ. So whoever sees the release, even if they know "
+            "everything about everybody else, can't change their odds that any one training user's records were used "
+            f"by more than a factor of e^ε, about {_factor(self.total)}, but for a probability of about δ."
         )
         if len({_up(e) for e in self.epsilon or ()}) > 1:
             text += (
@@ -136,3 +137,16 @@ class Guarantee:
 def _up(value: float) -> str:
     """A number with two decimals, never rounded down by more than a part in a million."""
     return f"{math.ceil(value * 100 * (1 - 1e-6)) / 100:.2f}"
+
+
+def _six_digits_up(value: float) -> str:
+    """A number with six significant digits, rounded up."""
+    return f"{float(Context(prec=6, rounding=ROUND_CEILING).create_decimal(repr(float(value)))):g}"
+
+
+def _factor(epsilon: float) -> str:
+    """e^ε for a reader, rounded up."""
+    if epsilon > 20:
+        return f"10 to the power of {math.ceil(epsilon / math.log(10))}"
+    value = math.exp(epsilon)
+    return f"{math.ceil(value):,}" if value >= 10 else f"{math.ceil(value * 100) / 100:.2f}"

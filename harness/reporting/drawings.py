@@ -84,6 +84,9 @@ def learning_curve(record: RunRecord, overall: Losses, label: str) -> Markup | N
         flat = [(steps[0], base), (steps[-1], base)]
         lines.append(charts.Series("base model", flat, "muted", f"{base:.2f}", dashed=True, markers=False))
     if ordinary:
+        # Both series begin with the base model, which is evaluated once.
+        if trained and trained[0][0] == 0 < ordinary[0][0]:
+            ordinary = [trained[0], *ordinary]
         lines.append(charts.Series("ordinary", ordinary, "ordinary", f"{ordinary[-1][1]:.2f}"))
     if trained:
         lines.append(charts.Series(label, trained, "accent", f"{trained[-1][1]:.2f}", filled=True))

@@ -21,6 +21,7 @@ from harness.errors import MachineError
 from harness.files import as_json, sync_folder, write_private
 
 KEPT = 2
+FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         MachineError: The disk is full or not writable; nothing of the older ones is lost.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     target = folder / f"step-{checkpoint.step:08d}"
@@ -67,9 +69,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(mode=0o700)
-        files = {"parameters.safetensors": checkpoint.parameters, "optimizer.safetensors": checkpoint.optimizer}
         digests: dict[str, str] = {}
-        for name, tensors in files.items():
+        for name, tensors in zip(FILES, (checkpoint.parameters, checkpoint.optimizer), strict=False):
             save_file({k: v.contiguous() for k, v in tensors.items()}, str(partial / name))
             digests[name] = _digest_and_sync(partial / name)
         state = {
@@ -77,16 +78,18 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             "optimizer_steps": checkpoint.optimizer_steps,
             "rows": list(checkpoint.rows),
             "initial": checkpoint.initial,
-            "sha256": digests,
         }
         write_private(partial / "state.json", as_json(state).encode())
+        digests["state.json"] = _digest_and_sync(partial / "state.json")
+        write_private(partial / "sha256.json", as_json(digests).encode())
         sync_folder(partial)
         if target.exists():
             shutil.rmtree(target)
         os.replace(partial, target)
         sync_folder(folder)
-    except OSError as error:
-        raise MachineError(f"the checkpoint could not be written to {folder}: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MachineError(f"the checkpoint could not be written to {folder}: {reason}") from None
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -104,10 +107,10 @@ def _load(path: Path) -> Checkpoint | None:
     from safetensors.torch import load_file
 
     try:
-        state = json.loads((path / "state.json").read_text())
-        for name, expected in state["sha256"].items():
-            if hashlib.sha256((path / name).read_bytes()).hexdigest() != expected:
-                return None
+        digests = json.loads((path / "sha256.json").read_bytes())
+        if any(hashlib.sha256((path / name).read_bytes()).hexdigest() != digests[name] for name in FILES):
+            return None
+        state = json.loads((path / "state.json").read_bytes())
         return Checkpoint(
             step=state["step"],
             parameters=load_file(str(path / "parameters.safetensors")),
@@ -116,7 +119,7 @@ def _load(path: Path) -> Checkpoint | None:
             rows=tuple(state["rows"]),
             initial=state["initial"],
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

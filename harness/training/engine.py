@@ -172,34 +172,44 @@ class Engine:
             parameters: As `parameters` gave them.
             state: As `optimizer_state` gave it.
             steps: The optimizer's step count.
-            idle: Function that runs one empty micro-batch. The optimizer makes its state only in a step, so one is
-                taken with a zero gradient and a learning rate of zero before the state is overwritten.
+            idle: Function that runs one empty micro-batch.
         """
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        self._set_weights(parameters)
+        # Only a step brings DeepSpeed's master weights into the model, and makes the optimizer's state. So one is
+        # taken that changes nothing: with a zero gradient and a learning rate of zero.
+        optimizer = self._optimizer()
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        idle()
+        self.step(torch.zeros(sum(t.size for t in self.trainables), device=self.device))
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._set_state(state, steps)
 
-        if state:
-            optimizer = self._optimizer()
-            rates = [group["lr"] for group in optimizer.param_groups]
-            for group in optimizer.param_groups:
-                group["lr"] = 0.0
-            idle()
-            self.step(torch.zeros(sum(t.size for t in self.trainables), device=self.device))
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
-            for held in optimizer.state.values():
-                if "step" in held:
-                    held["step"] = torch.full_like(held["step"], float(steps))
+    def _set_weights(self, parameters: Mapping[str, Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for trainable in self.trainables:
+            weight = parameters[trainable.name]
+            if self.stage == 0:
+                trainable.parameter.data.copy_(weight)
+            else:
+                safe_set_full_fp32_param(trainable.parameter, weight.to(self.device))
+
+    def _set_state(self, state: Mapping[str, Tensor], steps: int) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        optimizer = self._optimizer()
+        for held in optimizer.state.values():
+            if "step" in held:
+                held["step"] = torch.full_like(held["step"], float(steps))
         for trainable in self.trainables:
             for kind in STATES:
                 value = state.get(f"{kind}/{trainable.name}")
                 if value is None:
                     continue
                 if self.stage == 0:
-                    self._optimizer().state[trainable.parameter][kind].copy_(value)
+                    optimizer.state[trainable.parameter][kind].copy_(value)
                 else:
                     safe_set_full_optimizer_state(trainable.parameter, value.to(self.device), kind)
-            weight = parameters[trainable.name]
-            if self.stage == 0:
-                trainable.parameter.data.copy_(weight)
-            else:
-                safe_set_full_fp32_param(trainable.parameter, weight.to(self.device))

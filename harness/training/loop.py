@@ -207,6 +207,9 @@ class Series:
     def _resume(self) -> int:
         checkpoint = checkpoints.load_newest(self.folder.checkpoints(self.name))
         released = max((r["step"] for r in _released(self.folder.metrics) if r["series"] == self.name), default=-1)
+        if self.ranks.world > 1:
+            # Nobody writes before everybody has read, or the ranks could begin from different places.
+            dist.barrier()
         if released > (-1 if checkpoint is None else checkpoint.step):
             # Going back would compute a released step again.
             raise MachineError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")

@@ -232,6 +232,13 @@ def save_adapter(model: Any, parameters: Mapping[str, Tensor], base: str, folder
     config.inference_mode = True
     config.base_model_name_or_path = base
     config.save_pretrained(str(partial))
+    for path in partial.iterdir():
+        # safetensors makes its file for the owner alone; this one is released. And the checkpoints that could make it
+        # again go right after it.
+        path.chmod(0o644)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
     sync_folder(folder.parent)
