@@ -13,8 +13,9 @@ import json
 import os
 import secrets
 import shutil
-import time
-from collections.abc import Callable, Iterator
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -294,7 +295,8 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
     compute = plan.spec.compute
     observer.note(f"training: {compute.workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
     try:
-        ray.fit(folder.root, compute, job.device, _interruptible(watch, folder, observer))
+        with _first_interrupt_asks(folder, observer):
+            ray.fit(folder.root, compute, job.device, watch.look)
     except KeyboardInterrupt:
         _set_status(plan, folder, INTERRUPTED)
         raise Interrupted(f"stopped; what was durable is kept. Go on with --resume ({folder.root})") from None
@@ -311,23 +313,24 @@ def _complete(plan: Plan, folder: Folder) -> bool:
     return folder.adapter.exists() and ("private", last) in done and (not ordinary or ("ordinary", last) in done)
 
 
-def _interruptible(watch: _Watch, folder: Folder, observer: Observer) -> Callable[[], None]:
-    """A tick that turns the first Ctrl-C into a request to stop; the second one ends the wait at once."""
-    import signal
-    import threading
-
-    asked: list[float] = []
+@contextlib.contextmanager
+def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[None]:
+    """Inside, the first Ctrl-C asks the workers to stop with a checkpoint; the second one interrupts at once."""
 
     def stop(*_: object) -> None:
-        if asked:
+        if folder.stop.exists():
             raise KeyboardInterrupt
-        asked.append(time.time())
         folder.stop.touch(mode=0o600)
         observer.note("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, stop)
-    return watch.look
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Watch:

@@ -1,0 +1,108 @@
+"""``uudp account``: known values, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from harness.cli import main
+
+NUMBERS = {"--noise-multiplier": "1", "--rate": "0.01", "--steps": "1000", "--delta": "1e-5"}
+
+
+def arguments(*more: str, **changes: str) -> list[str]:
+    given = {**NUMBERS, **{"--" + k.replace("_", "-"): v for k, v in changes.items()}}
+    return ["account", *(part for pair in given.items() for part in pair), *more]
+
+
+@pytest.mark.parametrize(("accountant", "lowest", "highest"), [("pld", 1.82823, 1.82842), ("rdp", 2.10136, 2.10138)])
+def test_known_values(accountant: str, lowest: float, highest: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """1.82824 by PLD (never less, and at most 0.01 % more, for the grid) and 2.10137 by RDP.
+
+    Break: account T − 1 steps.
+    """
+    assert main.run_app(arguments("--accountant", accountant, "--json")) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert lowest <= document["epsilon"] <= highest
+    assert (document["delta"], document["accountant"]) == (1e-5, accountant)
+
+
+def test_a_line_for_people_and_pld_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run_app(arguments()) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"ε = 1\.828[234]\d at δ = 1e-05 \(pld\)\n", out)
+    assert err == ""
+
+
+def test_one_full_step_is_the_plain_gaussian(capsys: pytest.CaptureFixture[str]) -> None:
+    """σ = 1 without sampling: 4.377178 exactly."""
+    assert main.run_app(arguments("--json", rate="1", steps="1")) == 0
+    assert json.loads(capsys.readouterr().out)["epsilon"] == pytest.approx(4.377178, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"noise_multiplier": "0"}, "--noise-multiplier: must be above 0, at most 1e6"),
+        ({"noise_multiplier": "-1"}, "--noise-multiplier: must be above 0, at most 1e6"),
+        ({"noise_multiplier": "nan"}, "--noise-multiplier: must be above 0, at most 1e6"),
+        ({"noise_multiplier": "inf"}, "--noise-multiplier: must be above 0, at most 1e6"),
+        ({"rate": "0"}, "--rate: must be in (0, 1]"),
+        ({"rate": "1.5"}, "--rate: must be in (0, 1]"),
+        ({"rate": "nan"}, "--rate: must be in (0, 1]"),
+        ({"steps": "0"}, "--steps: must be from 1 to 1e9"),
+        ({"steps": "2000000000"}, "--steps: must be from 1 to 1e9"),
+        ({"delta": "0"}, "--delta: must be in (0, 1)"),
+        ({"delta": "1"}, "--delta: must be in (0, 1)"),
+        ({"accountant": "PLD"}, '--accountant: must be pld or rdp, found "PLD"'),
+        ({"accountant": "pdl"}, '--accountant: must be pld or rdp, found "pdl"; did you mean "pld"?'),
+    ],
+)
+def test_wrong_numbers(changes: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run_app(arguments(**changes)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"uudp: {message}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--noise-multiplier", "--rate", "--steps", "--delta"])
+def test_all_four_numbers_are_needed(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = arguments()
+    at = whole.index(option)
+    assert main.run_app(whole[:at] + whole[at + 2 :]) == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--steps", "many"), ("--steps", "1.5"), ("--rate", "often")])
+def test_what_is_no_number(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run_app(arguments(**{option.removeprefix("--"): value})) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("uudp: ")
+    assert option in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--examples-per-user", "4"), ("--trials", "geometric"), ("--trials-mean", "10"), ("--trials-shape", "1")],
+)
+def test_reserved_options_are_refused_by_name(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Break: ignore them; ε would be that of another question."""
+    assert main.run_app(arguments(option, value)) == 2
+    assert capsys.readouterr() == ("", f"uudp: {option} is not built yet in this version\n")
+
+
+def test_numbers_that_protect_nobody_give_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    for accountant in ("pld", "rdp"):
+        code = main.run_app(arguments("--json", accountant=accountant, noise_multiplier="1e-6", rate="1", steps="9"))
+        out, err = capsys.readouterr()
+        if code == 0:  # an honest, huge ε is an answer too
+            assert json.loads(out)["epsilon"] > 1e9
+        else:
+            assert code == 2
+            assert out == ""
+            assert "protects nobody" in err or "can't settle" in err

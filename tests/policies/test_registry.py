@@ -1,0 +1,168 @@
+"""Plugins by name: built in, installed, or as ``module:attr``; and every way not to find one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import plugins
+from harness.errors import ArgumentError
+from harness.plugins import NoisePolicy, Plugin, PluginError, Registry, Segmenter, suggest
+from harness.spec import SpecErrors, load_spec
+from tests.plans import Rogue, write_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry of noise policies of its own."""
+    made: Registry = Registry("noise", NoisePolicy)
+    made.register("mine", "tests.plans:Rogue")
+    made.reserve("later")
+    return made
+
+
+def test_every_built_in_plugin_is_found_and_of_its_kind():
+    """Break: a line of registration that names a module or a class that is not there."""
+    for registry in (plugins.segmentation, plugins.noise, plugins.source):
+        names = list(registry)
+        assert names == sorted(names)
+        for name in names:
+            assert issubclass(registry.get(name), registry.base)
+    assert set(plugins.noise) >= {"uniform", "scale", "none"}
+    assert set(plugins.segmentation) >= {"attribute", "usage", "none"}
+    assert set(plugins.source) >= {"jsonl", "shakespeare"}
+
+
+def test_registering_imports_nothing():
+    """Break: the plugin imported when it is registered."""
+    code = (
+        "import sys, harness.plugins as p; assert 'usage' in set(p.segmentation);"
+        "print([m for m in sys.modules if m.startswith('policies.') and m.count('.') > 1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_name_is_taken_once(registry):
+    """Break: the second one wins."""
+    with pytest.raises(ValueError, match=r'^noise "mine" is registered twice: tests.plans:Rogue and other:Thing$'):
+        registry.register("mine", "other:Thing")
+    assert registry.get("mine") is Rogue
+
+
+def test_a_reserved_name_is_said_to_come(registry):
+    """Break: reserved names reported as unknown."""
+    with pytest.raises(PluginError, match=r'^noise "later" is not built yet in this version$') as caught:
+        registry.get("later")
+    assert caught.value.not_built
+    assert caught.value.key == ("type",)
+    for name in ("sample", "product", "contribution", "participation"):
+        with pytest.raises(PluginError, match="not built yet"):
+            plugins.noise.get(name)
+
+
+def test_an_unknown_name_has_candidates(registry):
+    """Break: the candidates left out (no "did you mean")."""
+    with pytest.raises(PluginError, match=r'^there is no noise "mime"$') as caught:
+        registry.get("mime")
+    assert (caught.value.candidates, caught.value.key, caught.value.not_built) == (("mine",), ("type",), False)
+    assert suggest("mime", caught.value.candidates) == "mine"
+    assert suggest("zzz", caught.value.candidates) is None
+
+
+def test_a_plugin_by_module_and_attribute(registry):
+    """Break: only registered names looked up."""
+    assert registry.get("tests.plans:Rogue") is Rogue
+    assert isinstance(registry.build("tests.plans:Rogue", {}), Rogue)
+
+
+@pytest.mark.parametrize(
+    "target", ["tests.plans:Gone", "tests.gone:Rogue", "tests.plans:", ":Rogue", ":", "tests.plans:Rogue:more", "..:x"]
+)
+def test_what_cannot_be_imported_is_said_so_in_one_line(registry, target):
+    """Break: one of the kinds of error not caught."""
+    with pytest.raises(PluginError, match="can't be imported") as caught:
+        registry.get(target)
+    assert len(caught.value.message.splitlines()) == 1
+    assert caught.value.key == ("type",)
+
+
+@pytest.mark.parametrize("target", ["tests.plans:Trapped", "tests.plans:write_spec", "tests.plans:BASE", "json:loads"])
+def test_a_plugin_of_another_kind_is_refused(registry, target):
+    """A source for a noise policy, a function, a value. Break: the check of the class taken out."""
+    with pytest.raises(PluginError, match="is no noise: it must be a subclass of NoisePolicy"):
+        registry.get(target)
+    with pytest.raises(PluginError, match="is no segmentation: it must be a subclass of Segmenter"):
+        plugins.segmentation.get("tests.plans:Rogue")
+    assert not issubclass(Rogue, Segmenter)
+    assert issubclass(Rogue, Plugin)
+
+
+def announce(monkeypatch, *entries):
+    points = [importlib.metadata.EntryPoint(name, value, "uudp.noise") for name, value in entries]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [p for p in points if p.group == group])
+
+
+def test_an_installed_package_announces_a_plugin(registry, monkeypatch):
+    """Break: another group than ``uudp.noise``."""
+    announce(monkeypatch, ("theirs", "tests.plans:Refusing"), ("mine", "tests.plans:Rogue"))
+    assert registry.get("theirs").__name__ == "Refusing"
+    assert list(registry) == ["mine", "theirs"]  # the same target twice is no conflict
+
+
+@pytest.mark.parametrize("entries", [[("mine", "a:B")], [("theirs", "a:B"), ("theirs", "c:D")]])
+def test_two_packages_with_one_name_are_refused(registry, monkeypatch, entries):
+    """Nobody takes over a built-in policy by being installed. Break: the last one wins."""
+    announce(monkeypatch, *entries)
+    with pytest.raises(PluginError, match=r'^two packages announce noise "(mine|theirs)": .* and .*:'):
+        registry.get("mine")
+
+
+def test_a_spec_with_a_wrong_plugin_is_told_where_and_what_instead(tmp_path):
+    """Exit code 2, one line, a suggestion. Break: the suggestion left out."""
+    with pytest.raises(
+        SpecErrors, match=r'noise\.type: there is no noise "unifrom"; did you mean "uniform"\?'
+    ) as caught:
+        load_spec(write_spec(tmp_path, noise={"type": "unifrom"}))
+    assert isinstance(caught.value, ArgumentError)
+    assert caught.value.exit_code == 2
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(SpecErrors, match=r"noise\.type: tests\.plans:Trapped is no noise: it must be a subclass of"):
+        load_spec(write_spec(tmp_path, noise={"type": "tests.plans:Trapped"}))
+
+
+def shadowed(folder: Path, code: str) -> subprocess.CompletedProcess:
+    """Runs code in a folder whose own packages come first."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("content", ["", "noise = None\n"])
+def test_a_folder_that_shadows_the_policies_is_named(tmp_path, content):
+    """Break: the comparison of paths taken out ("there is no noise uniform", and nobody knows why)."""
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "__init__.py").write_text(content)
+    code = (
+        "from harness.plugins import PluginError, noise\n"
+        "try:\n    noise.get('uniform')\nexcept PluginError as error:\n    print(error.message)\n"
+    )
+    done = shadowed(tmp_path, code)
+    expected = f"the folder {(tmp_path / 'policies').resolve()} shadows uudp's own package `policies`"
+    assert done.stdout.strip() == expected, done.stderr
+
+
+def test_a_folder_that_only_shares_the_name_with_nothing_in_it_is_harmless(tmp_path):
+    """A folder without ``__init__.py`` is no package beside one that has it. Break: any folder of that name refused."""
+    (tmp_path / "policies").mkdir()
+    done = shadowed(tmp_path, "from harness.plugins import noise; print(noise.get('uniform').__name__)")
+    assert done.stdout.strip() == "Uniform", done.stderr

@@ -1,0 +1,144 @@
+"""The words and numbers of privacy.json: true, rounded up, and different where the promise differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from harness.privacy.guarantee import Guarantee, _up
+from harness.privacy.mechanism import GroupMechanism, Mechanism
+
+GROUP = GroupMechanism("free", 600.0, 0.02, 1.0, 40, 1)
+MECHANISM = Mechanism(40, 1.0, (GROUP, dataclasses.replace(GROUP, name="paid")), "add_or_remove")
+GUARANTEE = Guarantee(MECHANISM, (7.9912, 4.0), 1e-5, "pld", "posts", "private", 0.1, False, ())
+
+
+def told(**changes):
+    """The paragraph of a guarantee with other fields."""
+    return dataclasses.replace(GUARANTEE, **changes).statement()
+
+
+def test_the_paragraph_says_who_what_and_how_much():
+    """Break: the mean of the groups' ε in place of the largest, or δ left out."""
+    text = told()
+    for piece in ['"posts"', "ε = 8.00 and δ = 1e-05", "PLD accountant", "The unit of protection is the user"]:
+        assert piece in text
+    assert "RDP accountant" in told(accountant="rdp")
+
+
+@given(st.floats(1e-6, 1e4))
+@example(8.0)
+@example(7.990000000001)
+@example(0.0100009)
+@example(5e-7)
+@example(8.000000004)
+def test_a_stated_epsilon_is_rounded_up(value):
+    """Never below the truth by more than a part in a million, never above by more than a cent.
+
+    Break: ``f"{value:.2f}"``, or a tolerance that is not relative.
+    """
+    stated = float(_up(value))
+    assert stated >= value * (1 - 1.0001e-6)
+    assert stated <= value + 0.01 + 1e-9
+    assert re.fullmatch(r"\d+\.\d\d", _up(value))
+
+
+def test_an_exact_target_is_stated_as_it_is():
+    """Break: the tolerance taken out (8.000000004, an ulp of a calibration, would become 8.01)."""
+    assert [_up(x) for x in (8.0, 8.000000004, 7.9912, 8.0001, 0.0)] == ["8.00", "8.00", "8.00", "8.01", "0.00"]
+
+
+@given(st.floats(1e-12, 0.5))
+@example(1.23456149e-6)
+@example(1 / 12830)
+def test_a_stated_delta_is_not_below_the_true_one(delta):
+    """Break: ``{delta:g}``, which rounds to the nearest."""
+    found = re.search(r"δ = ([0-9.e+-]+[0-9])[,. ]", told(delta=delta))
+    assert found
+    assert delta * (1 - 1e-12) <= float(found[1]) <= delta * (1 + 1.1e-3)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "factor"),
+    [(0.1, "1.11"), (1.0, "2.72"), (2.302, "10.00"), (8.0, "2,981"), (20.1, "10 to the power of 9")],
+)
+def test_the_odds_are_put_in_a_number_that_is_rounded_up(epsilon, factor):
+    """e^ε for who does not count in nats. Break: the factor rounded to the nearest, or made of another group's ε."""
+    assert f"by more than a factor of e^ε, about {factor}," in told(epsilon=(epsilon, epsilon / 2))
+
+
+def test_the_paragraph_names_the_neighbours():
+    """Zero-out where counts are public, adding or removing a user else. Break: one wording for both."""
+    out = dataclasses.replace(MECHANISM, relation="zero_out")
+    assert "all records of one user have been emptied, while that user is still counted" in told(mechanism=out)
+    assert "all records of one more user than the other" in told()
+    assert "emptied" not in told()
+    assert "one more user" not in told(mechanism=out)
+    assert dataclasses.replace(GUARANTEE, mechanism=out).adjacency == "zero-out"
+    assert GUARANTEE.adjacency == "add or remove one user"
+
+
+def test_groups_that_differ_are_mentioned_and_equal_ones_are_not():
+    """Break: the sentence on groups left out, or its warning given for public groups."""
+    assert "the largest over the groups" in told()
+    assert "the largest over the groups" not in told(epsilon=(7.9912, 7.9911))
+    private = "which group that is depends on the user's own records"
+    assert private in told(own_records=True)
+    assert private not in told()
+
+
+def test_without_noise_nothing_is_promised():
+    """Break: the ordinary paragraph for a mechanism without noise."""
+    bare = dataclasses.replace(GUARANTEE, mechanism=MECHANISM.without_privacy(), epsilon=None, delta=None)
+    assert bare.statement().startswith("NOT PRIVATE. ")
+    assert "differential privacy" not in bare.statement()
+    document = bare.document("finished", 40)
+    assert (document["private"], document["epsilon"], document["delta"]) == (False, None, None)
+    assert [g["epsilon"] for g in document["groups"]] == [None, None]
+
+
+def test_the_document():
+    """Every field, as plain data. Break: a field left out, or the digest of another mechanism."""
+    document = GUARANTEE.document("running", 7)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    words = {key: document.pop(key) for key in ("statement", "assumptions", "not_covered")}
+    assert document == {
+        "private": True,
+        "epsilon": 7.9912,
+        "delta": 1e-5,
+        "unit": "user",
+        "adjacency": "add or remove one user",
+        "accountant": "pld",
+        "mechanism_digest": MECHANISM.digest,
+        "groups": [{"name": "free", "epsilon": 7.9912}, {"name": "paid", "epsilon": 4.0}],
+        "holdout": {"fraction": 0.1, "visibility": "public"},
+        "data": {"name": "posts", "visibility": "private"},
+        "computational": True,
+        "status": "running",
+        "steps_completed": 7,
+    }
+    assert words["statement"] == GUARANTEE.statement()
+    assert words["assumptions"] == GUARANTEE.assumptions()
+    assert words["not_covered"] == GUARANTEE.not_covered()
+
+
+def test_what_the_guarantee_rests_on_and_leaves_out():
+    """Break: any of these sentences left out, or the hold-out's given where nobody is held out."""
+    assumed = "\n".join(GUARANTEE.assumptions())
+    for piece in ("one person appears under one id", "secret key", "computational", "private folder"):
+        assert piece in assumed
+    counted = dataclasses.replace(GUARANTEE, counts_public=("the number of users",))
+    assert "Declared public: the number of users." in counted.assumptions()
+    assert "Declared public" not in assumed
+    left_out = "\n".join(GUARANTEE.not_covered())
+    for piece in ("about a person", "several ids", "Other runs", "base model", "Hold-out users (about 10 % of all"):
+        assert piece in left_out
+    assert "Hold-out" not in "\n".join(dataclasses.replace(GUARANTEE, holdout_fraction=0.0).not_covered())
+    own = dataclasses.replace(GUARANTEE, own_records=True).not_covered()
+    assert any("never publish them" in line for line in own)
+    assert "never publish them" not in left_out

@@ -1,0 +1,255 @@
+"""A run that is disturbed ends as if it had not been: kills, Ctrl-C, resumes; nothing is released twice.
+
+All runs here do the same as the undisturbed `secret_run`, with the same key, in a process of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import running
+from harness.cli import main
+from harness.errors import ArgumentError
+from harness.planning import make_plan
+from harness.training.job import Folder
+from tests import launching
+from tests.launching import KEY, Run, Workplace, adapter, read_json, released_step, rows
+
+pytestmark = pytest.mark.timeout(900)
+STEPS = 16
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+    workplace = launching.secret_run(tmp_path / "place")
+    monkeypatch.setenv("UUDP_CACHE", workplace.environment["UUDP_CACHE"])  # for commands within this process
+    yield workplace
+    workplace.clean()
+
+
+def refused(place: Workplace, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """What a resume within this process says that must be refused with exit code 2."""
+    capsys.readouterr()
+    assert main.run_app(["run", str(place.spec), *more, "--resume", "--yes", "--out", str(place.out)]) == 2
+    return capsys.readouterr().err
+
+
+def mid_run(place: Workplace) -> launching.Process:
+    """The run, begun with the given key and past its first checkpoints."""
+    process = place.start_with_key(KEY)
+    process.until(lambda: released_step(place) >= 2, "step 2 was released")
+    return process
+
+
+def assert_same_releases(run: Path, undisturbed: Path) -> None:
+    places = [(row["series"], row["step"]) for row in rows(run)]
+    assert len(places) == len(set(places)), "a step was released twice"
+    assert rows(run) == rows(undisturbed)
+    assert read_json(run / "privacy.json") == read_json(undisturbed / "privacy.json")
+
+
+def assert_same_adapter(run: Path, undisturbed: Path) -> None:
+    ours, theirs = adapter(run), adapter(undisturbed)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value), name
+
+
+def test_the_undisturbed_run(secret_run: Run) -> None:
+    """What the others are compared with is a real, finished, noisy run."""
+    assert secret_run.code == 0, secret_run.err
+    assert [row["step"] for row in rows(secret_run.folder)] == list(range(0, STEPS + 1, 2))
+    assert all(value.any() for value in adapter(secret_run.folder).values())
+
+
+def test_a_killed_driver(secret_run: Run, place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGKILL to the driver: `--resume` ends in bitwise the same adapter; a changed spec or data can't go on.
+
+    Breaks: draw the noise from `os.urandom`; do not restore the optimizer's state; leave `optimizer` or `data` out of
+    `run_digest`; no lease.
+    """
+    process = mid_run(place)
+    folder = place.run_folder()
+    assert "another process is working on" in refused(place, capsys)
+    process.kill()
+    assert not _finished(folder)
+    assert Folder(folder).key.read_bytes() == KEY
+    began = (folder / "private" / "run.json").read_bytes()
+
+    for change in ("train.optimizer.lr=0.02", "train.steps=17", "clipping.norm=0.6", "seed=4", "model.adapter.alpha=9"):
+        assert "it can't be resumed with this spec" in refused(place, capsys, change), change
+    data = place.posts.read_bytes()
+    place.posts.write_bytes(data.replace(b"tide", b"tidy", 1))
+    assert "a draw is never used on different data" in refused(place, capsys)
+    place.posts.write_bytes(data)
+    assert (folder / "private" / "run.json").read_bytes() == began  # being refused changes nothing
+    assert not _finished(folder)
+
+    resumed = place.start_run("--resume")
+    assert resumed.wait() == 0, resumed.err
+    assert place.runs() == [folder]
+    assert_same_adapter(folder, secret_run.folder)
+    assert_same_releases(folder, secret_run.folder)
+    assert not Folder(folder).key.exists()
+
+
+def test_a_killed_worker(secret_run: Run, place: Workplace) -> None:
+    """SIGKILL to a Ray worker: Ray starts the workers again, and they end in bitwise the same adapter.
+
+    Break: append the checkpoint's rows to the released ones without looking which are there.
+    """
+    process = mid_run(place)
+    first = process.worker()
+    folder = place.run_folder()
+    before = released_step(place)
+    first.kill()
+    assert before < STEPS
+    assert process.wait() == 0, process.err
+    assert_same_releases(folder, secret_run.folder)
+    assert_same_adapter(folder, secret_run.folder)
+    assert list((folder / "private").glob("worker-*-error.log")), "no worker lost its neighbour: the kill came too late"
+
+
+def test_ctrl_c_and_other_workers(secret_run: Run, place: Workplace) -> None:
+    """Ctrl-C leaves a checkpoint and says how to go on; one worker without sharding then ends where two would have.
+
+    Break: let Ray Train take over the signal; put workers or stage into `run_digest`.
+    """
+    process = mid_run(place)
+    process.interrupt()
+    assert process.wait() == 130
+    folder = place.run_folder()
+    last = process.err.splitlines()[-1]
+    assert last.startswith("uudp: stopped with a checkpoint.")
+    assert "--resume" in last
+    assert str(folder) in last
+    assert "stopping after this step, with a checkpoint; press Ctrl-C again to stop at once" in process.err
+    assert "Traceback" not in process.err
+    privacy = read_json(folder / "privacy.json")
+    assert privacy["status"] == "interrupted"
+    assert privacy["steps_completed"] < STEPS
+    taken = read_json(folder / "private" / "progress.json")["step"]
+    (newest,) = sorted((folder / "private" / "checkpoints" / "private").glob("step-*"))[-1:]
+    assert newest.name == f"step-{taken:08d}"  # nothing that was computed is lost
+
+    resumed = place.start_run("compute.workers=1", "compute.deepspeed.stage=0", "--resume")
+    assert resumed.wait() == 0, resumed.err
+    ours, theirs = adapter(folder), adapter(secret_run.folder)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-5)
+    assert [(row["series"], row["step"]) for row in rows(folder)] == [
+        (row["series"], row["step"]) for row in rows(secret_run.folder)
+    ]
+
+
+def test_a_second_ctrl_c_leaves_at_once(place: Workplace) -> None:
+    process = place.start_with_key(KEY)
+    process.until(lambda: "training: 2 worker(s)" in process.err, "training began")
+    process.interrupt()
+    process.until(lambda: "press Ctrl-C again" in process.err, "the first Ctrl-C was noticed")
+    asked = time.monotonic()
+    process.interrupt()
+    assert process.wait() == 130
+    assert time.monotonic() - asked < 60  # and not after the workers' first step; generous, for a busy machine
+    assert process.err.splitlines()[-1].startswith("uudp: stopped; what was durable is kept. Go on with --resume")
+    assert "Traceback" not in process.err
+    assert read_json(place.run_folder() / "privacy.json")["status"] == "interrupted"
+
+
+# --- the ends of a run, without Ray -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(secret_run: Run, tmp_path: Path) -> Path:
+    """A copy of a run as it is after training, before its report: killed in between."""
+    folder = tmp_path / "runs" / "secret" / secret_run.folder.name
+    shutil.copytree(secret_run.folder, folder)
+    (folder / "report.html").unlink()
+    (folder / "adapter" / "README.md").unlink()
+    document = read_json(folder / "privacy.json")
+    (folder / "privacy.json").write_text(json.dumps({**document, "status": "trained"}))
+    path = folder / "private" / "run.json"
+    path.write_text(json.dumps({**read_json(path), "status": "trained"}))
+    Folder(folder).key.write_bytes(KEY)
+    return folder
+
+
+def test_a_kill_after_training_loses_nothing(secret_run: Run, trained: Path) -> None:
+    """The report is made without training again; the key goes."""
+    result = running.run(make_plan(str(secret_run.place.spec)), out=trained.parents[1], resume=True)
+    assert result.folder == trained
+    assert result.report == trained / "report.html"
+    assert (trained / "adapter" / "README.md").exists()
+    assert not Folder(trained).key.exists()
+    assert read_json(trained / "privacy.json") == read_json(secret_run.folder / "privacy.json")
+    assert_same_adapter(trained, secret_run.folder)
+
+
+@pytest.mark.parametrize("change", ["noise.epsilon.few=2", "train.steps=8", "privacy.delta=1e-7", "data.name=other"])
+def test_a_trained_run_keeps_its_guarantee(secret_run: Run, trained: Path, change: str) -> None:
+    """A resume with another spec must not write that spec's guarantee over that of what was trained.
+
+    Break: finish a trained run with whatever plan is given.
+    """
+    before = (trained / "privacy.json").read_bytes()
+    with pytest.raises(ArgumentError, match="can't be finished with this spec"):
+        running.run(make_plan(str(secret_run.place.spec), [change]), out=trained.parents[1], resume=True)
+    assert (trained / "privacy.json").read_bytes() == before
+
+
+def test_a_lost_key_is_never_replaced(secret_run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break: make a new key on resume; steps released under the old one would be drawn again."""
+    monkeypatch.setenv("UUDP_CACHE", secret_run.place.environment["UUDP_CACHE"])
+    path = trained / "private" / "run.json"
+    path.write_text(json.dumps({**read_json(path), "status": "interrupted"}))
+    Folder(trained).key.unlink()
+    with pytest.raises(ArgumentError, match=r"the key of .* is gone: it can't be resumed"):
+        running.run(make_plan(str(secret_run.place.spec)), out=trained.parents[1], resume=True)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """Break: no lock, or one that outlives its process."""
+    folder = Folder(tmp_path)
+    folder.private.mkdir()
+    with running._lease(folder):
+        with pytest.raises(ArgumentError, match="another process is working on"), running._lease(folder):
+            pass
+        assert (folder.private / "lease").stat().st_mode & 0o777 == 0o600
+    with running._lease(folder):
+        pass
+
+
+def test_the_digest_tells_runs_apart(secret_run: Run) -> None:
+    """Speed may change on resume, and nothing else that decides a release. Break: leave a block out of the digest."""
+    from harness.data.corpus import Corpus
+    from harness.training.model import find_base
+
+    job = read_json(secret_run.folder / "private" / "job.json")
+    corpus, base = Corpus.load(Path(job["corpus"])), find_base(job["base"], Path("/"), Path("/"))
+
+    def digest(*overrides: str) -> str:
+        return running.run_digest(make_plan(str(secret_run.place.spec), overrides), corpus, base)
+
+    same = digest()
+    assert same == read_json(secret_run.folder / "private" / "run.json")["run_digest"]
+    assert digest("compute.workers=7", "compute.deepspeed.stage=3", "compute.retries=9", "report.html=false") == same
+    changes = (
+        "train.optimizer.lr=0.02", "train.optimizer.type=sgd", "train.optimizer.weight_decay=0.1", "train.steps=8",
+        "train.checkpoint_every=4", "clipping.norm=0.4", "sampling.expected=7", "sampling.examples_per_user=1",
+        "noise.epsilon.few=7", "privacy.delta=1e-6", "seed=5", "model.adapter.r=2", "model.dtype=bfloat16",
+        "segmentation.edges=[4]", "evaluation.users=3",
+    )  # fmt: skip
+    found = {change: digest(change) for change in changes}
+    assert [change for change, value in found.items() if value == same] == []
+    assert len(set(found.values())) == len(changes)
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "adapter" / "README.md").exists()

@@ -1,0 +1,222 @@
+"""What worker processes run for the tests; each function is called on every rank at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from harness.errors import MachineError
+from harness.spec.models import AdapterBlock, ModelBlock, OptimizerBlock
+from harness.training import checkpoints, engine, loop
+from harness.training.batches import pad, weighted_loss
+from harness.training.engine import Engine
+from harness.training.evaluation import evaluate
+from harness.training.gradients import UnitGradients, find_trainables
+from harness.training.job import Failure, Folder, Job
+from harness.training.loop import PRIVATE, Inputs, Series
+from harness.training.model import build_model
+from tests.tiny import make_mechanism
+
+Weights = dict[str, np.ndarray[Any, Any]]
+
+
+def _series(run_dir: Path) -> Series:
+    job, folder = Job.load(run_dir), Folder(run_dir)
+    return Series(PRIVATE, job, folder, Inputs.load(job, folder), job.mechanism, lambda row: None)
+
+
+def _weights(of: Engine) -> Weights:
+    return {name: value.numpy() for name, value in of.parameters().items()}
+
+
+def trained(run_dirs: Sequence[Path]) -> list[tuple[Weights, Weights]]:
+    """Trains runs; returns each one's weights before and after, as this rank holds them."""
+    found = []
+    for run_dir in run_dirs:
+        series = _series(run_dir)
+        before = _weights(series.engine)
+        assert series.run()
+        found.append((before, _weights(series.engine)))
+    return found
+
+
+def train(run_dir: Path) -> str | None:
+    """`loop.train`; returns the failure's message, if there is one."""
+    loop.train(run_dir)
+    if dist.is_initialized():
+        dist.barrier()
+    failure = Failure.load(run_dir)
+    return None if failure is None else failure.message
+
+
+def released(run_dir: Path) -> list[tuple[str, int]]:
+    """`loop.train`; returns what was released on this rank, in order."""
+    rows: list[tuple[str, int]] = []
+    loop.train(run_dir, lambda row: rows.append((row["series"], row["step"])))
+    return rows
+
+
+def stopped_after_release_of(run_dir: Path, step: int, series: str = "private") -> list[tuple[str, int]]:
+    """`loop.train`, which is asked to stop as soon as the row of `step` is out; returns what was released."""
+    rows: list[tuple[str, int]] = []
+
+    def release(row: Mapping[str, Any]) -> None:
+        rows.append((row["series"], row["step"]))
+        if (row["series"], row["step"]) == (series, step):
+            Folder(run_dir).stop.touch()
+
+    loop.train(run_dir, release)
+    dist.barrier()
+    Folder(run_dir).stop.unlink(missing_ok=True)
+    return rows
+
+
+class Crash(BaseException):
+    """Nobody catches this."""
+
+
+def crashed_in_step(run_dir: Path, step: int) -> bool:
+    """`loop.train` whose every worker dies in the middle of step number `step`; returns whether it did."""
+    real = loop.noisy_mean
+
+    def dies(total: Any, trainables: Any, mechanism: Any, number: int, randomness: Any) -> Any:
+        if number == step:
+            raise Crash
+        return real(total, trainables, mechanism, number, randomness)
+
+    with mock.patch.object(loop, "noisy_mean", dies):
+        try:
+            loop.train(run_dir)
+        except Crash:
+            return True
+    return False
+
+
+def crashed_in_checkpoint(run_dir: Path, step: int, *, orderly: bool) -> tuple[str, list[tuple[str, int]]]:
+    """`loop.train` where the checkpoint of `step` can't be written; returns how it ended, and what was released."""
+    rows: list[tuple[str, int]] = []
+    real = checkpoints.save
+
+    def fails(folder: Path, checkpoint: Any) -> None:
+        if checkpoint.step == step:
+            raise MachineError("the disk is full") if orderly else Crash
+        real(folder, checkpoint)
+
+    with mock.patch.object(checkpoints, "save", fails):
+        try:
+            loop.train(run_dir, lambda row: rows.append((row["series"], row["step"])))
+        except Crash:
+            return "crashed", rows
+    return "returned", rows
+
+
+def evaluated(run_dir: Path, budgets: Sequence[int]) -> list[Mapping[str, float]]:
+    """The evaluation of a run's initial model under each budget."""
+    series = _series(run_dir)
+    inputs = series.inputs
+    corpus = inputs.corpus
+    return [
+        evaluate(series.engine.module, corpus, corpus.example_lengths, inputs.holdout, budget, series.device)
+        for budget in budgets
+    ]
+
+
+def stepped_engine(base: Path, stage: int, optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Two steps of an engine with gradients given; returns what DeepSpeed saw of them on the way."""
+    block = ModelBlock(base=str(base), dtype="float32", adapter=AdapterBlock(r=4, targets=("q_proj", "v_proj")))
+    model = build_model(base, block, 0)
+    trainables = find_trainables(model)
+    raw: list[float] = []
+    for trainable in trainables:
+        trainable.parameter.register_hook(lambda g: raw.append(float(g.detach().abs().max())))
+    sink = UnitGradients(trainables, torch.device("cpu"))
+    made = Engine(model, trainables, OptimizerBlock(**optimizer), stage)
+    inside = made._engine
+    held: list[torch.Tensor] = []
+    real_step = inside.step
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        held.append(made.gradient())
+        return real_step(*args, **kwargs)
+
+    inside.step = step
+    weights, given, buffers, norms = [_weights(made)], [], [], []
+    generator = torch.Generator().manual_seed(11)
+    for _ in range(2):
+        sink.reset()
+        gradient = torch.randn(sink.size, generator=generator) * 100
+        for k in range(3):
+            # Another text on every rank: a gradient that came through DeepSpeed would differ.
+            row = [(7 * i + 3 * k + dist.get_rank()) % 90 for i in range(9 + k)]
+            sink.begin([0, 1])
+            made.backward(weighted_loss(pad([row, row[::-1]], made.device), [50.0, 20.0]), sink, last=k == 2)
+            norms.append(sink.finish(torch.full((2,), 1e9, dtype=torch.float64), continues=False).tolist())
+        buffers.append(float(made.gradient().abs().max()))
+        made.step(gradient)
+        given.append(gradient)
+        weights.append(_weights(made))
+    return {
+        "weights": weights,
+        "given": [g.numpy() for g in given],
+        "held": [h.numpy() for h in held],
+        "raw": raw,
+        "buffers": buffers,
+        "norms": norms,
+        "layout": [(t.name, t.offset, t.size, t.shape) for t in trainables],
+        "clipping": inside.gradient_clipping(),
+        "fp16": inside.fp16_enabled(),
+        "stage": inside.zero_optimization_stage(),
+        "accumulation": inside.gradient_accumulation_steps(),
+    }
+
+
+def engine_with_clipping(base: Path) -> str:
+    """What happens when DeepSpeed's own clipping is on."""
+    block = ModelBlock(base=str(base), dtype="float32")
+    model = build_model(base, block, 0)
+    config = engine.deepspeed_config(1) | {"gradient_clipping": 1.0}
+    with mock.patch.object(engine, "deepspeed_config", return_value=config):
+        try:
+            Engine(model, find_trainables(model), OptimizerBlock(type="sgd", lr=1.0), 1)
+        except RuntimeError as error:
+            return str(error)
+    return ""
+
+
+def noise_of_updates(
+    base: Path, root: Path, cache: Path, stages: Sequence[int], options: Mapping[str, Any]
+) -> dict[int, tuple[Weights, Weights]]:
+    """One SGD step with learning rate 1, with noise and without.
+
+    Returns:
+        Per ZeRO stage, the update with noise minus the update without, and the update without, on this rank.
+    """
+    from tests.tiny import make_run
+
+    found = {}
+    for stage in stages:
+        updates = []
+        for noise_std in (options["noise_std"], 0.0):
+            run_dir = root / f"stage-{stage}-{noise_std}"
+            if dist.get_rank() == 0:
+                make_run(
+                    run_dir,
+                    base,
+                    cache=cache,
+                    mechanism=make_mechanism(steps=1, **{**options["mechanism"], "noise_std": noise_std}),
+                    model={"adapter": {"dropout": options["dropout"]}},
+                    train={"optimizer": {"type": "sgd", "lr": 1.0}},
+                    compute={"deepspeed": {"stage": stage}, "microbatch_tokens": options["microbatch_tokens"]},
+                )
+            dist.barrier()
+            ((before, after),) = trained([run_dir])
+            updates.append({n: before[n].astype(np.float64) - after[n] for n in before})
+        with_noise, without = updates
+        found[stage] = ({n: with_noise[n] - without[n] for n in without}, without)
+    return found

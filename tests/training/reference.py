@@ -1,0 +1,103 @@
+"""The mechanism in the plainest words: one user at a time, float64, no DeepSpeed, no padding, no micro-batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness.data.cohorts import draw_cohort
+from harness.data.store import Corpus
+from harness.privacy.randomness import load_key
+from harness.spec.models import OptimizerBlock, Spec
+from harness.training.job import Folder, Job
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a run must come to.
+
+    Attributes:
+        initial: The adapter's weights before the first step.
+        final: And after the last, float64.
+        norms: Per step, the unclipped gradient norm of every unit, with its clip norm.
+    """
+
+    initial: dict[str, Tensor]
+    final: dict[str, Tensor]
+    norms: list[list[tuple[float, float]]]
+
+
+def plain_model(base: Path, spec: Spec) -> Any:
+    """The base with a fresh adapter, made with transformers and peft alone, in float64."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(spec.seed)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    adapter = spec.model.adapter
+    config = LoraConfig(
+        r=adapter.r, lora_alpha=adapter.alpha, target_modules=list(adapter.targets), task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config).eval().double()
+
+
+def unit_gradient(model: Any, texts: list[list[int]]) -> Tensor:
+    """The gradient of the mean loss per predicted token over all texts of one user; flat, in the model's order."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    losses = []
+    for text in texts:
+        ids = torch.tensor(text)
+        logits = model(input_ids=ids[None], use_cache=False).logits[0]
+        losses.append(functional.cross_entropy(logits[:-1].to(torch.float64), ids[1:], reduction="sum"))
+    loss = torch.stack(losses).sum() / sum(len(text) - 1 for text in texts)
+    return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)])
+
+
+def _optimizer(block: OptimizerBlock, parameters: list[Any]) -> torch.optim.Optimizer:
+    if block.type == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=block.lr, momentum=block.momentum or 0.0, weight_decay=block.weight_decay or 0.0
+        )
+    assert block.type == "adamw"
+    return torch.optim.AdamW(parameters, lr=block.lr, weight_decay=block.weight_decay or 0.0)
+
+
+def train_plainly(run_dir: Path) -> Reference:
+    """Trains a run whose mechanism has no noise, in this process."""
+    job, folder = Job.load(run_dir), Folder(run_dir)
+    mechanism, corpus, randomness = job.mechanism, Corpus.load(job.corpus), load_key(folder.key)
+    assert not mechanism.private
+    groups = np.load(folder.members)
+    members = [
+        np.array([u for u in range(corpus.n_users) if groups[u] == g and not corpus.holdout[u]], dtype=np.int64)
+        for g in range(len(mechanism.groups))
+    ]
+    model = plain_model(job.base, job.spec)
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    optimizer = _optimizer(job.spec.train.optimizer, [p for _, p in named])
+    initial = {n: p.detach().clone() for n, p in named}
+    norms: list[list[tuple[float, float]]] = []
+    for step in range(mechanism.steps):
+        total = torch.zeros(sum(p.numel() for _, p in named), dtype=torch.float64)
+        norms.append([])
+        for unit in draw_cohort(mechanism, members, corpus, randomness, step):
+            clip_norm = mechanism.groups[unit.group].clip_norm
+            gradient = unit_gradient(model, [corpus.tokens(e).tolist() for e in unit.examples])
+            norm = float(gradient.norm())
+            norms[-1].append((norm, clip_norm))
+            if math.isfinite(norm):
+                total += gradient * min(1.0, clip_norm / norm) if norm else 0.0
+        mean = total / sum(g.users * g.sampling_rate for g in mechanism.groups)
+        offset = 0
+        for _, parameter in named:
+            parameter.grad = mean[offset : offset + parameter.numel()].view_as(parameter)
+            offset += parameter.numel()
+        optimizer.step()
+    return Reference(initial, {n: p.detach().clone() for n, p in named}, norms)

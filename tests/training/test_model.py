@@ -1,0 +1,196 @@
+"""The base model with its adapter: built the same everywhere, refused where it would couple users, saved for peft."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from harness.errors import ArgumentError
+from harness.spec.models import AdapterBlock, ModelBlock
+from harness.training.checkpoints import load_newest
+from harness.training.job import Folder
+from harness.training.model import Base, _check_supported, build_model, find_base, load_tokenizer
+from tests.tiny import save_base
+from tests.training import checks
+
+
+def block(base: Path, dtype: str = "float32", **adapter: Any) -> ModelBlock:
+    return ModelBlock(base=str(base), dtype=dtype, adapter=AdapterBlock(**{"r": 4, **adapter}))
+
+
+# --- saved for plain peft -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["plain", "tied"])
+def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], base: Path, tied_base: Path, kind: str
+) -> None:
+    """After two workers at ZeRO 3. Broken by saving partitioned weights, or names that peft doesn't know."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tied_base if kind == "tied" else base
+    targets = ["q_proj", "v_proj", "down_proj"]
+    run_dir = new_run(folder, model={"adapter": {"targets": targets}}, compute={"deepspeed": {"stage": 3}})
+    assert workers(2)(checks.train, run_dir) == [None, None]
+    adapter = Folder(run_dir).adapter
+    assert {p.name for p in adapter.iterdir()} >= {"adapter_model.safetensors", "adapter_config.json"}
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.randint(0, 95, (2, 12), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        untuned = plain(input_ids=ids).logits
+    loaded = PeftModel.from_pretrained(plain, adapter).eval()
+    trained = build_model(folder, block(folder, targets=tuple(targets), alpha=8.0), seed=3)
+    checkpoint = load_newest(Folder(run_dir).checkpoints("private"))
+    assert checkpoint is not None
+    for name, parameter in trained.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.copy_(checkpoint.parameters[name])
+    with torch.no_grad():
+        expected, found = trained(input_ids=ids).logits, loaded(input_ids=ids).logits
+    assert torch.equal(found, expected)
+    assert (found - untuned).abs().max() > 1e-3
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer("tide lamp", return_tensors="pt")
+    written = loaded.generate(input_ids=prompt["input_ids"], max_new_tokens=5, do_sample=False)
+    assert written.shape[1] > prompt["input_ids"].shape[1]
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(folder)
+    assert config["inference_mode"]
+    assert sorted(config["target_modules"]) == sorted(targets)
+    assert not list(run_dir.glob(".adapter*"))
+
+
+# --- built the same everywhere ------------------------------------------------------------------------------
+
+
+def test_the_adapter_is_a_function_of_the_seed_alone(base: Path) -> None:
+    """Broken by the process's own random stream: ranks would begin from different adapters."""
+    models = []
+    for stream, seed in ((1, 7), (2, 7), (1, 8)):
+        torch.manual_seed(stream)
+        models.append({n: p for n, p in build_model(base, block(base), seed).named_parameters() if p.requires_grad})
+    assert all(torch.equal(models[0][n], models[1][n]) for n in models[0])
+    assert any(not torch.equal(models[0][n], models[2][n]) for n in models[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_base_is_frozen_in_its_type_and_the_adapter_is_float32(base: Path, dtype: str) -> None:
+    model = build_model(base, block(base, dtype), 0)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == ("lora_" in name)
+        assert parameter.dtype == (torch.float32 if "lora_" in name else getattr(torch, dtype))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_only_the_adapters_dropout_is_in_training_mode(base: Path, dropout: float) -> None:
+    model = build_model(base, block(base, dropout=dropout), 0)
+    assert not model.training
+    training = {n for n, m in model.named_modules() if m.training}
+    assert all("lora_dropout" in n for n in training)
+    assert bool(training) == (dropout > 0)
+
+
+# --- refused ------------------------------------------------------------------------------------------------
+
+
+def test_a_target_that_the_model_has_not_is_refused_with_a_suggestion(base: Path) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        build_model(base, block(base, targets=("q_proj", "v_prj")), 0)
+    assert str(caught.value) == (
+        'model.adapter.targets.1: the model has no linear layer "v_prj"; did you mean "v_proj"?'
+    )
+
+
+def test_a_target_that_is_like_nothing_is_refused_with_the_layers_there_are(base: Path) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        build_model(base, block(base, targets=("zzzzzz",)), 0)
+    message = str(caught.value)
+    assert message.startswith('model.adapter.targets.0: the model has no linear layer "zzzzzz" (there are: ')
+    assert "q_proj" in message
+
+
+class Odd(nn.Module):
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.q_proj, self.v_proj = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.config = type("Config", (), config)()
+
+
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts"])
+def test_mixtures_of_experts_are_refused(base: Path, key: str) -> None:
+    """Capacity-limited routing makes one user's gradient depend on another's."""
+    _check_supported(Odd(**{key: 0}), block(base))
+    with pytest.raises(ArgumentError) as caught:
+        _check_supported(Odd(**{key: 8}), block(base))
+    assert str(caught.value) == "model.base: mixture-of-experts models are not supported: routing couples users"
+
+
+def test_batch_normalisation_is_refused(base: Path) -> None:
+    odd = Odd()
+    odd.norm = nn.BatchNorm1d(2)
+    with pytest.raises(ArgumentError) as caught:
+        _check_supported(odd, block(base))
+    assert str(caught.value) == "model.base: batch normalisation couples users and can't be trained privately"
+
+
+# --- found --------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_found_by_its_path_and_beside_the_spec(base: Path, tmp_path: Path) -> None:
+    assert find_base(str(base), tmp_path, tmp_path) == Base(base.resolve(), "a local folder")
+    assert find_base(base.name, base.parent, tmp_path).folder == base.resolve()
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where/at/all", "just-a-name"])
+def test_what_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        find_base(name, tmp_path, tmp_path)
+    assert str(caught.value) == f'model.base: "{name}" is neither a folder with a config.json nor a hub id'
+
+
+def test_digests_tell_models_and_tokenizers_apart(base: Path, tied_base: Path, tmp_path: Path) -> None:
+    """Broken by a digest of names and sizes: a run would be resumed on other weights."""
+    same, other = save_base(tmp_path / "same"), save_base(tmp_path / "other", seed=1)
+    bases = [Base(p, "") for p in (base, same, other, tied_base)]
+    assert bases[0].digest == bases[1].digest
+    assert len({b.digest for b in bases}) == 3
+    assert len({b.tokenizer_digest for b in bases}) == 1
+    path = other / "tokenizer.json"
+    path.write_text(path.read_text() + " ")
+    assert Base(other, "").tokenizer_digest != bases[0].tokenizer_digest
+
+
+def test_the_tokenizer_of_the_tiny_model_gives_texts_back(base: Path) -> None:
+    tokenizer = load_tokenizer(Base(base, ""))
+    ids = tokenizer("a lamp, 7 ~", add_special_tokens=False)["input_ids"]
+    assert len(ids) == 11
+    assert tokenizer.decode(ids) == "a lamp, 7 ~"
+    assert tokenizer.eos_token_id == 95
+
+
+def test_a_saved_adapter_replaces_an_older_one_as_a_whole(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from harness.training.model import save_adapter
+
+    model = build_model(base, block(base), 0)
+    weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    target = tmp_path / "adapter"
+    save_adapter(copy.deepcopy(model), weights, "first", target)
+    (target / "stray").write_text("")
+    save_adapter(model, {n: v + 1 for n, v in weights.items()}, "second", target)
+    assert {p.name for p in tmp_path.iterdir()} == {"adapter"}
+    assert not (target / "stray").exists()
+    saved = load_file(str(target / "adapter_model.safetensors"))
+    assert len(saved) == len(weights)
+    for name, value in saved.items():
+        np.testing.assert_array_equal(value, weights[name.replace(".weight", ".default.weight")] + 1)
