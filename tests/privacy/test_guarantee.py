@@ -65,7 +65,7 @@ def test_a_stated_delta_is_not_below_the_true_one(delta):
 
 @pytest.mark.parametrize(
     ("epsilon", "factor"),
-    [(0.1, "1.11"), (1.0, "2.72"), (2.302, "10.00"), (8.0, "2,981"), (20.1, "10 to the power of 9")],
+    [(0.1, "1.11"), (1.0, "2.72"), (2.302, "10.00"), (5.0, "149"), (8.0, "2,981"), (20.1, "10 to the power of 9")],
 )
 def test_the_odds_are_put_in_a_number_that_is_rounded_up(epsilon, factor):
     """e^ε for who does not count in nats. Break: the factor rounded to the nearest, or made of another group's ε."""
