@@ -280,6 +280,8 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
         return proposal
     for group in groups:
         target = proposal.epsilon.get(group.name)
+        if target is None and group.weight == 0:
+            continue  # nobody is in it
         number = isinstance(target, int | float) and math.isfinite(target)
         if target is None or not (number and 0 < target <= epsilon):
             raise ArgumentError(f'noise: the policy proposes {target} for "{group.name}"; the budget is {epsilon:g}')

@@ -207,6 +207,8 @@ class NoisePolicy(Plugin):
 def resolve_by_group(values: Mapping[str, float], groups: Sequence[Group], key: str) -> dict[str, float]:
     """Expands values keyed by tier, by segment or by ``segment/tier`` to one per group; the most specific key wins.
 
+    A group that is known to hold nobody may be left out.
+
     Args:
         values: What the spec says.
         groups: The groups to cover.
@@ -228,6 +230,8 @@ def resolve_by_group(values: Mapping[str, float], groups: Sequence[Group], key: 
     for g in groups:
         options = [f"{g.segment}/{g.tier}", g.segment, g.tier]
         hits = [values[o] for o in options if o is not None and o in values]
+        if not hits and g.weight == 0:
+            continue  # nobody is in it
         if not hits:
             raise PluginError(f'nothing is given for the group "{g.name}"', (key,))
         resolved[g.name] = hits[0]

@@ -360,7 +360,7 @@ MALICIOUS = {
     "zero": lambda groups, epsilon: Proposal({g.name: 0.0 for g in groups}),
     "negative": lambda groups, epsilon: Proposal({g.name: -1.0 for g in groups}),
     "text": lambda groups, epsilon: Proposal({g.name: "8" for g in groups}),
-    "leaves out a group": lambda groups, epsilon: Proposal({g.name: epsilon for g in list(groups)[:-1]}),
+    "leaves out a group": lambda groups, epsilon: Proposal({g.name: epsilon for g in list(groups)[1:]}),
     "empties the list": lambda groups, epsilon: groups.pop() and Proposal({g.name: epsilon for g in groups}),
     "no target": lambda groups, epsilon: Proposal(None),
     "raises": lambda groups, epsilon: {}["what\never"],

@@ -5,12 +5,14 @@ All runs here do the same as the undisturbed `secret_run`, with the same key, in
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -79,7 +81,8 @@ def test_a_killed_driver(secret_run: Run, place: Workplace, capsys: pytest.Captu
     folder = place.run_folder()
     assert "another process is working on" in refused(place, capsys)
     process.kill()
-    assert not _finished(folder)
+    orphans = [p for p in process.descendants() if _is_worker(p)]
+    assert _finished(folder) is False
     assert Folder(folder).key.read_bytes() == KEY
     began = (folder / "private" / "run.json").read_bytes()
 
@@ -92,6 +95,8 @@ def test_a_killed_driver(secret_run: Run, place: Workplace, capsys: pytest.Captu
     assert (folder / "private" / "run.json").read_bytes() == began  # being refused changes nothing
     assert not _finished(folder)
 
+    # Workers that outlived their driver would go on writing beside those of the resumed run.
+    assert [p for p in orphans if p.is_running() and _is_worker(p)] == []
     resumed = place.start_run("--resume")
     assert resumed.wait() == 0, resumed.err
     assert place.runs() == [folder]
@@ -249,6 +254,12 @@ def test_the_digest_tells_runs_apart(secret_run: Run) -> None:
     found = {change: digest(change) for change in changes}
     assert [change for change, value in found.items() if value == same] == []
     assert len(set(found.values())) == len(changes)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    return False
 
 
 def _finished(folder: Path) -> bool:

@@ -36,10 +36,12 @@ def plan(
 
 def describe(document: Mapping[str, Any]) -> list[str]:
     """A plan in at most 80 columns: the guarantee, the mechanism and its groups."""
+    from harness.reporting import formatting as f
+
     population, private = document["population"], document["private"]
     lines = [f"plan of {document['name']}"]
     if private:
-        lines.append(f"  guarantee   user-level ε = {document['epsilon']:.4g}, δ = {document['delta']:.3g}")
+        lines.append(f"  guarantee   user-level ε = {f.epsilon(document['epsilon'])}, δ = {f.delta(document['delta'])}")
         lines.append(f"  accountant  {document['accountant']}, neighbours: {document['relation'].replace('_', ' ')}")
     else:
         lines.append("  guarantee   NONE: trained without noise, NOT PRIVATE")
@@ -52,14 +54,14 @@ def describe(document: Mapping[str, Any]) -> list[str]:
         f"  {'group':<20}{'weight':>7}{'ε':>8}{'clip':>9}{'σ':>8}{'rate':>9}{'noise/signal':>14}",
     ]
     for g in document["groups"]:
-        epsilon = f"{g['epsilon']:.3f}" if g["epsilon"] is not None else "-"
+        epsilon = f.epsilon(g["epsilon"])
         lines.append(
             f"  {g['name'][:19]:<20}{g['weight']:>7.3f}{epsilon:>8}{g['clip_norm']:>9.4f}"
             f"{g['noise_multiplier']:>8.3f}{g['sampling_rate']:>9.5f}{g['noise_to_signal']:>14.4f}"
         )
     lines.append("")
     lines.append("  charges     none besides training" if not document["charges"] else "  charges")
-    lines += [f"    {c['what']}: ε = {c['epsilon']:.4g}" for c in document["charges"]]
+    lines += [f"    {c['what']}: ε = {f.epsilon(c['epsilon'])}" for c in document["charges"]]
     for note in document["notes"]:
         lines += textwrap.wrap(note, 80, initial_indent="  note        ", subsequent_indent=" " * 14)
     return lines

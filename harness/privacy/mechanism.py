@@ -77,6 +77,8 @@ class Mechanism:
             raise ValueError(f"Expected steps={self.steps} >= 1")
         if not (math.isfinite(self.noise_std) and self.noise_std >= 0):
             raise ValueError(f"Expected finite noise_std={self.noise_std} >= 0")
+        if self.relation not in ("zero_out", "add_or_remove") or self.sampling_unit != "user":
+            raise ValueError(f"Unknown relation={self.relation} or sampling_unit={self.sampling_unit}")
         if not self.groups:
             raise ValueError("a mechanism needs at least one group")
         if len({g.name for g in self.groups}) != len(self.groups):

@@ -21,7 +21,7 @@ class HoldoutSet:
 
     Attributes:
         examples: Corpus indices.
-        groups: Privacy group of each example's user.
+        groups: Privacy group of each example's user; -1 for a segment that nobody is trained in.
         names: Names of the groups.
     """
 
@@ -53,7 +53,8 @@ def evaluate(
     batches = _batches(holdout, lengths, budget)
     # Every rank runs equally many, or ranks that share sharded weights would wait for each other forever.
     rounds = -(-len(batches) // world)
-    sums = torch.zeros(len(holdout.names), 2, dtype=torch.float64)
+    # The last row is for users of no trained group (-1).
+    sums = torch.zeros(len(holdout.names) + 1, 2, dtype=torch.float64)
     with torch.no_grad():
         for i in range(rounds):
             place = i * world + rank
@@ -71,7 +72,7 @@ def evaluate(
         sums = on_device.cpu()
     total, tokens = sums.sum(dim=0).tolist()
     result = {"eval/loss": total / tokens, "eval/tokens": int(tokens)}
-    for name, (loss, count) in zip(holdout.names, sums.tolist(), strict=True):
+    for name, (loss, count) in zip(holdout.names, sums[:-1].tolist(), strict=True):
         if count:
             result[f"eval/loss/{name}"] = loss / count
     return result

@@ -7,7 +7,9 @@ private. Worker output is not brought to the console, and an exception of a work
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -77,7 +79,17 @@ def _start_ray() -> bool:
     address = os.environ.get("RAY_ADDRESS") or "local"
     # An existing cluster has its dashboard or not; only a local one is ours to start without.
     dashboard = False if address == "local" else None
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+    # Ray starts its workers through a shell and does not quote the interpreter's path: a space in it hangs the run.
+    environment = (
+        {"py_executable": shlex.quote(sys.executable)} if shlex.quote(sys.executable) != sys.executable else None
+    )
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        include_dashboard=dashboard,
+        runtime_env=environment if address == "local" else None,
+    )
     return True
 
 

@@ -115,7 +115,7 @@ def test_lines_for_people(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert err == ""
     head, _, origins = out.partition("\nresolved spec, and where each value comes from:\n")
     assert "plan of tiny" in head
-    assert "  guarantee   user-level ε = 8, δ = 1e-05\n" in head
+    assert "  guarantee   user-level ε = 8.00, δ = 10⁻⁵\n" in head
     assert "5 steps of 8 expected users" in head
     assert max(map(len, head.splitlines())) <= 80
     assert "NOT PRIVATE" not in out

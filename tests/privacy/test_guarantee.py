@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.privacy.guarantee import Guarantee, _up
@@ -31,6 +31,7 @@ def test_the_paragraph_says_who_what_and_how_much():
     assert "RDP accountant" in told(accountant="rdp")
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.floats(1e-6, 1e4))
 @example(8.0)
 @example(7.990000000001)
@@ -53,6 +54,7 @@ def test_an_exact_target_is_stated_as_it_is():
     assert [_up(x) for x in (8.0, 8.000000004, 7.9912, 8.0001, 0.0)] == ["8.00", "8.00", "8.00", "8.01", "0.00"]
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.floats(1e-12, 0.5))
 @example(1.23456149e-6)
 @example(1 / 12830)

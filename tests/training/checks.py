@@ -138,6 +138,7 @@ def stepped_engine(base: Path, stage: int, optimizer: Mapping[str, Any]) -> dict
     sink = UnitGradients(trainables, torch.device("cpu"))
     made = Engine(model, trainables, OptimizerBlock(**optimizer), stage)
     inside = made._engine
+    whole = [t.name for t in trainables if t.parameter.numel()]
     held: list[torch.Tensor] = []
     real_step = inside.step
 
@@ -169,6 +170,7 @@ def stepped_engine(base: Path, stage: int, optimizer: Mapping[str, Any]) -> dict
         "buffers": buffers,
         "norms": norms,
         "layout": [(t.name, t.offset, t.size, t.shape) for t in trainables],
+        "whole": len(whole),
         "clipping": inside.gradient_clipping(),
         "fp16": inside.fp16_enabled(),
         "stage": inside.zero_optimization_stage(),

@@ -61,6 +61,11 @@ class TestTheEngine:
         for rank in stepped(world, stage):
             assert (rank["clipping"], rank["fp16"], rank["stage"], rank["accumulation"]) == (0.0, False, stage, 1)
 
+    def test_really_shards_the_weights_at_stage_3_alone(self, stepped: Any, world: int, stage: int) -> None:
+        """Otherwise the tests of stage 3 would show nothing: small parameters stay whole unless told otherwise."""
+        for rank in stepped(world, stage):
+            assert rank["whole"] == (0 if stage == 3 else len(rank["layout"]))
+
     def test_gives_every_rank_the_same_weights(self, stepped: Any, world: int, stage: int) -> None:
         first, *others = stepped(world, stage)
         for other in others:

@@ -123,12 +123,12 @@ def test_the_size_of_micro_batches_changes_nothing(
 def test_very_unequal_shares_stay_in_lockstep(
     new_run: Callable[..., Path], workers: Callable[[int], Any], stage: int
 ) -> None:
-    """One user has 60 long examples, one row a micro-batch: the other worker idles along, and computes nothing wrong.
+    """One user has 30 long examples, one row a micro-batch: the other worker idles along, and computes nothing wrong.
 
     Broken (ranks wait for each other until the time is up, or the weights differ) by leaving out idle micro-batches.
     """
     posts = [p for p in made_posts() if p["user"] in {f"user-{u:03d}" for u in range(0, 40, 5)}]
-    talker = {"user": "talker", "plan": "paid", "text": "all work and no play " * 90}
+    talker = {"user": "talker", "plan": "paid", "text": "all work and no play " * 45}
     options = {
         "posts": [*posts, talker],
         "mechanism": make_mechanism(steps=2, rates=(1.0, 1.0), examples_per_user=1000),
@@ -138,7 +138,7 @@ def test_very_unequal_shares_stay_in_lockstep(
     }
     run_dir = new_run(**options, compute=on(stage, microbatch_tokens=1))
     corpus = Corpus.load(Job.load(run_dir).corpus)
-    assert sorted(corpus.n_examples)[-1] > 55
+    assert max(corpus.n_examples) > 25
     assert sum(corpus.n_examples) < 2 * max(corpus.n_examples)  # more than a fair share for one of two
     expected = train_plainly(run_dir)
     for ((_, after),) in workers(2)(checks.trained, [run_dir], timeout=120):

@@ -107,6 +107,7 @@ def _serve(rank: int, world: int, port: int, pipe: Connection) -> None:
     # As under Ray Train: it brings torch.distributed up, and then our worker prepares its process.
     dist.init_process_group("gloo", rank=rank, world_size=world)
     prepare_process(1)
+    _shard_everything()
     while True:
         try:
             function, args, kwargs = pipe.recv()
@@ -118,3 +119,18 @@ def _serve(rank: int, world: int, port: int, pipe: Connection) -> None:
         except BaseException:
             answer = (False, traceback.format_exc())
         pipe.send(answer)
+
+
+def _shard_everything() -> None:
+    """ZeRO 3 keeps parameters of fewer than 100,000 elements whole on every rank: all of a tiny model's."""
+    from harness.training import engine
+
+    real = engine.deepspeed_config
+
+    def sharded(stage: int) -> dict[str, Any]:
+        config = real(stage)
+        if stage == 3:
+            config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return config
+
+    engine.deepspeed_config = sharded
