@@ -17,4 +17,5 @@ noise.reserve("sample", "product", "contribution", "participation", "schedule", 
 
 source.register("jsonl", "harness.data.sources.jsonl:Jsonl")
 source.register("shakespeare", "harness.data.sources.shakespeare:Shakespeare")
-source.reserve("csv", "parquet", "huggingface", "synthetic")
+source.register("synthetic", "harness.data.sources.synthetic:Synthetic")
+source.reserve("csv", "parquet", "huggingface")
