@@ -6,11 +6,13 @@ private. Worker output is not brought to the console, and an exception of a work
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +79,22 @@ def _start_ray() -> bool:
     address = os.environ.get("RAY_ADDRESS") or "local"
     # An existing cluster has its dashboard or not; only a local one is ours to start without.
     dashboard = False if address == "local" else None
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+    with _keeping_sigterm():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     return True
+
+
+@contextlib.contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM over when it starts, to end all its processes: the workers could not checkpoint any more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_resources(compute: ComputeBlock, device: str) -> None:
