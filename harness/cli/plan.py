@@ -68,6 +68,7 @@ def describe(document: Mapping[str, Any]) -> list[str]:
 def origin_line(key: str, value: Any, origin: str, width: int = 80) -> str:
     """``  key = value  (origin)`` in so many columns: first the value is cut, then the front of a file's path."""
     head, text = f"  {key} = ", " ".join(str(value).split())
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     room = max(width - len(head) - len(origin) - 4, 12)
     text = text if len(text) <= room else text[: room - 1] + "…"
     left = max(width - len(head) - len(text) - 4, 20)

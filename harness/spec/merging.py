@@ -100,7 +100,7 @@ def find_spec(name: str | Path) -> Path:
     """
     path = Path(name)
     try:
-        if path.is_absolute() or ".." in path.parts or path.exists():
+        if path.is_absolute() or ".." in path.parts or (path.exists() and not path.is_dir()):
             return path
         for candidate in (packaged_specs() / path, packaged_specs() / f"{path}.yaml"):
             if candidate.is_file() and candidate.suffix in {".yaml", ".yml"}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,7 +118,11 @@ def _aligned(text: str) -> str:
     lines = []
     for line in text.splitlines():
         code, mark, comment = line.partition("§")
-        lines.append(f"{code.rstrip():<{_COLUMN}}  # {comment.strip()}" if mark else line)
+        if not mark:
+            lines.append(line)
+        for part in textwrap.wrap(comment, 120 - _COLUMN - 4) if mark else ():
+            lines.append(f"{code.rstrip():<{_COLUMN}}  # {part}")
+            code = ""
     return "\n".join(lines) + "\n"
 
 
