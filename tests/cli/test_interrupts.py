@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def stop(process: Process, how: signal.Signals) -> None:
 @pytest.mark.parametrize(("source", "stage"), [("SlowPlan", "planning"), ("SlowData", "building")])
 def test_before_training_nothing_is_left(place: Workplace, source: str, stage: str, how: signal.Signals) -> None:
     """130, one line, no run's folder, no half of a corpus. Breaks: leave SIGTERM to the system; keep the folder."""
-    process = place.start_run(f"data.source.type=slow_sources:{source}")
+    process = place.start_run(f"data.source={{type: 'slow_sources:{source}', path: {place.posts}}}")
     process.until((place.folder / stage).exists, f"it was {stage}")
     stop(process, how)
     assert process.wait() == 130
@@ -114,7 +115,7 @@ def test_an_interrupted_conversion_leaves_no_half_of_a_model(tmp_path: Path, mon
 
     class Converted:
         hf_quantizer = None
-        config = type("Config", (), {"quantization_config": {}})()
+        config = types.SimpleNamespace(quantization_config={})
 
         def save_pretrained(self, folder: Path) -> None:
             folder.mkdir()
