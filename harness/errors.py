@@ -31,6 +31,14 @@ class MachineError(UserError):
 
 
 class Interrupted(UserError):
-    """Stopped by the user; resumable."""
+    """Stopped by the user.
+
+    Attributes:
+        resumable: Whether something was begun that can go on; else nothing was, and nothing is left.
+    """
 
     exit_code = 130
+
+    def __init__(self, message: str, *, resumable: bool = True) -> None:
+        super().__init__(message)
+        self.resumable = resumable

@@ -115,7 +115,7 @@ def run(
     if not plan.mechanism.private and not not_private:
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
     folder = _find(plan, Path(out)) if resume else _create(plan, Path(out))
-    with _lease(folder):
+    with _lease(folder), _interrupts_told(plan, folder):
         if resume and _status(folder) == TRAINED:
             _check_promise(plan, folder)
         else:
@@ -155,6 +155,20 @@ def _lease(folder: Folder) -> Iterator[None]:
         if not held:
             raise ArgumentError(f"another process is working on {folder.root}")
         yield
+
+
+@contextlib.contextmanager
+def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
+    """Says what an interrupt leaves: a run to go on with, or, of one that did not begin to train, nothing."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder.private / "run.json").exists():
+            if _status(folder) == RUNNING:
+                _set_status(plan, folder, INTERRUPTED)
+            raise Interrupted(f"stopped; what was durable is kept ({folder.root})") from None
+        shutil.rmtree(folder.root, ignore_errors=True)
+        raise Interrupted("stopped before training; nothing was spent, and nothing is left", resumable=False) from None
 
 
 # --- before training ----------------------------------------------------------------------------------------
@@ -294,16 +308,12 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
     watch = _Watch(folder, job, observer)
     compute = plan.spec.compute
     observer.note(f"training: {compute.workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
-    try:
-        with _first_interrupt_asks(folder, observer):
-            ray.fit(folder.root, compute, job.device, watch.look)
-    except KeyboardInterrupt:
-        _set_status(plan, folder, INTERRUPTED)
-        raise Interrupted(f"stopped; what was durable is kept. Go on with --resume ({folder.root})") from None
+    with _first_interrupt_asks(folder, observer):
+        ray.fit(folder.root, compute, job.device, watch.look)
     watch.look()
     if not _complete(plan, folder):
         _set_status(plan, folder, INTERRUPTED)
-        raise Interrupted(f"stopped with a checkpoint. Go on with --resume ({folder.root})")
+        raise Interrupted(f"stopped with a checkpoint ({folder.root})")
 
 
 def _complete(plan: Plan, folder: Folder) -> bool:
@@ -315,7 +325,10 @@ def _complete(plan: Plan, folder: Folder) -> bool:
 
 @contextlib.contextmanager
 def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[None]:
-    """Inside, the first Ctrl-C asks the workers to stop with a checkpoint; the second one interrupts at once."""
+    """Inside, the first Ctrl-C asks the workers to stop with a checkpoint; the second one interrupts at once.
+
+    SIGTERM, with which schedulers and containers end a process, counts as a Ctrl-C.
+    """
 
     def stop(*_: object) -> None:
         if folder.stop.exists():
@@ -326,11 +339,12 @@ def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, stop)
+    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 class _Watch:

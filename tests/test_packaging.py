@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
@@ -52,19 +55,122 @@ def packages_in_tree() -> set[str]:
     return {".".join(path.parent.relative_to(ROOT).parts) for path in files}
 
 
+def pip(*arguments: str) -> None:
+    quiet = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
+    command = [sys.executable, "-m", "pip", arguments[0], *quiet, *arguments[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The names in a wheel that is built from a copy of the tree."""
-    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A source distribution of a copy of the tree."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("sdist")
     for name in ("harness", "policies", "specs", "tests", "scripts"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out)]
-    built = subprocess.run([*command, str(tree)], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
+    code = f"from setuptools import build_meta; build_meta.build_sdist({str(out)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = out.glob("uudp-*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel_file(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel that is built from the sdist: what one lacks, the other does."""
+    out = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "-w", str(out), str(sdist))
     (path,) = out.glob("uudp-*.whl")
-    return [name for name in zipfile.ZipFile(path).namelist() if not name.endswith("/")]
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file: Path) -> list[str]:
+    """The names in it."""
+    return [name for name in zipfile.ZipFile(wheel_file).namelist() if not name.endswith("/")]
+
+
+@pytest.fixture(scope="module")
+def installed(wheel_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel in a folder of its own; its dependencies come from this environment."""
+    target = tmp_path_factory.mktemp("installed")
+    pip("install", "--target", str(target), str(wheel_file))
+    return target
+
+
+HEAVY = ("torch", "transformers", "deepspeed", "peft", "safetensors", "huggingface_hub", "tokenizers", "ray")
+BLOCKING = f"""\
+import sys
+
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.partition(".")[0])
+
+
+sys.meta_path.insert(0, Blocked())
+"""
+"""A sitecustomize: what the base install lacks can't be imported, nor can Ray."""
+
+
+def light(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``uudp …`` as the base install runs it, outside a clone."""
+    blocking = folder / "blocking"
+    blocking.mkdir(exist_ok=True)
+    (blocking / "sitecustomize.py").write_text(BLOCKING)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(blocking), str(installed)])}
+    command = [sys.executable, str(installed / "bin" / "uudp"), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_installed_it_validates_plans_and_accounts_without_torch_or_ray(installed: Path, tmp_path: Path) -> None:
+    """Break: import torch, or Ray, at the top of a file that planning needs."""
+    said = light(installed, tmp_path, "validate", "quickstart")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "quickstart: ok\n", "")
+    plan = light(installed, tmp_path, "plan", "quickstart.yaml", "--json")
+    assert plan.returncode == 0, plan.stderr
+    document = json.loads(plan.stdout)
+    assert document["epsilon"] == pytest.approx(8, abs=1e-2)
+    assert str(installed / "harness" / "_specs" / "quickstart.yaml") in document["origins"]["train.steps"]
+    account = light(
+        installed, tmp_path, "account", "--noise-multiplier", "1", "--rate", "0.01", "--steps", "9", "--delta", "1e-5"
+    )
+    assert account.returncode == 0, account.stderr
+    for verb in (("--help",), ("schema",), ("init",), ("validate", "my-run.yaml"), ("runs",)):
+        done = light(installed, tmp_path, *verb)
+        assert done.returncode == 0, done.stderr
+
+
+def test_installed_without_torch_it_says_what_is_missing(installed: Path, tmp_path: Path) -> None:
+    """Exit 4 and one line, no traceback. Break: take a missing package for a bug of ours."""
+    done = light(installed, tmp_path, "run", "quickstart", "--yes")
+    assert done.returncode == 4
+    last = done.stderr.splitlines()[-1]
+    assert re.fullmatch(r'uudp: \w+ is not installed, which this needs: pip install "uudp\[train\]"', last)
+    assert "Traceback" not in done.stderr
+
+
+def test_sdist_holds_what_it_takes_to_build(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "specs/quickstart.yaml", "harness/__init__.py"} <= names
+
+
+def test_rays_usage_statistics_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break: leave the variable to the user."""
+    import ray
+
+    from harness.training import ray as ours
+
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    seen: list[str | None] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: seen.append(os.environ.get("RAY_USAGE_STATS_ENABLED")))
+    assert ours._start_ray()
+    assert seen == ["0"]
 
 
 def test_wheel_holds_every_module_spec_and_template(wheel: list[str]) -> None:

@@ -131,10 +131,9 @@ def test_ctrl_c_and_other_workers(secret_run: Run, place: Workplace) -> None:
     process.interrupt()
     assert process.wait() == 130
     folder = place.run_folder()
-    last = process.err.splitlines()[-1]
-    assert last.startswith("uudp: stopped with a checkpoint.")
-    assert "--resume" in last
-    assert str(folder) in last
+    said, how = process.err.splitlines()[-2:]
+    assert said == f"uudp: stopped with a checkpoint ({folder})"
+    assert how == f"uudp: go on with: uudp run {place.spec} --resume --out {place.out}"
     assert "stopping after this step, with a checkpoint; press Ctrl-C again to stop at once" in process.err
     assert "Traceback" not in process.err
     privacy = read_json(folder / "privacy.json")
@@ -163,7 +162,9 @@ def test_a_second_ctrl_c_leaves_at_once(place: Workplace) -> None:
     process.interrupt()
     assert process.wait() == 130
     assert time.monotonic() - asked < 60  # and not after the workers' first step; generous, for a busy machine
-    assert process.err.splitlines()[-1].startswith("uudp: stopped; what was durable is kept. Go on with --resume")
+    said, how = process.err.splitlines()[-2:]
+    assert said.startswith("uudp: stopped; what was durable is kept (")
+    assert how == f"uudp: go on with: uudp run {place.spec} --resume --out {place.out}"
     assert "Traceback" not in process.err
     assert read_json(place.run_folder() / "privacy.json")["status"] == "interrupted"
 

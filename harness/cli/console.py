@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,17 @@ def err(line: str = "") -> None:
     """Prints one line about the work, or an error, to stderr, never wrapped."""
     sys.stdout.flush()
     _print(line, sys.stderr)
+
+
+def shortened(text: str, width: int) -> str:
+    """A value in at most so many columns, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """A text without control characters but line ends and tabs: what a model wrote must not steer a terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf"))
 
 
 def emit_json(document: Mapping[str, Any]) -> None:

@@ -17,12 +17,26 @@ from harness.cli import console
 from harness.errors import UserError
 
 # Each is a function of its own name in a module of its own name; the order is that of the help.
-VERBS = ("validate", "plan", "run", "report", "account", "schema")
+VERBS = (
+    "init",
+    "validate",
+    "plan",
+    "run",
+    "runs",
+    "report",
+    "generate",
+    "export",
+    "account",
+    "schema",
+    "doctor",
+)
+
+# What the base install does without.
+TRAIN = {"torch", "transformers", "peft", "deepspeed", "safetensors", "huggingface_hub", "tokenizers", "gguf"}
 
 app = typer.Typer(
     name="uudp",
     help="Fine-tune language models under user-level differential privacy.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -79,6 +93,11 @@ def run_app(arguments: list[str]) -> int:
         return 130
     except BrokenPipeError:
         raise
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in TRAIN:
+            return _unexpected(error)
+        console.err(f'uudp: {error.name} is not installed, which this needs: pip install "uudp[train]"')
+        return 4
     except Exception as error:
         return _usage_error(error) if hasattr(error, "format_message") else _unexpected(error)
     if code == 130:

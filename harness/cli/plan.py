@@ -31,7 +31,7 @@ def plan(
     console.out()
     console.out("resolved spec, and where each value comes from:")
     for key, origin in document["origins"].items():
-        console.out(f"  {key} = {_lookup(document['spec'], key)}  ({origin})")
+        console.out(origin_line(key, _lookup(document["spec"], key), origin))
 
 
 def describe(document: Mapping[str, Any]) -> list[str]:
@@ -65,6 +65,17 @@ def describe(document: Mapping[str, Any]) -> list[str]:
     for note in document["notes"]:
         lines += textwrap.wrap(note, 80, initial_indent="  note        ", subsequent_indent=" " * 14)
     return lines
+
+
+def origin_line(key: str, value: Any, origin: str, width: int = 80) -> str:
+    """``  key = value  (origin)`` in so many columns: first the value is cut, then the front of a file's path."""
+    head, text = f"  {key} = ", " ".join(str(value).split())
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    room = max(width - len(head) - len(origin) - 4, 12)
+    text = text if len(text) <= room else text[: room - 1] + "…"
+    left = max(width - len(head) - len(text) - 4, 20)
+    place = origin if len(origin) <= left else "…" + origin[-(left - 1) :]
+    return f"{head}{text}  ({place})"
 
 
 def _lookup(document: Any, dotted: str) -> Any:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
+import shutil
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli import console
+from harness.errors import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from harness.running import Observer
+    from harness.running import Observer, RunResult
 
 
 def run(
@@ -27,18 +33,14 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Train under the plan, evaluate and report."""
-    from harness.cli.plan import describe
-    from harness.planning import make_plan
-    from harness.running import run as execute
-    from harness.spec import load_spec
-
-    loaded = load_spec(spec, overrides or [])
-    plan = make_plan(loaded)
-    for line in describe(plan.document()):
-        console.err(line)
-    console.err()
-    _ask(yes)
-    result = execute(plan, out=out, resume=resume, not_private=not_private, observer=_console())
+    with _sigterm_as_ctrl_c():
+        try:
+            result = _run(spec, overrides or [], resume, yes, not_private, out)
+        except Interrupted as stopped:
+            if not stopped.resumable:
+                raise
+            command = resume_command(spec, overrides or [], not_private, out)
+            raise Interrupted(f"{stopped}\ngo on with: {command}") from None
     if json:
         report = str(result.report) if result.report else None
         console.emit_json({"run": str(result.folder), "report": report, "summary": result.summary})
@@ -47,6 +49,40 @@ def run(
         console.out(line)
     console.out(f"adapter: {result.folder / 'adapter'}")
     console.out(f"report: {result.report}" if result.report else f"run: {result.folder}")
+
+
+def _run(spec: str, overrides: Sequence[str], resume: bool, yes: bool, not_private: bool, out: Path) -> RunResult:
+    from harness.cli.plan import describe
+    from harness.planning import make_plan
+    from harness.running import run as execute
+    from harness.spec import load_spec
+
+    plan = make_plan(load_spec(spec, overrides))
+    for line in describe(plan.document()):
+        console.err(line)
+    console.err()
+    _ask(yes)
+    return execute(plan, out=out, resume=resume, not_private=not_private, observer=_console())
+
+
+def resume_command(spec: str, overrides: Sequence[str], not_private: bool, out: Path) -> str:
+    """What to type, in the same folder, to go on with an interrupted run."""
+    words = ["uudp", "run", spec, *overrides, "--resume"]
+    words += ["--not-private"] * not_private + ["--out", str(out)] * (out != Path("runs"))
+    return shlex.join(words)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM, with which schedulers and containers end a process, does what Ctrl-C does, from the first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _ask(yes: bool) -> None:
@@ -87,7 +123,7 @@ def _console() -> Observer:
                 text += f", hold-out loss {row['eval/loss']:.4f}"
             console.err(text)
 
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         return Lines()
 
     class Bar(Lines):
@@ -117,7 +153,9 @@ def _console() -> Observer:
                 text += f", about {minutes} min left" if minutes else ", less than a minute left"
             self._clear()
             width = 20 * progress.step // progress.steps
-            sys.stderr.write(f"[{'#' * width}{'.' * (20 - width)}] {text}")
+            line = f"[{'#' * width}{'.' * (20 - width)}] {text}"
+            # A line that wraps could not be taken back.
+            sys.stderr.write(line[: shutil.get_terminal_size().columns - 1])
             sys.stderr.flush()
 
         @staticmethod

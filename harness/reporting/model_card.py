@@ -8,22 +8,28 @@ from pathlib import Path
 import yaml
 
 
-def model_card(run_dir: Path) -> str:
-    """Markdown with the metadata that model hubs read, from a run's released files."""
+def model_card(run_dir: Path, *, merged: bool = False) -> str:
+    """Markdown with the metadata that model hubs read, from a run's released files.
+
+    Args:
+        run_dir: The run's folder.
+        merged: For the base model with the adapter merged into it, rather than the adapter.
+    """
     privacy = json.loads((run_dir / "privacy.json").read_text())
     plan = json.loads((run_dir / "plan.json").read_text())
     metadata = {
         "base_model": plan["model"]["base"],
-        "library_name": "peft",
+        "library_name": "transformers" if merged else "peft",
         "tags": ["lora", "differential-privacy" if privacy["private"] else "not-private"],
     }
+    what = "A LoRA adapter merged into" if merged else "A LoRA adapter for"
     lines = [
         "---",
         yaml.safe_dump(metadata, sort_keys=False).strip(),
         "---",
         f"# {plan['name']}",
         "",
-        f"A LoRA adapter for `{plan['model']['base']}`, trained with uudp {plan['versions'].get('uudp', '')}.",
+        f"{what} `{plan['model']['base']}`, trained with uudp {plan['versions'].get('uudp', '')}.",
         "",
         "## Privacy",
         "",
@@ -40,14 +46,26 @@ def model_card(run_dir: Path) -> str:
         "## Use",
         "",
         "```python",
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        f"base = AutoModelForCausalLM.from_pretrained({plan['model']['base']!r})",
-        "model = PeftModel.from_pretrained(base, 'this folder')",
+        *_use(plan["model"]["base"], merged),
         "```",
         "",
         f"Mechanism digest: `{privacy['mechanism_digest']}`",
         "",
     ]
     return "\n".join(lines)
+
+
+def _use(base: str, merged: bool) -> list[str]:
+    if merged:
+        return [
+            "from transformers import AutoModelForCausalLM",
+            "",
+            "model = AutoModelForCausalLM.from_pretrained('this folder')",
+        ]
+    return [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f"base = AutoModelForCausalLM.from_pretrained({base!r})",
+        "model = PeftModel.from_pretrained(base, 'this folder')",
+    ]

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from harness.spec.checks import Draft, check
-from harness.spec.merging import PLUGIN_BLOCKS, Merged, merge
+from harness.spec.merging import PLUGIN_BLOCKS, Merged, find_spec, merge
 from harness.spec.messages import Finding, findings
 from harness.spec.models import PluginBlock, Spec
 from harness.spec.plugin_blocks import check_plugin
@@ -57,13 +57,13 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     """Reads, merges and validates a spec. Touches no data.
 
     Args:
-        path: The spec file.
+        path: The spec file, or the name of a packaged one (``quickstart``); a local file comes first.
         overrides: ``key=value`` with dotted keys and YAML values; they win over every file.
 
     Raises:
         SpecErrors: The spec has problems; it holds all of them.
     """
-    path = Path(path)
+    path = find_spec(path)
     merged = merge(path, overrides)
     if not merged.layers[-2].readable:
         raise SpecErrors(merged.problems)

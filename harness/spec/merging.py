@@ -93,6 +93,23 @@ def packaged_specs() -> Path:
     raise ArgumentError("this installation of uudp lacks its packaged specs")
 
 
+def find_spec(name: str | Path) -> Path:
+    """The file that a user means: a path, or the name of a packaged spec (``quickstart``); a local file comes first.
+
+    A name that is neither comes back as it is: reading it says what is wrong.
+    """
+    path = Path(name)
+    try:
+        if path.is_absolute() or ".." in path.parts or (path.exists() and not path.is_dir()):
+            return path
+        for candidate in (packaged_specs() / path, packaged_specs() / f"{path}.yaml"):
+            if candidate.is_file() and candidate.suffix in {".yaml", ".yml"}:
+                return candidate
+    except (ArgumentError, OSError, ValueError):
+        pass
+    return path
+
+
 def merge(path: Path, overrides: Sequence[str]) -> Merged:
     """Reads a spec with everything that it extends, applies overrides and interpolates."""
     spec = read_file(path)

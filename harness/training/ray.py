@@ -6,13 +6,15 @@ private. Worker output is not brought to the console, and an exception of a work
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +82,30 @@ def _start_ray() -> bool:
     # An existing cluster has its dashboard or not; only a local one is ours to start without.
     dashboard = False if address == "local" else None
     # Ray starts its workers through a shell and does not quote the interpreter's path: a space in it hangs the run.
-    environment = (
-        {"py_executable": shlex.quote(sys.executable)} if shlex.quote(sys.executable) != sys.executable else None
-    )
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        include_dashboard=dashboard,
-        runtime_env=environment if address == "local" else None,
-    )
+    quoted = shlex.quote(sys.executable)
+    environment = {"py_executable": quoted} if address == "local" and quoted != sys.executable else None
+    with _keeping_sigterm():
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=dashboard,
+            runtime_env=environment,
+        )
     return True
+
+
+@contextlib.contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM over when it starts, to end all its processes: the workers could not checkpoint any more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_resources(compute: ComputeBlock, device: str) -> None:

@@ -1,0 +1,137 @@
+"""Runs side by side: what there is in a folder of runs, and where two of them differ. Reads released files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.files import locked
+from harness.reporting.records import RunRecord, number, read_run
+from harness.reporting.summary import summarize_record
+
+FINISHED, INTERRUPTED = "finished", "interrupted"
+UNDER_WAY = ("running", "trained")
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """One run in a folder of runs. All of it is public.
+
+    Attributes:
+        id: Name of its folder.
+        name: Of its spec.
+        status: ``running``, ``interrupted``, ``finished``, or ``damaged`` where a file can't be read.
+        private: Whether it claims a guarantee.
+        epsilon: What it claims; None without privacy.
+        delta: The same.
+        loss: Hold-out loss after training, in nats per token; None where nothing was evaluated.
+        begun: When, in UTC, as ISO 8601; "" where the folder's name doesn't tell.
+        folder: Where it is.
+    """
+
+    id: str
+    name: str
+    status: str
+    private: bool
+    epsilon: float | None
+    delta: float | None
+    loss: float | None
+    begun: str
+    folder: str
+
+
+def list_runs(out: Path) -> list[ListedRun]:
+    """Every run below a folder, finished or not, the oldest first."""
+    folders = {path.parent for path in out.glob("*/*/privacy.json")} | {p.parent for p in out.glob("*/*/plan.json")}
+    return [_listed(folder) for folder in sorted(folders, key=lambda p: (p.name, p.parent.name))]
+
+
+def status_of(folder: Path) -> str:
+    """How far a run is, as its released files say; what nobody works on any more is ``interrupted``.
+
+    Raises:
+        UserError: The folder holds no run that can be read.
+    """
+    status = str(read_run(folder).privacy.get("status"))
+    if status in UNDER_WAY and not _held(folder / "private" / "lease"):
+        return INTERRUPTED
+    return "running" if status in UNDER_WAY else status
+
+
+def compare(first: Path, second: Path) -> dict[str, Any]:
+    """Two runs side by side, as plain data.
+
+    Returns:
+        ``runs`` (two, as `list_runs` lists them), ``differences`` (of the resolved specs: ``key``, ``first``,
+        ``second``; None for a key that a spec lacks) and ``losses`` (per group, ``all`` first: the pair of losses of
+        the base model and after training).
+
+    Raises:
+        UserError: A folder holds no run that can be read.
+    """
+    records = read_run(first), read_run(second)
+    flat = [dict(_flat(record.spec)) for record in records]
+    keys = [*flat[0], *(key for key in flat[1] if key not in flat[0])]
+    differing = [key for key in keys if flat[0].get(key) != flat[1].get(key)]
+    losses = [_losses(record) for record in records]
+    groups = list(dict.fromkeys([*losses[0], *losses[1]]))
+    nothing = {"base": None, "trained": None}
+    return {
+        "runs": [asdict(_listed(folder)) for folder in (first, second)],
+        "differences": [{"key": k, "first": flat[0].get(k), "second": flat[1].get(k)} for k in differing],
+        "losses": [
+            {"group": g, "first": losses[0].get(g, nothing), "second": losses[1].get(g, nothing)} for g in groups
+        ],
+    }
+
+
+def _listed(folder: Path) -> ListedRun:
+    try:
+        record, status = read_run(folder), status_of(folder)
+    except UserError:
+        return ListedRun(folder.name, folder.parent.name, "damaged", False, None, None, None, "", str(folder))
+    return ListedRun(
+        id=folder.name,
+        name=str(record.plan.get("name")),
+        status=status,
+        private=record.private,
+        epsilon=record.epsilon if record.private else None,
+        delta=number(record.privacy.get("delta")) if record.private else None,
+        loss=summarize_record(record).overall.trained_loss,
+        begun=_begun(folder.name),
+        folder=str(folder),
+    )
+
+
+def _begun(run_id: str) -> str:
+    try:
+        return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).isoformat()
+    except ValueError:
+        return ""
+
+
+def _held(lease: Path) -> bool:
+    """Whether a process works on the run; the lease itself is left as it is."""
+    if not lease.exists():
+        return False
+    with locked(lease, wait=False) as free:
+        return not free
+
+
+def _flat(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in spec.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.loads(json.dumps(value, default=str))
+
+
+def _losses(record: RunRecord) -> dict[str, dict[str, float | None]]:
+    summary = summarize_record(record)
+    every = {"all": summary.overall, **summary.groups}
+    return {name: {"base": found.base_loss, "trained": found.trained_loss} for name, found in every.items()}

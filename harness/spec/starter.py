@@ -1,0 +1,147 @@
+"""The commented spec that ``uudp init`` writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_COLUMN = 44
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+
+
+@dataclass(frozen=True)
+class Starter:
+    """What a starter spec says that is not the same for everybody.
+
+    Attributes:
+        name: Of the spec and of the data set.
+        type: The type of source.
+        path: Its file.
+        user: The user column.
+        text: The text column.
+        candidates: Columns that could be declared public attributes.
+        why_user: Why this user column, in a few words.
+        why_text: The same of the text column.
+        users: Number of users, as far as known; only its size in powers of two shows.
+    """
+
+    name: str
+    type: str
+    path: str
+    user: str
+    text: str
+    candidates: Sequence[str]
+    why_user: str
+    why_text: str
+    users: int | None
+
+    @property
+    def expected(self) -> int:
+        """Users per step: 64, or the largest power of two up to a quarter of the users."""
+        if self.users is None:
+            return 64
+        return min(64, 1 << int(math.log2(max(1, self.users // 4))))
+
+    @property
+    def delta(self) -> str:
+        """A power of ten, at most one in ten times the users."""
+        users = self.users or 100_000
+        return f"1.0e-{max(5, math.ceil(math.log10(10 * users)))}"
+
+
+def scalar(text: str) -> str:
+    """A text as a YAML scalar: plain where that is safe, else quoted."""
+    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
+        return text
+    return json.dumps(text, ensure_ascii=False).replace("§", "\\u00a7")  # which means something else below
+
+
+def starter_spec(starter: Starter) -> str:
+    """The text of the spec."""
+    s = starter
+    return _aligned(f"""\
+# Made by `uudp init`. Check the lines marked with (?), then:
+#   uudp validate {s.name}.yaml     the spec alone
+#   uudp plan {s.name}.yaml         groups, noise and ε, before a model reads anything
+#   uudp run {s.name}.yaml          trains, evaluates and reports
+# `uudp schema` prints the JSON schema with which an editor completes and checks these keys.
+version: 1
+name: {scalar(s.name)}
+seed: 0 § initialisation only; cohorts and noise come from a secret key
+
+data:
+  name: {scalar(s.name)} § the data set: runs on the same data should say the same name
+  source: {{type: {s.type}, path: {scalar(s.path)}}}
+  user: {scalar(s.user)} § (?) {s.why_user};
+§ says who a record belongs to: all records of one user are protected together
+  text: {scalar(s.text)} § (?) {s.why_text}
+{_attributes(s)}
+  max_tokens: 128 § of a training example; short texts of one user are packed into it
+  holdout: {{users: 0.1, visibility: public}} § (?) these users are never trained on, and give up
+§ protection: exact statistics of their texts are published; 0 evaluates nothing
+  population: public § (?) the number of users is no secret; if it is, give a round number
+
+model:
+  base: HuggingFaceTB/SmolLM2-135M-Instruct § a hub id, or a folder
+  adapter: {{type: lora, r: 8, alpha: 16, targets: [q_proj, v_proj]}}
+  dtype: bfloat16 § of the frozen base; many CPUs are faster with float32
+
+{_noise(s)}
+
+privacy:
+  epsilon: 8 § nobody's whole history changes the odds of any outcome by more than
+§ e^ε; smaller is stricter: 1 is strong, 8 is usual for language models
+  delta: {s.delta} § must be far below one in the number of users
+
+sampling:
+  expected: {s.expected} § users per step, drawn anew each time; more take longer, with less noise
+  examples_per_user: 4 § at most so many of a user's examples enter a step; costs no privacy
+
+clipping: {{norm: 0.5}} § bound on one user's influence on a step; noise is in proportion
+
+train:
+  steps: 200 § more steps learn more, under more noise each
+  optimizer: {{type: adamw, lr: 5.0e-3}} § higher than without privacy: the noise wants few, large steps
+  checkpoint_every: 20 § metrics are released with these; an interrupted run goes on from one
+
+compute: {{workers: 1, accelerator: auto, deepspeed: {{stage: 2}}}}   # speed only, never privacy
+""")
+
+
+def _aligned(text: str) -> str:
+    """Puts what stands after a § into a comment, all in one column."""
+    lines = []
+    for line in text.splitlines():
+        code, mark, comment = line.partition("§")
+        if not mark:
+            lines.append(line)
+        for part in textwrap.wrap(comment, 120 - _COLUMN - 4) if mark else ():
+            lines.append(f"{code.rstrip():<{_COLUMN}}  # {part}")
+            code = ""
+    return "\n".join(lines) + "\n"
+
+
+def _attributes(s: Starter) -> str:
+    line = "  attributes: [] § public columns, by which users may be grouped"
+    if not s.candidates:
+        return line
+    names = ", ".join(map(scalar, s.candidates))
+    return (
+        f"{line}\n§ (?) few values, and one per user: {names};\n§ name one here only if all may know it of every user"
+    )
+
+
+def _noise(s: Starter) -> str:
+    line = "noise: {type: uniform} § one ε for all"
+    if not s.candidates:
+        return line
+    return (
+        f"{line}; or, with a public column among the attributes,\n§ an ε per value of it, in place of this line:\n"
+        f"# segmentation: {{type: attribute, column: {scalar(s.candidates[0])}}}\n"
+        "# noise: {type: scale, epsilon: {ONE VALUE: 8, ANOTHER: 4, other: 4}}"
+    )
