@@ -37,7 +37,7 @@ def test_every_built_in_plugin_is_found_and_of_its_kind():
             assert issubclass(registry.get(name), registry.base)
     assert set(plugins.noise) >= {"uniform", "scale", "none"}
     assert set(plugins.segmentation) >= {"attribute", "usage", "none"}
-    assert set(plugins.source) >= {"jsonl", "shakespeare"}
+    assert set(plugins.source) >= {"jsonl", "shakespeare", "synthetic"}
 
 
 def test_registering_imports_nothing():

@@ -112,6 +112,10 @@ class Population:
             else:
                 yield f"{text} {secret}" if secret else text
 
+    def volume(self, i: int) -> int:
+        """How many records a user has."""
+        return self._profile(i).records
+
     def origin(self, i: int, j: int) -> tuple[int, int] | None:
         """User and record that a record is copied from; None: it is the user's own.
 
