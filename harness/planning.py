@@ -166,7 +166,7 @@ class Plan:
             found.append("The number of users was counted in the data, by name; the spec declares it public.")
         if self.guarantee.own_records:
             found.append("Groups depend on users' own records: which user is in which group is private.")
-        if spec.data.holdout.users > 0:
+        if spec.data.holdout.users > 0 or spec.data.holdout.file is not None:
             found.append("Hold-out users gave up protection: exact statistics of their texts are published.")
         if spec.data.visibility == "public":
             found.append("The data are declared public: a demonstration. The accounting is that of private data.")
@@ -221,6 +221,7 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
         block.data.holdout.users,
         isinstance(rule, OwnRecordsSegmenter),
         _public_counts_in_words(population),
+        holdout_file=block.data.holdout.file is not None,
     )
     every = block.train.checkpoint_every
     curve = epsilon_curve(mechanism, delta, block.privacy.accountant, every) if delta is not None else []

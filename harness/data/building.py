@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.data import guard, store
+from harness.data.answers import Piece, RefusedError, pieces_of
 from harness.data.holdout import holdout_order, is_holdout
-from harness.data.packing import Tokenizer, pack, tokenize
-from harness.data.sources.base import BadRecord, Columns, Record, RecordSource, make_record, user_of
+from harness.data.packing import EVERY, Answers, Example, Tokenizer, pack, pack_answers, tokenize
+from harness.data.sources.base import BadRecord, Columns, Record, RecordSource, remade, user_of
 from harness.data.store import Table, TableWriter
 from harness.data.users import Users
 from harness.files import create_private
+
+TRAINED_ON = "its user is trained on, so this record would cost them their protection"
 
 _LISTED = 10_000
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1024, 1 << 21
@@ -34,7 +37,8 @@ class Preparation:
     name: str
     holdout: float
     max_tokens: int
-    columns: tuple[str, str, tuple[str, ...]]
+    columns: dict[str, Any]
+    chat_template: str
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Problems:
 
     bad_records: int = 0
     listed: list[dict[str, str | None]] = field(default_factory=list)
+    shortened: dict[str, int] = field(default_factory=dict)
 
     def add(self, bad: BadRecord) -> None:
         """Notes a record that can't be used."""
@@ -56,6 +61,11 @@ class Problems:
         return {
             "bad_records": {"total": self.bad_records, "listed": self.listed},
             "differing_attributes": {"total": len(conflicts), "listed": conflicts[:_LISTED]},
+            # Answers that don't fit into max_tokens with their question.
+            "shortened_answers": {
+                "total": sum(self.shortened.values()),
+                "listed": [{"user": u, "answers": n} for u, n in list(self.shortened.items())[:_LISTED]],
+            },
         }
 
 
@@ -76,6 +86,7 @@ class Builder:
         self._preparation = preparation
         self._private_dir = private_dir
         self._users = Users(columns.attributes)
+        self._trained = 0
         self._problems = Problems()
 
     def build(self, folder: Path, fingerprint: str) -> None:
@@ -103,30 +114,49 @@ class Builder:
             with create_private(folder / name) as file:
                 file.write(json.dumps(document, indent=1, ensure_ascii=False).encode(errors="replace"))
 
-    def _records(self) -> Iterator[Record | BadRecord]:
-        """The source's records, checked once more: a source may be anybody's plugin."""
-        source, columns = self._source, self._columns
+    def _records(self, source: RecordSource) -> Iterator[Record | BadRecord]:
+        """A source's records, checked once more: a source may be anybody's plugin."""
+        columns = self._columns
         items = guard.guarded(source, lambda: iter(source.records(columns)), self._private_dir)
         for item in guard.guarded_iteration(source, items, self._private_dir):
             if isinstance(item, Record):
-                yield make_record(item.user, item.text, item.attributes, columns, item.where)
+                yield remade(item, columns)
             else:
                 user, _ = user_of(item.user)
                 yield BadRecord(item.where, item.reason, user, item.attributes)
 
+    def _all_records(self) -> Iterator[Record | BadRecord]:
+        """The training records, then those of the evaluation file whose users are not trained on."""
+        yield from self._records(self._source)
+        self._trained = len(self._users)
+        if self._source.evaluation is None:
+            return
+        trained = {user for user, _ in self._users.sorted()}
+        for item in self._records(self._source.evaluation):
+            where = f"evaluation file, {item.where}"
+            if item.user in trained:
+                # Not taken as a record of the user: it may change nothing about somebody who is protected.
+                self._problems.add(BadRecord(where, TRAINED_ON, item.user))
+            else:
+                yield replace(item, where=where)
+
     def _read(self, path: Path) -> array[int]:
         """Writes every usable record, tokenised, in the source's order; returns the number of each one's user."""
         numbers = array("q")
-        batch: list[str] = []
+        batch: list[tuple[str, list[Piece]]] = []
         characters = 0
         with TableWriter(path, store.INCOMING_SCHEMA) as writer:
-            for record in self._records():
+            for record in self._all_records():
                 number = -1 if record.user is None else self._users.add(record.user, record.attributes)
-                if isinstance(record, BadRecord):
-                    self._problems.add(record)
+                try:
+                    if isinstance(record, BadRecord):
+                        raise RefusedError(record.reason)
+                    pieces = pieces_of(record, self._columns, self._tokenizer)
+                except RefusedError as refused:
+                    self._problems.add(BadRecord(record.where, str(refused), record.user))
                     continue
                 numbers.append(number)
-                batch.append(record.text)
+                batch.append((record.text, pieces))
                 characters += len(record.text)
                 if len(batch) >= _BATCH_TEXTS or characters >= _BATCH_CHARACTERS:
                     self._tokenize(batch, writer)
@@ -135,17 +165,24 @@ class Builder:
                 self._tokenize(batch, writer)
         return numbers
 
-    def _tokenize(self, texts: list[str], writer: TableWriter) -> None:
-        found = guard.guarded(self._tokenizer, lambda: tokenize(self._tokenizer, texts), self._private_dir)
-        for text, tokens in zip(texts, found, strict=True):
-            writer.append((text, tokens), weight=len(text) + len(tokens))
+    def _tokenize(self, batch: list[tuple[str, list[Piece]]], writer: TableWriter) -> None:
+        texts = [piece for text, pieces in batch for piece, _ in pieces or [(text, True)]]
+        found = iter(guard.guarded(self._tokenizer, lambda: tokenize(self._tokenizer, texts), self._private_dir))
+        for text, pieces in batch:
+            if pieces:
+                parts = [(next(found), learnt) for _, learnt in pieces]
+                tokens = np.concatenate([part for part, _ in parts])
+                loss = np.concatenate([np.full(len(part), learnt, dtype=np.uint8) for part, learnt in parts])
+            else:
+                tokens, loss = next(found), EVERY
+            writer.append((text, tokens, loss), weight=len(text) + len(tokens) + len(loss))
 
     def _group(self, folder: Path, incoming: Table, numbers: array[int]) -> int:
         """Writes the three tables, user by user; returns the number of examples."""
         owners = np.frombuffer(numbers, dtype=np.int64) if numbers else np.empty(0, dtype=np.int64)
         rows = np.argsort(owners, kind="stable")  # a user's records stay in the source's order
         bounds = np.searchsorted(owners[rows], np.arange(len(self._users) + 1))
-        name, prepared = self._preparation.name, self._preparation
+        name, holdout = self._preparation.name, self._preparation.holdout
         with (
             TableWriter(folder / store.USERS, store.USERS_SCHEMA) as users,
             TableWriter(folder / store.EXAMPLES, store.EXAMPLES_SCHEMA) as examples,
@@ -153,25 +190,39 @@ class Builder:
         ):
             for user, number in self._users.sorted():
                 first_record, first_example = records.rows, examples.rows
-                texts = []
-                for row in rows[bounds[number] : bounds[number + 1]]:
-                    text, tokens = incoming.value(int(row), "text"), incoming.tokens(int(row), "tokens")
+                own = []
+                for row in rows[bounds[number] : bounds[number + 1]].tolist():
+                    text, tokens = incoming.value(row, "text"), incoming.numbers_in(row, "tokens")
                     records.append((text, len(tokens)), weight=len(text))
-                    texts.append(tokens)
-                packed = pack(texts, eos=prepared.eos, max_tokens=prepared.max_tokens)
-                for tokens in packed:
-                    examples.append((tokens,), weight=len(tokens))
+                    own.append(Answers(tokens, incoming.numbers_in(row, "loss")))
+                packed = self._pack(user, own)
+                for example in packed:
+                    row_of_example = (example.tokens, example.loss, example.targets)
+                    examples.append(row_of_example, weight=len(example.tokens) + len(example.loss))
                 users.append(
                     (
                         user,
                         json.dumps(self._users.attributes(number), ensure_ascii=False),
-                        is_holdout(user, name, prepared.holdout),
+                        number >= self._trained or is_holdout(user, name, holdout),
                         holdout_order(user, name),
-                        len(texts),
+                        len(own),
                         len(packed),
-                        sum(map(len, packed)),
+                        sum(len(example.tokens) for example in packed),
                         first_record,
                         first_example,
                     )
                 )
             return examples.rows
+
+    def _pack(self, user: str, own: list[Answers]) -> list[Example]:
+        """One user's records as examples."""
+        eos, max_tokens = self._preparation.eos, self._preparation.max_tokens
+        if not self._columns.chat and self._columns.completion is None:
+            packed = pack([record.tokens for record in own], eos=eos, max_tokens=max_tokens)
+            return [Example(tokens) for tokens in packed]
+        if not self._columns.chat:  # a completion ends; a chat template ends its answers itself
+            own = [Answers(np.append(r.tokens, np.int32(eos)), np.append(r.loss, np.uint8(1))) for r in own]
+        examples, shortened = pack_answers(own, max_tokens=max_tokens)
+        if shortened:
+            self._problems.shortened[user] = shortened
+        return examples

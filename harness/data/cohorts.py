@@ -28,6 +28,11 @@ class ExampleIndex(Protocol):
         """Tokens per example, shape [examples]."""
         ...
 
+    @property
+    def example_targets(self) -> NDArray[np.int32]:
+        """Predicted tokens per example, shape [examples]."""
+        ...
+
     def examples_of(self, user_index: int) -> tuple[int, int]:
         """The user's examples, as a half-open range."""
         ...
@@ -90,7 +95,7 @@ def draw_cohort(
         The sampled users, by group and index.
     """
     units: list[Unit] = []
-    lengths = corpus.example_lengths
+    predicted = corpus.example_targets
     for g, group in enumerate(mechanism.groups):
         if not mechanism.takes_part(g, step):
             continue
@@ -99,7 +104,7 @@ def draw_cohort(
             first, last = corpus.examples_of(user)
             kept = randomness.choose("examples", step, str(user), last - first, group.examples_per_user)
             examples = tuple(int(first + k) for k in kept)
-            targets = sum(int(lengths[e]) - 1 for e in examples)
+            targets = sum(int(predicted[e]) for e in examples)
             if targets > 0:
                 units.append(Unit(user, g, examples, targets))
     return units

@@ -6,6 +6,7 @@ a pure function of their own records.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import secrets
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.data import guard, store
+from harness.data.answers import check_template
 from harness.data.building import Builder, Preparation
 from harness.data.cache import default_cache_dir, machine_errors, secret_key
 from harness.data.packing import Tokenizer
@@ -67,7 +69,8 @@ def build_corpus(
         name=data.name,
         holdout=data.holdout.users,
         max_tokens=data.max_tokens,
-        columns=(columns.user, columns.text, columns.attributes),
+        columns=asdict(columns),
+        chat_template=check_template(tokenizer) if columns.chat else "",
     )
     with machine_errors(f"the cache {cache_dir}"):
         corpora = private_folder(private_folder(cache_dir) / "corpora")
@@ -123,10 +126,13 @@ def _report(corpus: Corpus, on_bad_record: Literal["stop", "skip"], visibility: 
 
 
 def _fingerprint(source: RecordSource, preparation: Preparation, key: bytes, private_dir: Path | None) -> str:
-    content = hashlib.blake2b(key=key, digest_size=32, person=b"uudp data")
-    guard.guarded(source, lambda: source.fingerprint(content.update), private_dir)
     whole = hashlib.blake2b(key=key, digest_size=32, person=b"uudp corpus")
-    whole.update(content.digest() + json.dumps(asdict(preparation), sort_keys=True).encode())
+    for each in (source, source.evaluation):
+        content = hashlib.blake2b(key=key, digest_size=32, person=b"uudp data")
+        if each is not None:
+            guard.guarded(each, functools.partial(each.fingerprint, content.update), private_dir)
+        whole.update(content.digest() if each is not None else bytes(content.digest_size))
+    whole.update(json.dumps(asdict(preparation), sort_keys=True).encode())
     return whole.hexdigest()
 
 

@@ -66,10 +66,16 @@ def public_counts(
         PluginError: A public rule can't be bound to the values that occur.
     """
     users = Users(columns.attributes)
-    items = guard.guarded(source, lambda: iter(source.public(columns)), private_dir)
-    for user, attributes in guard.guarded_iteration(source, items, private_dir):
+    for user, attributes in _public(source, columns, private_dir):
         users.add(user, attributes)
-    held = [is_holdout(user, data.name, data.holdout.users) for user, _ in users.sorted()]
+    trained = len(users)
+    if source.evaluation is not None:
+        known = {user for user, _ in users.sorted()}
+        for user, attributes in _public(source.evaluation, columns, private_dir):
+            if user not in known:  # as in the corpus, where these users' records are not evaluated on
+                users.add(user, attributes)
+    fraction = data.holdout.users
+    held = [number >= trained or is_holdout(user, data.name, fraction) for user, number in users.sorted()]
     train, holdout = held.count(False), held.count(True)
     if not isinstance(segmenter, PublicSegmenter):
         return PublicCounts(train, holdout, None, {}, segmenter)
@@ -86,6 +92,13 @@ def public_counts(
     for segment, out in zip(assigned, held, strict=True):
         counts[names[segment]] += not out
     return PublicCounts(train, holdout, counts, domain, bound)
+
+
+def _public(
+    source: RecordSource, columns: Columns, private_dir: Path | None
+) -> Iterator[tuple[str, Mapping[str, str | None]]]:
+    items = guard.guarded(source, lambda: iter(source.public(columns)), private_dir)
+    return guard.guarded_iteration(source, items, private_dir)
 
 
 def assign_groups(

@@ -2,20 +2,62 @@
 
 A pure function of one user's texts: no example ever holds tokens of two users, and nobody's examples depend on
 who else is there.
+
+Plain texts are joined and cut anywhere. Answers (completions, or an assistant's messages) are never cut off from what
+they answer: short records share an example, and a long conversation is cut between its questions, each part beginning
+with as much of what came before as fits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int32]
+Loss = npt.NDArray[np.uint8]
 
 MIN_TOKENS = 2
 """A shorter example has nothing to predict."""
+
+
+EVERY = np.empty(0, dtype=np.uint8)
+"""A loss mask that says: every token but the first is predicted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One training example.
+
+    Attributes:
+        tokens: What the model reads.
+        loss: 1 for every token that it is to predict, 0 for the others (always for the first); or `EVERY`.
+    """
+
+    tokens: Tokens
+    loss: Loss = field(default_factory=lambda: EVERY)
+
+    @property
+    def targets(self) -> int:
+        """Number of predicted tokens."""
+        return int(self.loss.sum()) if len(self.loss) else len(self.tokens) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """One tokenised record whose answers alone have a loss: as `Example`, of any length."""
+
+    tokens: Tokens
+    loss: Loss
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Beginning and end of every answer."""
+        edges = np.flatnonzero(np.diff(self.loss, prepend=0, append=0))
+        return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 class Tokenizer(Protocol):
@@ -59,3 +101,55 @@ def pack(texts: Iterable[Sequence[int] | Tokens], *, eos: int, max_tokens: int) 
     stream = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
     cuts = [stream[start : start + max_tokens] for start in range(0, len(stream), max_tokens)]
     return [cut for cut in cuts if len(cut) >= MIN_TOKENS]
+
+
+def pack_answers(records: Iterable[Answers], *, max_tokens: int) -> tuple[list[Example], int]:
+    """Puts one user's records with answers into examples.
+
+    Records, or the parts that a long one is cut into, share an example while they fit, in order. Every answer is
+    learnt once, after its own question. Where the two don't fit into an example, the question loses its beginning,
+    though no more than leaves a context of a quarter of `max_tokens`; then the answer loses its end.
+
+    Returns:
+        The examples, each with at least one target, and the number of answers that lost their end or a part of their
+        own question.
+    """
+    found: list[Example] = []
+    pending: list[Example] = []
+    room, shortened = max_tokens, 0
+    for record in records:
+        for part, whole in _parts(record, max_tokens):
+            shortened += not whole
+            if len(part.tokens) > room:
+                found.append(_joined(pending))
+                pending, room = [], max_tokens
+            pending.append(part)
+            room -= len(part.tokens)
+    if pending:
+        found.append(_joined(pending))
+    return [example for example in found if example.targets], shortened
+
+
+def _parts(record: Answers, max_tokens: int) -> Iterator[tuple[Example, bool]]:
+    """A record's parts of at most `max_tokens`, and whether each holds its questions and answers in full."""
+    spans = record.spans
+    questions = [0, *(end for _, end in spans)]  # where the question of each answer begins
+    first = 0
+    while first < len(spans):
+        last = first
+        while last + 1 < len(spans) and spans[last + 1][1] - questions[first] <= max_tokens:
+            last += 1
+        answer, end = spans[first][0], spans[last][1]
+        whole = end - questions[first] <= max_tokens
+        begin = max(0, end - max_tokens)
+        if not whole:
+            begin = min(begin, answer - min(answer, max_tokens // 4))
+            end = min(end, begin + max_tokens)
+        loss = record.loss[begin:end].copy()
+        loss[: max(1, answer - begin)] = 0  # answers before the first are only context here
+        yield Example(record.tokens[begin:end], loss), whole
+        first = last + 1
+
+
+def _joined(parts: Sequence[Example]) -> Example:
+    return Example(np.concatenate([p.tokens for p in parts]), np.concatenate([p.loss for p in parts]))

@@ -23,7 +23,7 @@ from harness.plugins import UserRecords
 
 Ints = npt.NDArray[np.int64]
 
-VERSION = 1
+VERSION = 2
 """Of the files' layout and of everything that decides their content: part of every fingerprint."""
 
 META, PROBLEMS = "corpus.json", "problems.json"
@@ -42,9 +42,11 @@ USERS_SCHEMA = pa.schema(
         ("first_example", pa.int64()),
     ]
 )
-EXAMPLES_SCHEMA = pa.schema([("tokens", pa.list_(pa.int32()))])
+EXAMPLES_SCHEMA = pa.schema(
+    [("tokens", pa.list_(pa.int32())), ("loss", pa.list_(pa.uint8())), ("targets", pa.int32())]  # loss: see `Example`
+)
 RECORDS_SCHEMA = pa.schema([("text", pa.string()), ("token_count", pa.int64())])
-INCOMING_SCHEMA = pa.schema([("text", pa.string()), ("tokens", pa.list_(pa.int32()))])
+INCOMING_SCHEMA = pa.schema([("text", pa.string()), ("tokens", pa.list_(pa.int32())), ("loss", pa.list_(pa.uint8()))])
 
 _ROWS, _WEIGHT = 4096, 1 << 22
 
@@ -106,7 +108,7 @@ class Table:
     def __init__(self, path: Path) -> None:
         self._batches: list[pa.RecordBatch] = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all().to_batches()
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
-        self._views: dict[tuple[int, int], tuple[npt.NDArray[np.int32], Tokens]] = {}
+        self._views: dict[tuple[int, int], tuple[npt.NDArray[np.int32], npt.NDArray[Any]]] = {}
 
     @property
     def rows(self) -> int:
@@ -127,7 +129,7 @@ class Table:
         found.setflags(write=False)
         return found
 
-    def tokens(self, row: int, column: str) -> Tokens:
+    def numbers_in(self, row: int, column: str) -> npt.NDArray[Any]:
         """A list of a list column, read-only and without a copy."""
         number, inside = self._locate(row)
         offsets, values = self._view(number, column)
@@ -154,7 +156,7 @@ class Table:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return number, row - int(self._starts[number])
 
-    def _view(self, number: int, column: str) -> tuple[npt.NDArray[np.int32], Tokens]:
+    def _view(self, number: int, column: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
         batch = self._batches[number]
         key = (number, batch.schema.get_field_index(column))
         if key not in self._views:
@@ -182,6 +184,7 @@ class Corpus:
         n_tokens: [users] tokens of these examples.
         first_example: [users] number of the first example.
         example_lengths: [examples] tokens of an example.
+        example_targets: [examples] how many of them are predicted; at least one.
     """
 
     folder: Path
@@ -196,6 +199,7 @@ class Corpus:
     n_tokens: Ints = field(repr=False)
     first_example: Ints = field(repr=False)
     example_lengths: npt.NDArray[np.int32] = field(repr=False)
+    example_targets: npt.NDArray[np.int32] = field(repr=False)
     _first_record: Ints = field(repr=False)
     _order: npt.NDArray[np.uint64] = field(repr=False)
     _users: Table = field(repr=False)
@@ -226,6 +230,7 @@ class Corpus:
                 n_tokens=users.numbers("n_tokens", np.int64),
                 first_example=users.numbers("first_example", np.int64),
                 example_lengths=examples.lengths("tokens"),
+                example_targets=examples.numbers("targets", np.int32),
                 _first_record=users.numbers("first_record", np.int64),
                 _order=users.numbers("order", np.uint64),
                 _users=users,
@@ -265,7 +270,12 @@ class Corpus:
 
     def tokens(self, example_index: int) -> Tokens:
         """The tokens of an example, straight from the mapped file."""
-        return self._examples.tokens(example_index, "tokens")
+        return self._examples.numbers_in(example_index, "tokens")
+
+    def targets(self, example_index: int) -> npt.NDArray[np.bool_]:
+        """Which tokens of an example are predicted: never the first, and of an answer's example the answer's alone."""
+        loss = self._examples.numbers_in(example_index, "loss")
+        return loss.astype(np.bool_) if len(loss) else np.arange(self.example_lengths[example_index]) > 0
 
     def user_id(self, user_index: int) -> str:
         """A user's name. Private."""

@@ -25,6 +25,7 @@ class Guarantee:
         holdout_fraction: Fraction of users held out, who gave up protection.
         own_records: Whether a user's group depends on their own records.
         counts_public: What was declared public of the counts, in words; empty for nothing.
+        holdout_file: Whether the users of a separate evaluation file gave up protection, in place of a fraction.
     """
 
     mechanism: Mechanism
@@ -36,6 +37,7 @@ class Guarantee:
     holdout_fraction: float
     own_records: bool
     counts_public: tuple[str, ...]
+    holdout_file: bool = False
 
     @property
     def total(self) -> float | None:
@@ -64,7 +66,9 @@ class Guarantee:
             "statement": self.statement(),
             "assumptions": self.assumptions(),
             "not_covered": self.not_covered(),
-            "holdout": {"fraction": self.holdout_fraction, "visibility": "public"},
+            "holdout": {"fraction": None, "file": True, "visibility": "public"}
+            if self.holdout_file
+            else {"fraction": self.holdout_fraction, "visibility": "public"},
             "data": {"name": self.data_name, "visibility": self.data_visibility},
             "computational": True,
             "status": status,
@@ -128,6 +132,12 @@ class Guarantee:
                 0,
                 f"Hold-out users (about {100 * self.holdout_fraction:g} % of all, picked by a salted hash of their "
                 "name): they gave up protection, and exact statistics of their texts are published.",
+            )
+        if self.holdout_file:
+            found.insert(
+                0,
+                "The users of the evaluation file, as far as they are not trained on: they gave up protection, and exact "
+                "statistics of their texts are published.",
             )
         if self.own_records:
             found.append("A user's group, and so that user's own ε, which depend on their records: never publish them.")

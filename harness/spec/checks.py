@@ -19,7 +19,7 @@ from harness.plugins import (
     suggest,
 )
 from harness.spec.merging import Merged
-from harness.spec.models import Spec
+from harness.spec.models import Spec, TextBlock, private_columns
 from harness.spec.plugin_blocks import add_plugin_error
 from harness.spec.problems import KeyPath, one_line
 
@@ -68,6 +68,8 @@ class Draft:
 def check(draft: Draft) -> None:
     """Adds every problem between blocks to the draft."""
     _sampling(draft)
+    _holdout(draft)
+    _text(draft)
     _columns(draft)
     _delta(draft)
     _optimizer(draft)
@@ -96,20 +98,48 @@ def _sampling(draft: Draft) -> None:
             )
 
 
+def _holdout(draft: Draft) -> None:
+    """Users held out: a fraction, or a file."""
+    if not draft.sure("data.holdout.users", "data.holdout.file"):
+        return
+    holdout, merged = draft.spec.data.holdout, draft.merged
+    if holdout.file is None and not draft.written("data.holdout.users"):
+        message = "is missing; it must be a number of at least 0 and below 1 (or give data.holdout.file)"
+        merged.add_missing(("data", "holdout", "users"), message)
+    elif holdout.file is not None and holdout.users:
+        merged.add(("data", "holdout", "file"), "give either users or file, not both", at_key=True)
+
+
+def _text(draft: Draft) -> None:
+    """The private columns: of a text, of a prompt and its completion, or of messages."""
+    data, merged = draft.spec.data, draft.merged
+    if not draft.sure("data.text", "data.messages"):
+        return
+    if data.text is not None and data.messages is not None:
+        merged.add(("data", "messages"), "give either data.text or data.messages, not both", at_key=True)
+    if isinstance(data.text, TextBlock) and data.text.prompt == data.text.completion:
+        path: KeyPath = ("data", "text", "completion")
+        merged.add(path, f'the column "{data.text.prompt}" can\'t hold both the prompt and the completion')
+
+
 def _columns(draft: Draft) -> None:
     """Public columns, and who reads them."""
     data, merged = draft.spec.data, draft.merged
-    if draft.sure("data.user", "data.text") and data.user == data.text:
-        path: KeyPath = ("data", "user" if draft.written("data.user") else "text")
-        merged.add(path, f'the column "{data.text}" can\'t hold both the text and the user')
+    private = private_columns(data) if draft.sure("data.text", "data.messages") else {}
+    for private_key, column in private.items():
+        if draft.sure("data.user") and data.user == column:
+            own = "user" if draft.written("data.user") else private_key.partition(".")[2]
+            path: KeyPath = ("data", *own.split("."))
+            what = private_key.rpartition(".")[2]
+            merged.add(path, f'the column "{column}" can\'t hold both the {what} and the user')
     if not draft.sure("data.attributes"):
         return
     for index, name in enumerate(data.attributes):
         path = ("data", "attributes", index)
         if name in data.attributes[:index]:
             merged.add(path, f'"{name}" is named twice')
-        if name == data.text and draft.sure("data.text"):
-            merged.add(path, f'"{name}" is the column of the text, which is private')
+        for what in (key.rpartition(".")[2] for key, column in private.items() if column == name):
+            merged.add(path, f'"{name}" is the column of the {what}, which is private')
         if name == data.user and draft.sure("data.user"):
             merged.add(path, f'"{name}" is the column of the user, not a property of many users')
     rule = draft.plugins[("segmentation",)]

@@ -44,14 +44,29 @@ class PluginBlock(BaseModel):
 
 
 class HoldoutBlock(Block):
-    """Users that are never trained on."""
+    """Users that are never trained on: a fraction of all, or those of a file of their own."""
 
     users: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
-        description="fraction of users held out, picked by a salted hash of their name"
+        default=0.0, description="fraction of users held out, picked by a salted hash of their name"
+    )
+    file: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="in place of users: a file (or a glob) of evaluation records, in the form of data.source",
     )
     visibility: Literal["public"] = Field(
         description="public: these users give up protection, and every output says so"
     )
+
+
+class TextBlock(Block):
+    """Two columns: what is asked, and what is to be learnt."""
+
+    prompt: str = Field(min_length=1, description="column of the prompt: context only, it has no loss")
+    completion: str = Field(min_length=1, description="column of the completion: the loss is on it alone")
+
+
+def _text_unless_messages(given: dict[str, Any]) -> str | None:
+    return "text" if given.get("messages") is None else None
 
 
 class DataBlock(Block):
@@ -63,7 +78,14 @@ class DataBlock(Block):
     )
     source: PluginBlock = Field(description="where the records come from")
     user: str = Field(default="user", description="column that says who a record belongs to: the unit of privacy")
-    text: str = Field(default="text", description="column of the text")
+    messages: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="in place of text: column of a conversation, a list of {role, content}; put into the tokenizer's "
+        "chat template, with the loss on the assistant's answers alone",
+    )
+    text: str | TextBlock | None = Field(
+        default_factory=_text_unless_messages, description='column of the text (default "text"), or two columns'
+    )
     attributes: tuple[str, ...] = Field(default=(), description="the public columns that segmentation may read")
     max_tokens: Annotated[int, Field(ge=8, strict=True)] = Field(
         default=128, description="tokens of a training example; short texts of one user are packed into it"
@@ -79,6 +101,15 @@ class DataBlock(Block):
     on_bad_record: Literal["stop", "skip"] = Field(
         default="skip", description="what a broken line, an empty text or a missing user does"
     )
+
+
+def private_columns(data: DataBlock) -> dict[str, str]:
+    """The columns that hold what is private, by the spec's key for each."""
+    if data.messages is not None:
+        return {"data.messages": data.messages}
+    if isinstance(data.text, TextBlock):
+        return {"data.text.prompt": data.text.prompt, "data.text.completion": data.text.completion}
+    return {"data.text": data.text or "text"}
 
 
 class AdapterBlock(Block):

@@ -28,8 +28,6 @@ _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     ("sensitivity", _given, False),
     ("sweep", _given, False),
     ("audit", _given, False),
-    ("data.messages", _given, False),
-    ("data.text", _block, True),
     ("data.holdout.visibility", _one_of("private"), True),
     ("data.population", _one_of("noisy"), True),
     ("data.weights", _one_of("noisy"), True),
@@ -72,7 +70,7 @@ def take_unbuilt(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str, bool]]:
 
 
 def _phrase(name: str) -> str:
-    of_block = {"data.text": "text from several columns", "compute.workers": "a varying number of workers"}
+    of_block = {"compute.workers": "a varying number of workers"}
     return f"{of_block[name]} {NOT_BUILT}" if name in of_block else NOT_BUILT
 
 

@@ -14,10 +14,14 @@ from torch.nn import functional
 
 
 class Tokens(Protocol):
-    """Random access to the tokens of examples."""
+    """Random access to the tokens of examples, and to which of them are predicted."""
 
     def tokens(self, example_index: int) -> NDArray[np.int32]:
         """Tokens of one example."""
+        ...
+
+    def targets(self, example_index: int) -> NDArray[np.bool_]:
+        """For each of these tokens, whether it is predicted; never the first."""
         ...
 
 
@@ -38,18 +42,26 @@ class Rows:
 
 def collate(corpus: Tokens, examples: Sequence[int], device: torch.device) -> Rows:
     """Reads examples into rows; padding repeats token 0."""
-    rows = [np.asarray(corpus.tokens(e)) for e in examples]
-    return pad([r.tolist() for r in rows], device)
+    rows = [np.asarray(corpus.tokens(e)).tolist() for e in examples]
+    return pad(rows, device, [corpus.targets(e) for e in examples])
 
 
-def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Rows:
-    """Right-pads rows of token ids to the longest."""
+def pad(rows: Sequence[Sequence[int]], device: torch.device, masks: Sequence[NDArray[np.bool_]] | None = None) -> Rows:
+    """Right-pads rows of token ids to the longest.
+
+    Args:
+        rows: Token ids.
+        device: Where the tensors belong.
+        masks: Per row, which of its tokens are predicted; None: all but the first.
+    """
     width = max(len(r) for r in rows)
     inputs = torch.zeros(len(rows), width, dtype=torch.long)
     targets = torch.full((len(rows), width), -100, dtype=torch.long)
     for i, row in enumerate(rows):
         inputs[i, : len(row)] = torch.tensor(row)
         targets[i, : len(row) - 1] = inputs[i, 1 : len(row)]
+        if masks is not None:
+            targets[i, : len(row) - 1][~torch.tensor(masks[i][1:], dtype=torch.bool)] = -100
     return Rows(inputs.to(device), targets.to(device))
 
 

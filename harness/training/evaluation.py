@@ -33,7 +33,7 @@ class HoldoutSet:
 def evaluate(
     model: Any, corpus: Tokens, lengths: NDArray[np.int32], holdout: HoldoutSet, budget: int, device: torch.device
 ) -> Mapping[str, float]:
-    """Evaluates on all ranks together; collective.
+    """Evaluates on all ranks together; collective. Tokens without a loss (prompts) count nowhere.
 
     Args:
         model: The model; its adapter's current weights are used.
@@ -61,11 +61,12 @@ def evaluate(
             batch = batches[place] if place < len(batches) else batches[0][:1]
             rows = collate(corpus, [holdout.examples[k] for k in batch], device)
             losses = token_losses(model, rows).sum(dim=1).double().cpu()
+            predicted = (rows.targets != -100).sum(dim=1).tolist()
             if place >= len(batches):
                 continue
-            for k, loss in zip(batch, losses, strict=True):
+            for k, loss, count in zip(batch, losses, predicted, strict=True):
                 sums[holdout.groups[k], 0] += loss
-                sums[holdout.groups[k], 1] += int(lengths[holdout.examples[k]]) - 1
+                sums[holdout.groups[k], 1] += count
     if world > 1:
         on_device = sums.to(device)
         dist.all_reduce(on_device)

@@ -32,6 +32,7 @@ class Corpus:
         self.example_lengths = np.array(
             [2 + i % 9 for i in range(total)] if lengths is None else lengths, dtype=np.int32
         )
+        self.example_targets = self.example_lengths - 1
 
     def examples_of(self, user):
         return int(self.edges[user]), int(self.edges[user + 1])

@@ -15,7 +15,10 @@ from pydantic import ValidationError
 
 from harness import plugins
 from harness.errors import ArgumentError
-from harness.spec.models import DataBlock
+from harness.spec.models import DataBlock, private_columns
+
+ASSISTANT = "assistant"
+"""The role whose messages are learnt."""
 
 
 @dataclass(frozen=True)
@@ -24,26 +27,60 @@ class Columns:
 
     Attributes:
         user: Says who a record belongs to.
-        text: The text. Private.
+        text: The text, or the prompt, or the messages. Private.
         attributes: The declared public columns.
+        completion: What is to be learnt, if `text` is a prompt. Private.
+        chat: Whether `text` holds messages.
     """
 
     user: str
     text: str
     attributes: tuple[str, ...] = ()
+    completion: str | None = None
+    chat: bool = False
 
     @classmethod
     def of(cls, data: DataBlock) -> Columns:
         """The columns that a spec declares.
 
         Raises:
-            ArgumentError: The text is declared as something else as well.
+            ArgumentError: A private column is declared as something else as well.
         """
-        if data.text in data.attributes:
-            raise ArgumentError(f'data.attributes: "{data.text}" is the text, which is private')
-        if data.user == data.text:
-            raise ArgumentError(f'data.user and data.text are the same column "{data.user}"')
-        return cls(data.user, data.text, tuple(dict.fromkeys(data.attributes)))
+        private = private_columns(data)
+        for key, column in private.items():
+            if column in data.attributes:
+                raise ArgumentError(f'data.attributes: "{column}" is the {key.rpartition(".")[2]}, which is private')
+            if data.user == column:
+                raise ArgumentError(f'data.user and {key} are the same column "{data.user}"')
+        text, *rest = private.values()
+        attributes = tuple(dict.fromkeys(data.attributes))
+        return cls(data.user, text, attributes, rest[0] if rest else None, chat=data.messages is not None)
+
+    def declared(self) -> list[tuple[str, str]]:
+        """Every column that is read, after the spec's key for it."""
+        if self.completion is not None:
+            private = [("data.text.prompt", self.text), ("data.text.completion", self.completion)]
+        else:
+            private = [("data.messages" if self.chat else "data.text", self.text)]
+        return [("data.user", self.user), *private, *(("data.attributes", name) for name in self.attributes)]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every column that is read."""
+        return tuple(column for _, column in self.declared())
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A part of a conversation, or the prompt or the completion of a pair. Private.
+
+    Attributes:
+        role: Who says it; of a pair, ``prompt`` or ``completion``.
+        content: What is said.
+    """
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -52,15 +89,17 @@ class Record:
 
     Attributes:
         user: Who it belongs to.
-        text: What they wrote; not empty.
+        text: What they wrote; not empty. Of a pair or a conversation, all of it in one.
         attributes: Their declared public columns; None where a value is missing.
         where: Its place in the source, as in ``line 17``.
+        turns: The parts of a pair or of a conversation; none of a plain text.
     """
 
     user: str
     text: str
     attributes: Mapping[str, str | None]
     where: str
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +120,14 @@ class BadRecord:
 
 
 class RecordSource(plugins.Source):
-    """A source that the harness can read. To add one, implement the three abstract methods."""
+    """A source that the harness can read. To add one, implement the three abstract methods.
+
+    Attributes:
+        evaluation: The records of ``data.holdout.file``, if the spec names one. Their users are public, and only those
+            whom `records` does not have: nobody who is trained on gives up protection.
+    """
+
+    evaluation: RecordSource | None = None
 
     def located(self, base_dir: Path) -> RecordSource:
         """The same source with its relative paths made absolute and found to exist.
@@ -94,6 +140,18 @@ class RecordSource(plugins.Source):
             MachineError: A package that it needs is not installed.
         """
         return self
+
+    def beside(self, path: str, base_dir: Path) -> RecordSource:
+        """A source like this one that reads another file: that of ``data.holdout.file``.
+
+        Args:
+            path: As the spec writes it.
+            base_dir: The folder of the spec.
+
+        Raises:
+            ArgumentError: There is no such file, or this source reads none.
+        """
+        raise ArgumentError("data.holdout.file: this data.source reads no files; give data.holdout.users")
 
     @abstractmethod
     def records(self, columns: Columns) -> Iterator[Record | BadRecord]:
@@ -140,7 +198,10 @@ def open_source(data: DataBlock, base_dir: Path) -> RecordSource:
         raise ArgumentError(f"{path}: {first['msg']}") from None
     if not isinstance(found, RecordSource):
         raise ArgumentError(f"data.source: {data.source.type} can't be read: it must be a subclass of RecordSource")
-    return found.located(base_dir)
+    located = found.located(base_dir)
+    if data.holdout.file is not None:
+        located.evaluation = located.beside(data.holdout.file, base_dir)
+    return located
 
 
 def user_of(value: object) -> tuple[str | None, str]:
@@ -160,15 +221,15 @@ def user_of(value: object) -> tuple[str | None, str]:
     return (value, "") if _encodable(value) else (None, "the user is not valid Unicode")
 
 
-def text_problem(value: object) -> str:
+def text_problem(value: object, what: str = "text") -> str:
     """What is wrong with a text, or "". Never quotes it."""
     if value is None:
-        return "the text is missing"
+        return f"the {what} is missing"
     if not isinstance(value, str):
-        return "the text is not a string"
+        return f"the {what} is not a string"
     if not value.strip():
-        return "the text is empty"
-    return "" if _encodable(value) else "the text is not valid Unicode"
+        return f"the {what} is empty"
+    return "" if _encodable(value) else f"the {what} is not valid Unicode"
 
 
 def attributes_of(values: Mapping[str, object], names: Iterable[str]) -> dict[str, str | None]:
@@ -183,8 +244,8 @@ def make_record(
 
     Args:
         user: The value of the user column; None if it is missing.
-        text: The value of the text column; None if it is missing.
-        values: Holds the public columns, by name; others are ignored.
+        text: The value of the column `Columns.text`; None if it is missing.
+        values: Holds the public columns, and the completion, by name; others are ignored.
         columns: What is read.
         where: The place in the source.
     """
@@ -192,10 +253,64 @@ def make_record(
     if name is None:
         return BadRecord(where, problem)
     attributes = attributes_of(values, columns.attributes)
-    problem = text_problem(text)
-    if problem or not isinstance(text, str):
-        return BadRecord(where, problem, name, attributes)
-    return Record(name, text, attributes, where)
+    turns = _turns(text, values, columns)
+    if isinstance(turns, str):
+        return BadRecord(where, turns, name, attributes)
+    whole = "\n".join(turn.content for turn in turns) if turns else str(text)
+    return Record(name, whole, attributes, where, turns)
+
+
+def remade(record: Record, columns: Columns) -> Record | BadRecord:
+    """The same record, checked again: it may come from anybody's plugin."""
+    text: object = record.text
+    values: dict[str, object] = dict(record.attributes)
+    if columns.chat:
+        text = [{"role": turn.role, "content": turn.content} for turn in record.turns]
+    elif columns.completion is not None:
+        text, values[columns.completion] = [turn.content for turn in record.turns] if len(record.turns) == 2 else (0, 0)
+    return make_record(record.user, text, values, columns, record.where)
+
+
+def _turns(text: object, values: Mapping[str, object], columns: Columns) -> tuple[Turn, ...] | str:
+    """The turns of a pair or a conversation, none of a plain text, or what is wrong."""
+    if columns.chat:
+        return _conversation(text)
+    if columns.completion is not None:
+        return _pair(text, values.get(columns.completion))
+    return text_problem(text) or ()
+
+
+def _pair(prompt: object, completion: object) -> tuple[Turn, ...] | str:
+    """The turns of a pair, or what is wrong with it."""
+    for what, value in (("prompt", prompt), ("completion", completion)):
+        if problem := text_problem(value, what):
+            return problem
+    return Turn("prompt", str(prompt)), Turn("completion", str(completion))
+
+
+def _conversation(messages: object) -> tuple[Turn, ...] | str:
+    """The turns of a conversation, or what is wrong with it. Never quotes it."""
+    if messages is None:
+        return "the messages are missing"
+    if not isinstance(messages, list):
+        return "the messages are not a list"
+    turns = []
+    for message in messages:
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if not isinstance(message, Mapping) or not isinstance(role, str):
+            return "a message is not an object with a role and a content"
+        if problem := text_problem(message.get("content"), "content of a message"):
+            return problem
+        if not role.strip() or not _encodable(role):
+            return "a message has an unusable role"
+        turns.append(Turn(role, str(message["content"])))
+    if not turns:
+        return "the messages are empty"
+    if turns[0].role == ASSISTANT:
+        return "the conversation begins with an answer"
+    if not any(turn.role == ASSISTANT for turn in turns):
+        return "the conversation has no answer of the assistant"
+    return tuple(turns)
 
 
 def missing_column(what: str, name: str, existing: Iterable[str], source: str) -> ArgumentError:

@@ -65,8 +65,7 @@ class Shakespeare(RecordSource):
             update(content)
 
     def _check(self, columns: Columns) -> None:
-        declared = [("data.user", columns.user), ("data.text", columns.text)]
-        for what, name in [*declared, *(("data.attributes", a) for a in columns.attributes)]:
+        for what, name in columns.declared():
             if name not in _COLUMNS:
                 raise missing_column(what, name, _COLUMNS, "the source shakespeare")
 

@@ -1,0 +1,247 @@
+"""Sources that are files: one, several, or a glob; compressed or not; found here or beside the spec."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import glob
+import gzip
+import io
+import lzma
+import os
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, TypeVar, cast
+
+from pydantic import Field
+
+from harness.data.sources.base import (
+    BadRecord,
+    Columns,
+    Record,
+    RecordSource,
+    attributes_of,
+    make_record,
+    missing_column,
+    user_of,
+)
+from harness.errors import ArgumentError
+from harness.plugins import PluginParameters
+
+_BLOCK = 1 << 20
+S = TypeVar("S", bound="FileSource")
+
+Values = Mapping[str, object]
+"""The columns of one record that were asked for, by name."""
+
+_PATH = "a file, a glob (data/*.jsonl) or a list of them; relative to the current directory, else to the spec"
+
+
+class FileParameters(PluginParameters):
+    """Parameters of every source that reads files."""
+
+    path: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    ) = Field(description=_PATH)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every path, as it was given."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class RowSource(RecordSource):
+    """A source of rows with named columns. To add one, implement `_every_row` and `fingerprint`."""
+
+    def records(self, columns: Columns) -> Iterator[Record | BadRecord]:
+        """Every record, in order."""
+        for where, row in self._every_row(columns, columns.names):
+            if isinstance(row, BadRecord):
+                yield row
+            else:
+                yield self._record(row, columns, where)
+
+    def public(self, columns: Columns) -> Iterator[tuple[str, Mapping[str, str | None]]]:
+        """User and public attributes of every record that has a user; texts are dropped while a row is read."""
+        for _, row in self._every_row(columns, (columns.user, *columns.attributes)):
+            if isinstance(row, BadRecord):
+                continue
+            user, _ = user_of(row.get(columns.user))
+            if user is not None:
+                yield user, attributes_of(row, columns.attributes)
+
+    def _record(self, row: Values, columns: Columns, where: str) -> Record | BadRecord:
+        return make_record(row.get(columns.user), row.get(columns.text), row, columns, where)
+
+    @abstractmethod
+    def _every_row(self, columns: Columns, keep: Sequence[str]) -> Iterator[tuple[str, Values | BadRecord]]:
+        """All rows with their places, in an order that is the same each time.
+
+        Args:
+            columns: What is declared.
+            keep: The columns to return; those that a row lacks are left out.
+
+        Raises:
+            ArgumentError: A declared column occurs in no row, or nothing can be read at all.
+        """
+
+
+class FileSource(RowSource):
+    """A source of files. To add a format, implement `_rows`."""
+
+    Parameters = FileParameters
+    parameters: FileParameters
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, in the order in which they are read."""
+        return tuple(Path(path).expanduser() for path in self.parameters.paths)
+
+    def located(self: S, base_dir: Path) -> S:
+        """The same files by their absolute paths; those of a glob are sorted."""
+        found = locate(self.parameters.paths, base_dir, "data.source.path")
+        return self._of(found)
+
+    def beside(self: S, path: str, base_dir: Path) -> S:
+        """The same format and parameters, for another file."""
+        found = locate((path,), base_dir, "data.holdout.file")
+        own = {os.path.realpath(file) for file in self.files}
+        if any(os.path.realpath(file) in own for file in found):
+            raise ArgumentError("data.holdout.file: is among the files of data.source, whose users are trained on")
+        return self._of(found)
+
+    def fingerprint(self, update: Callable[[bytes], None]) -> None:
+        """Feeds the bytes of every file, and the parameters that decide how they are read; not where they lie."""
+        others = self.parameters.model_dump(mode="json", exclude={"path"})
+        for path in self.files:
+            size = 0
+            with reading(path), path.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    update(block)
+                    size += len(block)
+            update(f"\0{size} {path.suffix.lower()} {others}\n".encode())
+
+    def _of(self: S, found: tuple[str, ...]) -> S:
+        path = found[0] if len(found) == 1 else found
+        return type(self)(self.parameters.model_copy(update={"path": path}))
+
+    def _every_row(self, columns: Columns, keep: Sequence[str]) -> Iterator[tuple[str, Values | BadRecord]]:
+        """The rows of all files with their places, and at the end whether the columns occur at all."""
+        seen, files = Seen(), self.files
+        for path, name in zip(files, _names(files), strict=True):
+            prefix = f"{name} " if len(files) > 1 else ""
+            with reading(path):
+                for where, row in self._rows(path, frozenset(keep), seen):
+                    place = prefix + where
+                    yield place, BadRecord(place, row.reason) if isinstance(row, BadRecord) else row
+        seen.check(columns, str(files[0]) if len(files) == 1 else f"the {len(files)} files of data.source")
+
+    @abstractmethod
+    def _rows(self, path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
+        """The rows of one file.
+
+        Args:
+            path: The file.
+            keep: The columns to return; those that a row lacks are left out.
+            seen: Is told of the columns that there are.
+        """
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns whatever reading a file raises into one line that quotes nothing of it."""
+    try:
+        yield
+        return
+    except (EOFError, lzma.LZMAError, zlib.error):
+        reason = "it is damaged, or not compressed as its name says"
+    except OSError as error:
+        reason = error.strerror or "it is damaged, or not compressed as its name says"
+    raise ArgumentError(f"data.source.path: {path} can't be read ({reason})")
+
+
+class Seen:
+    """Which columns occurred, and how often; and whether there was anything at all."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.objects = 0
+        self.counts: dict[str, int] = {}
+        self.what = "a record"
+
+    def add(self, names: Iterable[str], rows: int = 1) -> None:
+        """Notes that so many rows have these columns."""
+        self.objects += rows
+        for name in names:
+            self.counts[name] = self.counts.get(name, 0) + rows
+
+    def check(self, columns: Columns, source: str) -> None:
+        """Refuses a source without records, or without a declared column in any of them."""
+        if not self.rows:
+            raise ArgumentError(f"data.source.path: {source} has no records")
+        if not self.objects:
+            raise ArgumentError(f"data.source.path: no line of {source} is {self.what}")
+        # Names that few records have could themselves be private: only the usual ones are offered.
+        usual = [name for name, count in self.counts.items() if 2 * count >= self.objects]
+        for key, name in columns.declared():
+            if name not in self.counts:
+                raise missing_column(key, name, usual, source)
+
+
+def locate(paths: Sequence[str], base_dir: Path, key: str) -> tuple[str, ...]:
+    """The files that `paths` name, absolute, each once.
+
+    Args:
+        paths: Files or globs; what exists below the current directory comes first, then what lies beside the spec.
+        base_dir: The folder of the spec.
+        key: Of the spec, for errors.
+
+    Raises:
+        ArgumentError: One of them names no file.
+    """
+    found: dict[str, None] = {}
+    for given in paths:
+        path = Path(given).expanduser()
+        candidates = [path] if path.is_absolute() else [Path.cwd() / path, base_dir.resolve() / path]
+        existing = next((c for c in candidates if c.exists()), None)
+        if existing is not None and existing.is_dir():
+            raise ArgumentError(f"{key}: {given} is a folder, not a file (for all of its files: {given}/*)")
+        if existing is not None:
+            found[str(existing)] = None
+            continue
+        if not glob.has_magic(given):
+            raise ArgumentError(f"{key}: there is no file {given}")
+        for candidate in candidates:
+            matches = [m for m in sorted(glob.glob(str(candidate), recursive=True)) if Path(m).is_file()]
+            if matches:
+                found.update(dict.fromkeys(matches))
+                break
+        else:
+            raise ArgumentError(f"{key}: no file matches {given}")
+    return tuple(found)
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """A file's content, decompressed as its name says (.gz, .bz2, .xz, .zst), as a stream."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    if suffix == ".bz2":
+        return cast(BinaryIO, bz2.open(path, "rb"))
+    if suffix in (".xz", ".lzma"):
+        return cast(BinaryIO, lzma.open(path, "rb"))
+    if suffix == ".zst":
+        import pyarrow as pa
+
+        stream: Any = pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
+        return cast(BinaryIO, io.BufferedReader(stream, _BLOCK))
+    return path.open("rb")
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """The files' names, as short as they can be told apart."""
+    above = os.path.commonpath([file.parent for file in files])
+    return [os.path.relpath(file, above) for file in files]

@@ -1,0 +1,81 @@
+"""Parquet files, read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.data.sources.base import BadRecord
+from harness.data.sources.files import FileSource, Seen, Values
+from harness.errors import ArgumentError
+
+_ROWS = 512
+_BUFFER = 1 << 20
+
+
+class Parquet(FileSource):
+    """Parquet files; only the columns that are needed are read."""
+
+    def _rows(self, path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
+        return parquet_rows(path, keep, seen)
+
+
+def parquet_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
+    """The rows of one Parquet file, counted from 1. Memory is bounded by a batch, whatever the row groups' size."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with path.open("rb") as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER) as file:
+            names = file.schema_arrow.names
+            rows = file.metadata.num_rows
+            seen.rows += rows
+            seen.add(dict.fromkeys(names), rows)
+            wanted = [name for name in names if name in keep]
+            if not wanted:
+                yield from ((f"row {n}", {}) for n in range(1, rows + 1))
+                return
+            for batch in file.iter_batches(batch_size=_ROWS, columns=wanted, use_threads=False):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+            return
+    except pa.ArrowException:
+        pass  # what it says may quote the file
+    raise ArgumentError(f"data.source.path: {path} is not a Parquet file, or is damaged")
+
+
+def arrow_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
+    """The rows of one Arrow file (a stream, as `datasets` saves it, or a file), counted from 1."""
+    import pyarrow as pa
+
+    number = 0
+    try:
+        with pa.memory_map(str(path), "r") as stream:
+            for batch in _arrow_batches(stream):
+                names = batch.schema.names
+                seen.rows += batch.num_rows
+                seen.add(dict.fromkeys(names), batch.num_rows)
+                kept = batch.select([name for name in names if name in keep])
+                for start in range(0, batch.num_rows, _ROWS):
+                    part = kept.slice(start, _ROWS).to_pylist() or [{}] * min(_ROWS, batch.num_rows - start)
+                    for row in part:
+                        number += 1
+                        yield f"row {number}", row
+            return
+    except pa.ArrowException:
+        pass  # what it says may quote the file
+    raise ArgumentError(f"data.source.path: {path} is not an Arrow file, or is damaged")
+
+
+def _arrow_batches(stream: Any) -> Iterator[Any]:
+    import pyarrow as pa
+
+    if stream.read(6) == b"ARROW1":
+        file = pa.ipc.open_file(stream)
+        yield from (file.get_batch(i) for i in range(file.num_record_batches))
+    else:
+        stream.seek(0)
+        yield from pa.ipc.open_stream(stream)
