@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections import Counter
@@ -12,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from harness.data.corpus import build_corpus
-from harness.data.sources.base import Columns, open_source
+from harness.data.sources.base import Columns, Record, open_source
 from harness.data.sources.synthetic import Synthetic
 from harness.data.synthetic import Population, planted
 from harness.data.synthetic.draws import Draws, Shuffle, Weighted
 from harness.data.synthetic.grammar import Grammar
+from harness.data.synthetic.scenarios import SCENARIOS
 from harness.errors import ArgumentError
 from harness.spec.models import DataBlock
 from tests.populations import RICH, parameters, population
@@ -33,6 +37,65 @@ def digest_of(feed) -> list[bytes]:
     found: list[bytes] = []
     feed(found.append)
     return found
+
+
+# --- the same every time ------------------------------------------------------------------------------------
+
+_PRINT = (
+    "import hashlib; from tests.populations import *\n"
+    "made = population(**RICH)\n"
+    "found = [[made.attributes(i), list(made.texts(i)), sorted(made.truth(i).flags)] for i in range(40)]\n"
+    "print(hashlib.sha256(repr([found, list(made.planted())]).encode()).hexdigest())"
+)
+
+
+def test_every_process_makes_the_same_texts():
+    """Break: Python's own `hash` of a string anywhere in the draws."""
+    found = set()
+    for salt in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": salt, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", _PRINT]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        found.add(done.stdout.strip())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_user_alone_is_the_user_of_the_stream(scenario):
+    """Break: a draw taken from a stream that all users share."""
+    source = Synthetic(parameters(scenario, 60, **RICH))
+    streamed: dict[str, list[str]] = {}
+    for record in source.records(COLUMNS):
+        assert isinstance(record, Record)
+        streamed.setdefault(record.user, []).append(record.text)
+    for i in (59, 0, 17):
+        alone = population(scenario, 60, **RICH)
+        assert list(alone.texts(i)) == streamed[alone.user(i)]
+        assert alone.truth(i).records == len(streamed[alone.user(i)])
+    assert list(streamed) == [f"u{i:06d}" for i in range(60)]
+
+
+def test_another_seed_makes_other_texts_and_another_column_changes_nothing():
+    made, other = population(), population(seed=12)
+    assert [list(made.texts(i)) for i in range(5)] != [list(other.texts(i)) for i in range(5)]
+    more = population(demographics={"plan": {"free": 0.7, "team": 0.2, "enterprise": 0.1}, "x": {"a": 1, "b": 1}})
+    assert [made.attributes(i)["plan"] for i in range(100)] == [more.attributes(i)["plan"] for i in range(100)]
+
+
+def test_texts_do_not_change_unnoticed():
+    """Who changes this line raises VERSION too: the corpora that others keep are then built again."""
+    assert next(population().texts(0)) == GOLDEN
+
+
+def test_the_fingerprint_holds_every_parameter_and_the_grammar(monkeypatch):
+    """Break: one block left out of what is fed."""
+    base = digest_of(Synthetic(parameters()).fingerprint)
+    assert base == digest_of(Synthetic(parameters()).fingerprint)
+    for change in ({"seed": 12}, {"users": 301}, {"topics": {"focus": 0.5}}, {"secrets": {"users": 1}}, RICH):
+        assert digest_of(Synthetic(parameters(**change)).fingerprint) != base
+    assert digest_of(Synthetic(parameters("chat")).fingerprint) != base
+    monkeypatch.setattr("harness.data.synthetic.population.VERSION", 2)
+    assert digest_of(Synthetic(parameters()).fingerprint) != base
 
 
 # --- public columns and volume ------------------------------------------------------------------------------

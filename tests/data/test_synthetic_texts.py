@@ -5,18 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from harness.data.sources.base import Columns
 from harness.data.synthetic import Population, planted
 from harness.data.synthetic.identifiers import luhn_digit
 from harness.data.synthetic.scenarios import SCENARIOS
 from tests.populations import QUIET, RICH, population, words_of
-
-ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = Columns("user", "text", ("plan", "region"))
 
 # --- identifiers --------------------------------------------------------------------------------------------
 
