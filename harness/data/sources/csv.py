@@ -33,16 +33,14 @@ codecs.register_error("uudp-mark", _mark)
 class CsvParameters(FileParameters):
     """Parameters of `csv`."""
 
-    delimiter: str = Field(
-        default=",", min_length=1, max_length=1, description='what separates values, as ";" or "\\t"'
-    )
+    delimiter: str = Field(default=",", description='what separates values, as ";" or "\\t"')
     encoding: str = Field(default="utf-8", min_length=1, description="of the files, as utf-8, utf-16 or cp1252")
 
     @field_validator("delimiter")
     @classmethod
     def _separates(cls, value: str) -> str:
-        if value in '"\r\n\0':
-            raise ValueError("must be a character that no value needs, not a quote or a line's end")
+        if len(value) != 1 or value in '"\r\n\0':
+            raise ValueError("must be one character, and not a quote or a line's end")
         return value
 
     @field_validator("encoding")
