@@ -9,11 +9,11 @@ import pytest
 from harness.data.groups import public_counts
 from harness.data.sources.base import Columns, open_source
 from harness.errors import ArgumentError
+from harness.planning import make_plan
 from harness.plugins import segmentation
 from harness.privacy.guarantee import Guarantee
 from tests.plans import posts as made_posts
 from tests.plans import write_spec
-from harness.planning import make_plan
 
 TRAIN = [{"user": "ann", "text": "one", "plan": "free"}, {"user": "bob", "text": " ", "plan": "paid"}]
 HELD = [

@@ -150,7 +150,8 @@ def test_with_a_loss_on_answers_alone_it_equals_a_loop_over_users(model: Model, 
         own = [texts.tokens(e).tolist() for e in unit.examples]
         expected = unit_gradient(plain, own, [texts.targets(e).tolist() for e in unit.examples])
         assert relative_error(found, expected) < 1e-5
-        assert relative_error(found, unit_gradient(plain, own)) > 1e-2
+        if unit.targets < sum(len(text) - 1 for text in own):
+            assert relative_error(found, unit_gradient(plain, own)) > 1e-2
 
 
 def test_the_sum_of_all_users_equals_a_loop_over_users_with_clipping(model: Model) -> None:

@@ -61,7 +61,7 @@ class Csv(FileSource):
     parameters: CsvParameters
 
     def _rows(self, path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
-        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))  # one for the whole process, and 131,072 at first
+        csv.field_size_limit(_LONGEST)  # one for the whole process, and 131,072 at first
         with open_binary(path) as binary:
             text = io.TextIOWrapper(binary, encoding=self._codec, errors="uudp-mark", newline="")
             reader = csv.reader(text, delimiter=self.parameters.delimiter, strict=True)
