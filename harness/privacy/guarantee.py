@@ -136,8 +136,8 @@ class Guarantee:
         if self.holdout_file:
             found.insert(
                 0,
-                "The users of the evaluation file, as far as they are not trained on: they gave up protection, and exact "
-                "statistics of their texts are published.",
+                "The users of the evaluation file, as far as they are not trained on: they gave up protection, and "
+                "exact statistics of their texts are published.",
             )
         if self.own_records:
             found.append("A user's group, and so that user's own ε, which depend on their records: never publish them.")

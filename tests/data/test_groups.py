@@ -201,7 +201,7 @@ def counts(data, segmenter):
 def test_plan_counts_distinct_users_without_reading_a_record(posts, write_jsonl, make_data, monkeypatch):
     data = make_data(write_jsonl(posts), attributes=["plan"])
     monkeypatch.setattr("harness.data.sources.jsonl.Jsonl.records", None)  # only the public door is left
-    monkeypatch.setattr("harness.data.sources.jsonl.make_record", None)
+    monkeypatch.setattr("harness.data.sources.files.make_record", None)
     found = counts(data, attribute())
     train = [u for u in range(40) if not is_holdout(f"user-{u:02d}", "made", 0.25)]
     assert (found.users_train, found.users_holdout) == (len(train), 40 - len(train))

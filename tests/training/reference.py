@@ -48,15 +48,20 @@ def plain_model(base: Path, spec: Spec) -> Any:
     return get_peft_model(model, config).eval().double()
 
 
-def unit_gradient(model: Any, texts: list[list[int]]) -> Tensor:
-    """The gradient of the mean loss per predicted token over all texts of one user; flat, in the model's order."""
+def unit_gradient(model: Any, texts: list[list[int]], masks: list[list[bool]] | None = None) -> Tensor:
+    """The gradient of the mean loss per predicted token over all texts of one user; flat, in the model's order.
+
+    `masks` says which tokens are predicted; None: all but each text's first.
+    """
+    masks = masks or [[False] + [True] * (len(text) - 1) for text in texts]
     parameters = [p for p in model.parameters() if p.requires_grad]
     losses = []
-    for text in texts:
+    for text, mask in zip(texts, masks, strict=True):
         ids = torch.tensor(text)
         logits = model(input_ids=ids[None], use_cache=False).logits[0]
-        losses.append(functional.cross_entropy(logits[:-1].to(torch.float64), ids[1:], reduction="sum"))
-    loss = torch.stack(losses).sum() / sum(len(text) - 1 for text in texts)
+        each = functional.cross_entropy(logits[:-1].to(torch.float64), ids[1:], reduction="none")
+        losses.append(each[torch.tensor(mask[1:])].sum())
+    loss = torch.stack(losses).sum() / sum(map(sum, masks))
     return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)])
 
 

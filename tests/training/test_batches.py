@@ -20,6 +20,9 @@ class Tokens:
     def tokens(self, example_index: int) -> Any:
         return np.array(ROWS[example_index], dtype=np.int32)
 
+    def targets(self, example_index: int) -> Any:
+        return np.arange(len(ROWS[example_index])) > 0
+
 
 @pytest.fixture(scope="module")
 def model(base: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ class Texts:
 
     def tokens(self, example_index: int) -> Any:
         return self.flat[example_index]
+
+    def targets(self, example_index: int) -> Any:
+        return np.arange(len(self.flat[example_index])) > 0
 
     @property
     def lengths(self) -> Any:
@@ -122,6 +126,32 @@ def test_every_users_gradient_equals_a_loop_over_users(model: Model, budget: int
     for found, expected in zip(model.of_each_user(texts, batches), model.reference(texts), strict=True):
         assert expected.norm() > 1e-3
         assert relative_error(found, expected) < 1e-5
+
+
+class Masked(Texts):
+    """The same texts, of which some tokens alone are predicted."""
+
+    def targets(self, example_index: int) -> Any:
+        mask = np.random.default_rng(example_index).random(len(self.flat[example_index])) < 0.5
+        mask[0], mask[-1] = False, True
+        return mask
+
+    def units(self) -> list[Unit]:
+        found = super().units()
+        return [dataclasses.replace(u, targets=sum(int(self.targets(e).sum()) for e in u.examples)) for u in found]
+
+
+@pytest.mark.parametrize("budget", [24, 100_000])
+def test_with_a_loss_on_answers_alone_it_equals_a_loop_over_users(model: Model, budget: int) -> None:
+    """Broken by dividing by all tokens of a unit, or by a mask that is one place off."""
+    texts = Masked()
+    plain = copy.deepcopy(model.plain).double()
+    for unit, found in zip(texts.units(), model.of_each_user(texts, cut(texts, budget)), strict=True):
+        own = [texts.tokens(e).tolist() for e in unit.examples]
+        expected = unit_gradient(plain, own, [texts.targets(e).tolist() for e in unit.examples])
+        assert relative_error(found, expected) < 1e-5
+        if unit.targets < sum(len(text) - 1 for text in own):
+            assert relative_error(found, unit_gradient(plain, own)) > 1e-2
 
 
 def test_the_sum_of_all_users_equals_a_loop_over_users_with_clipping(model: Model) -> None:

@@ -33,16 +33,14 @@ codecs.register_error("uudp-mark", _mark)
 class CsvParameters(FileParameters):
     """Parameters of `csv`."""
 
-    delimiter: str = Field(
-        default=",", min_length=1, max_length=1, description='what separates values, as ";" or "\\t"'
-    )
+    delimiter: str = Field(default=",", description='what separates values, as ";" or "\\t"')
     encoding: str = Field(default="utf-8", min_length=1, description="of the files, as utf-8, utf-16 or cp1252")
 
     @field_validator("delimiter")
     @classmethod
     def _separates(cls, value: str) -> str:
-        if value in '"\r\n\0':
-            raise ValueError("must be a character that no value needs, not a quote or a line's end")
+        if len(value) != 1 or value in '"\r\n\0':
+            raise ValueError("must be one character, and not a quote or a line's end")
         return value
 
     @field_validator("encoding")
@@ -63,7 +61,7 @@ class Csv(FileSource):
     parameters: CsvParameters
 
     def _rows(self, path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
-        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))  # one for the whole process, and 131,072 at first
+        csv.field_size_limit(_LONGEST)  # one for the whole process, and 131,072 at first
         with open_binary(path) as binary:
             text = io.TextIOWrapper(binary, encoding=self._codec, errors="uudp-mark", newline="")
             reader = csv.reader(text, delimiter=self.parameters.delimiter, strict=True)
