@@ -150,6 +150,28 @@ class SessionSegmenter(Segmenter):
         """Asks its declared queries and returns the rule that they lead to."""
 
 
+# --- sensitivity --------------------------------------------------------------------------------------------
+
+
+class SensitivityScore(Plugin):
+    """Says how much is at stake for a user: from 0 (little) to 1 (much). Public edges cut scores into risk tiers."""
+
+    access: ClassVar[Access]
+
+
+class OwnRecordsScore(SensitivityScore):
+    """Scores one user by that user's own records, with constants of the spec. Costs no privacy; scores are private.
+
+    `score` must be a function of its argument alone: the harness hands it a fresh copy of the plugin for every user.
+    """
+
+    access = Access.OWN_RECORDS
+
+    @abstractmethod
+    def score(self, user: UserRecords) -> float:
+        """A finite number in [0, 1] for the user with these records."""
+
+
 # --- noise policies -----------------------------------------------------------------------------------------
 
 
@@ -174,6 +196,7 @@ class Lever(enum.Enum):
     """What the harness turns to bring each group to its target."""
 
     CLIP_NORM = "clip_norm"
+    SAMPLING_RATE = "sampling_rate"
 
 
 @dataclass(frozen=True)
@@ -328,6 +351,7 @@ class Source(Plugin):
 
 
 segmentation: Registry[Segmenter] = Registry("segmentation", Segmenter)  # type: ignore[type-abstract]
+sensitivity: Registry[SensitivityScore] = Registry("sensitivity", SensitivityScore)
 noise: Registry[NoisePolicy] = Registry("noise", NoisePolicy)  # type: ignore[type-abstract]
 source: Registry[Source] = Registry("source", Source)
 

@@ -131,7 +131,7 @@ def read_text(text: str, layer: Layer) -> Layer:
     if not isinstance(node, yaml.MappingNode):
         found = _Builder(layer, tagged, None).build(node, (), ())
         return layer.fail("is empty") if found is None else layer.fail(f"must be a block of keys, found {show(found)}")
-    layer.data = _Builder(layer, tagged, None).build(node, (), ())
+    layer.data = _Builder(layer, tagged, None).build(node, (), ()) or {}  # nothing is built of a tagged root
     return layer
 
 
