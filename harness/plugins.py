@@ -311,6 +311,16 @@ class Registry(Generic[T]):
             found[entry.name] = entry.value
         return found
 
+    def origin(self, name: str) -> str:
+        """Where a plugin comes from: ``built-in``, ``module``, or the installed package that announces it."""
+        _load_builtins()
+        if name in self._builtin:
+            return "built-in"
+        for entry in importlib.metadata.entry_points(group=self.entry_point_group):
+            if entry.name == name:
+                return f"entry point of {entry.dist.name} {entry.dist.version}" if entry.dist else "entry point"
+        return "module"
+
     def get(self, name: str) -> type[T]:
         """The plugin class that a spec means by `name`.
 

@@ -17,7 +17,7 @@ from harness.cli import console
 from harness.errors import UserError
 
 # Each is a function of its own name in a module of its own name; the order is that of the help.
-VERBS = ("validate", "plan", "run", "report", "account", "schema")
+VERBS = ("validate", "plan", "run", "report", "account", "policies", "schema")
 
 app = typer.Typer(
     name="uudp",
