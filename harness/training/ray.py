@@ -87,11 +87,10 @@ def check_worker() -> None:
     Raises:
         ArgumentError: Something in Ray's working folder shadows uudp's own packages.
     """
-    import harness
-    import policies
+    from importlib import import_module
 
     home = Path(__file__).resolve().parents[2]
-    for module in (harness, policies):
+    for module in (import_module("harness"), import_module("policies")):
         place = Path(str(module.__file__)).resolve()
         if place.parent != home / module.__name__:
             raise ArgumentError(f"{place.parent} shadows uudp's own package `{module.__name__}` on a Ray worker")
