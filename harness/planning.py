@@ -14,9 +14,11 @@ from typing import Any
 
 from harness.data.groups import PublicCounts, public_counts
 from harness.data.sources.base import Columns, RecordSource, open_source
+from harness.data.tiers import Sensitivity
 from harness.errors import ArgumentError
 from harness.plugins import (
     Group,
+    Lever,
     NoisePolicy,
     OwnRecordsSegmenter,
     PluginError,
@@ -26,10 +28,11 @@ from harness.plugins import (
     segmentation,
 )
 from harness.privacy import calibration
-from harness.privacy.accounting import epsilon_curve
+from harness.privacy.accounting import epsilon_curve, trade_offs
 from harness.privacy.guarantee import Guarantee
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
 from harness.spec import LoadedSpec, Spec, load_spec
+from harness.spec.privacy_groups import groups_of
 from harness.spec.problems import one_line
 
 VERSIONS = ("uudp", "dp-accounting", "torch", "transformers", "peft", "deepspeed", "ray")
@@ -65,8 +68,10 @@ class Plan:
         targets: What the noise policy asked for, per group; None without privacy.
         population: Public counts.
         segmenter: The segmentation rule, with its segments fixed.
-        segments: Their names, in the order of the mechanism's groups.
+        sensitivity: How users are assessed, if they are.
+        groups: The privacy groups, in the order of the mechanism's.
         curve: (steps, ε) along the run.
+        trade_offs: Per group, δ at each of a few ε from 0 on; empty where all groups have one sampling rate.
         source: Where the records will be read from.
     """
 
@@ -76,8 +81,10 @@ class Plan:
     targets: Mapping[str, float] | None
     population: Population
     segmenter: Segmenter
-    segments: tuple[str, ...]
+    sensitivity: Sensitivity | None
+    groups: tuple[Group, ...]
     curve: tuple[tuple[int, float], ...]
+    trade_offs: tuple[tuple[tuple[float, float], ...], ...]
     source: RecordSource
 
     @property
@@ -128,8 +135,8 @@ class Plan:
         group, epsilon = self.mechanism.groups[i], self.guarantee.epsilon
         return {
             "name": group.name,
-            "segment": self.segments[i],
-            "tier": None,
+            "segment": self.groups[i].segment,
+            "tier": self.groups[i].tier,
             "weight": self.population.weights[group.name],
             "epsilon": None if epsilon is None else epsilon[i],
             "target_epsilon": None if self.targets is None else self.targets[group.name],
@@ -139,7 +146,13 @@ class Plan:
             "steps": group.steps,
             "examples_per_user": group.examples_per_user,
             "noise_to_signal": noise_to_signal(self.mechanism, i),
-        }
+        } | self._trade_off(i)
+
+    def _trade_off(self, i: int) -> dict[str, Any]:
+        if not self.trade_offs:
+            return {}
+        curve = self.trade_offs[i]
+        return {"delta_at_zero": curve[0][1], "curve": [list(point) for point in curve]}
 
     def _plugins(self) -> list[dict[str, str]]:
         spec = self.spec
@@ -153,7 +166,17 @@ class Plan:
                 "target": _name(rule),
                 "access": self.segmenter.access.value,
             },
+            *self._score_plugins(),
             {"kind": "noise", "type": spec.noise.type, "target": _name(policy), "access": "none"},
+        ]
+
+    def _score_plugins(self) -> list[dict[str, str]]:
+        if self.spec.sensitivity is None or self.sensitivity is None:
+            return []
+        pairs = zip(self.spec.sensitivity.scores, self.sensitivity.scores, strict=True)
+        return [
+            {"kind": "sensitivity", "type": one.type, "target": _name(type(score)), "access": score.access.value}
+            for one, score in pairs
         ]
 
     def notes(self) -> list[str]:
@@ -172,6 +195,11 @@ class Plan:
             found.append("The data are declared public: a demonstration. The accounting is that of private data.")
         if spec.evaluation.ordinary and self.mechanism.private:
             found.append("For comparison, the same steps are also trained without clipping and noise.")
+        if self.trade_offs:
+            found.append(
+                "Sampling rates differ between groups: the same (ε, δ) then hides different trade-offs. δ(0) and the "
+                "curve of each group say what its users are exposed to at other ε."
+            )
         found.append("No ledger: what other runs spent of this data set's budget is not recorded.")
         return found
 
@@ -199,17 +227,18 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     except PluginError as error:
         raise ArgumentError(f"segmentation: {error.message}") from None
     rule = counts.segmenter if counts is not None else rule
-    segments = rule.segments
-    if segments is None:
+    if rule.segments is None:
         raise ArgumentError("segmentation: its segments are not known; give its values")
-    population = _population(block, segments, counts)
+    sensitivity = Sensitivity.of(block.sensitivity) if block.sensitivity is not None else None
+    tiers = sensitivity.names if sensitivity is not None else ()
+    population = _population(block, tuple(g.name for g in groups_of(rule.segments, tiers)), counts)
     policy = noise.build(block.noise.type, block.noise.parameters)
-    groups = tuple(Group(s, s, None, population.weights[s]) for s in segments)
+    groups = groups_of(rule.segments, tiers, population.weights)
     proposal = _propose(policy, groups, block.privacy.epsilon, loaded)
     # A public segment in which nobody is has no users to protect or to train on.
-    segments = tuple(s for s in segments if population.weights[s] > 0)
+    groups = tuple(g for g in groups if population.weights[g.name] > 0)
     relation: Relation = "zero_out" if "public" in (population.source, population.weights_source) else "add_or_remove"
-    mechanism, epsilon = _calibrate(block, population, segments, proposal, relation)
+    mechanism, epsilon = _calibrate(block, population, groups, proposal, relation)
     delta = _delta(block, population) if mechanism.private else None
     guarantee = Guarantee(
         mechanism,
@@ -219,14 +248,26 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
         block.data.name,
         block.data.visibility,
         block.data.holdout.users,
-        isinstance(rule, OwnRecordsSegmenter),
+        isinstance(rule, OwnRecordsSegmenter) or sensitivity is not None,
         _public_counts_in_words(population),
         holdout_file=block.data.holdout.file is not None,
     )
     every = block.train.checkpoint_every
     curve = epsilon_curve(mechanism, delta, block.privacy.accountant, every) if delta is not None else []
-    targets = proposal.epsilon
-    return Plan(loaded, mechanism, guarantee, targets, population, rule, segments, tuple(curve), source)
+    shown = trade_offs(mechanism, delta, block.privacy.accountant) if delta is not None else ()
+    return Plan(
+        loaded,
+        mechanism,
+        guarantee,
+        proposal.epsilon,
+        population,
+        rule,
+        sensitivity,
+        groups,
+        tuple(curve),
+        shown,
+        source,
+    )
 
 
 def noise_to_signal(mechanism: Mechanism, group: int) -> float:
@@ -236,13 +277,14 @@ def noise_to_signal(mechanism: Mechanism, group: int) -> float:
 
 
 def _count(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | None:
-    public_weights = spec.data.weights == "public" and not isinstance(rule, OwnRecordsSegmenter)
+    own = isinstance(rule, OwnRecordsSegmenter) or spec.sensitivity is not None
+    public_weights = spec.data.weights == "public" and not own
     if spec.data.population != "public" and not public_weights and rule.segments is not None:
         return None
     return public_counts(source, Columns.of(spec.data), spec.data, rule)
 
 
-def _population(spec: Spec, segments: tuple[str, ...], counts: PublicCounts | None) -> Population:
+def _population(spec: Spec, groups: tuple[str, ...], counts: PublicCounts | None) -> Population:
     declared = spec.data.population
     if declared == "public":
         assert counts is not None
@@ -253,15 +295,16 @@ def _population(spec: Spec, segments: tuple[str, ...], counts: PublicCounts | No
         raise ArgumentError("data: there are no users to train on")
     given = spec.data.weights
     if given != "public":
-        if set(given) != set(segments):
-            raise ArgumentError(f"data.weights: must name exactly the segments {', '.join(segments)}")
+        if set(given) != set(groups):
+            noun = "segments" if spec.sensitivity is None else "groups"
+            raise ArgumentError(f"data.weights: must name exactly the {noun} {', '.join(groups)}")
         return Population(users, holdout, origin, dict(given), "declared")
-    if len(segments) == 1:
-        return Population(users, holdout, origin, {segments[0]: 1.0}, origin)
-    if counts is None or counts.segments is None:
+    if len(groups) == 1:
+        return Population(users, holdout, origin, {groups[0]: 1.0}, origin)
+    if counts is None or counts.segments is None or spec.sensitivity is not None:
         raise ArgumentError("data.weights: groups made from users' own records can't be counted publicly; give them")
     total = sum(counts.segments.values())
-    weights = {s: counts.segments[s] / total for s in segments}
+    weights = {s: counts.segments[s] / total for s in groups}
     return Population(users, holdout, origin, weights, "public")
 
 
@@ -286,12 +329,14 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
         number = isinstance(target, int | float) and math.isfinite(target)
         if target is None or not (number and 0 < target <= epsilon):
             raise ArgumentError(f'noise: the policy proposes {target} for "{group.name}"; the budget is {epsilon:g}')
+    if not isinstance(proposal.lever, Lever):
+        raise ArgumentError("noise: the policy proposes a lever that does not exist")
     # Only these groups, in this order: a policy can't add one. Nobody is in those without weight.
     return Proposal({g.name: proposal.epsilon[g.name] for g in groups if g.weight}, proposal.lever)
 
 
 def _calibrate(
-    spec: Spec, population: Population, segments: tuple[str, ...], proposal: Proposal, relation: Relation
+    spec: Spec, population: Population, groups: tuple[Group, ...], proposal: Proposal, relation: Relation
 ) -> tuple[Mechanism, tuple[float, ...] | None]:
     rate = spec.sampling.rate
     if rate is None:
@@ -304,12 +349,14 @@ def _calibrate(
         )
     per_user, steps, norm = spec.sampling.examples_per_user, spec.train.steps, spec.clipping.norm
     if proposal.epsilon is None:
-        groups = tuple(
-            GroupMechanism(s, population.weights[s] * population.users, rate, norm, steps, per_user) for s in segments
+        made = tuple(
+            GroupMechanism(g.name, population.weights[g.name] * population.users, rate, norm, steps, per_user)
+            for g in groups
         )
-        return Mechanism(steps, 0.0, groups, relation), None
+        return Mechanism(steps, 0.0, made, relation), None
     delta, accountant = _delta(spec, population), spec.privacy.accountant
-    mechanism = calibration.by_clip_norm(
+    calibrate = {Lever.CLIP_NORM: calibration.by_clip_norm, Lever.SAMPLING_RATE: calibration.by_sampling_rate}
+    mechanism = calibrate[proposal.lever](
         proposal.epsilon,
         population.weights,
         users=population.users,

@@ -150,6 +150,28 @@ class SessionSegmenter(Segmenter):
         """Asks its declared queries and returns the rule that they lead to."""
 
 
+# --- sensitivity --------------------------------------------------------------------------------------------
+
+
+class SensitivityScore(Plugin):
+    """Says how much is at stake for a user: from 0 (little) to 1 (much). Public edges cut scores into risk tiers."""
+
+    access: ClassVar[Access]
+
+
+class OwnRecordsScore(SensitivityScore):
+    """Scores one user by that user's own records, with constants of the spec. Costs no privacy; scores are private.
+
+    `score` must be a function of its argument alone: the harness hands it a fresh copy of the plugin for every user.
+    """
+
+    access = Access.OWN_RECORDS
+
+    @abstractmethod
+    def score(self, user: UserRecords) -> float:
+        """A finite number in [0, 1] for the user with these records."""
+
+
 # --- noise policies -----------------------------------------------------------------------------------------
 
 
@@ -174,6 +196,7 @@ class Lever(enum.Enum):
     """What the harness turns to bring each group to its target."""
 
     CLIP_NORM = "clip_norm"
+    SAMPLING_RATE = "sampling_rate"
 
 
 @dataclass(frozen=True)
@@ -292,6 +315,16 @@ class Registry(Generic[T]):
             found[entry.name] = entry.value
         return found
 
+    def origin(self, name: str) -> str:
+        """Where a plugin comes from: ``built-in``, ``module``, or the installed package that announces it."""
+        _load_builtins()
+        if name in self._builtin:
+            return "built-in"
+        for entry in importlib.metadata.entry_points(group=self.entry_point_group):
+            if entry.name == name:
+                return f"entry point of {entry.dist.name} {entry.dist.version}" if entry.dist else "entry point"
+        return "module"
+
     def get(self, name: str) -> type[T]:
         """The plugin class that a spec means by `name`.
 
@@ -332,6 +365,7 @@ class Source(Plugin):
 
 
 segmentation: Registry[Segmenter] = Registry("segmentation", Segmenter)  # type: ignore[type-abstract]
+sensitivity: Registry[SensitivityScore] = Registry("sensitivity", SensitivityScore)
 noise: Registry[NoisePolicy] = Registry("noise", NoisePolicy)  # type: ignore[type-abstract]
 source: Registry[Source] = Registry("source", Source)
 

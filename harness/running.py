@@ -27,6 +27,7 @@ from harness.data.corpus import build_corpus, default_cache_dir, describe_bad_re
 from harness.data.groups import assign_groups
 from harness.data.sources.base import Columns
 from harness.data.store import Corpus
+from harness.data.tiers import assign_tiers
 from harness.errors import ArgumentError, Interrupted, MachineError
 from harness.files import as_json, locked, write_private, write_released
 from harness.planning import Plan
@@ -220,6 +221,7 @@ def run_digest(plan: Plan, corpus: Corpus, base: Base) -> str:
         "guarantee": plan.guarantee.document("", 0),
         "data": corpus.fingerprint,
         "segmentation": spec.segmentation.model_dump(mode="json"),
+        "sensitivity": spec.sensitivity.model_dump(mode="json") if spec.sensitivity else None,
         "model": base.digest,
         "tokenizer": base.tokenizer_digest,
         "adapter": spec.model.model_dump(mode="json"),
@@ -251,14 +253,20 @@ def _check_promise(plan: Plan, folder: Folder) -> None:
 
 
 def _save_groups(plan: Plan, corpus: Corpus, folder: Folder) -> None:
-    """Writes each user's group, as an index into the mechanism's; -1 for segments without training users. Private."""
+    """Writes each user's group, as an index into the mechanism's; -1 for groups without training users. Private."""
     import numpy as np
 
-    names = plan.segmenter.segments or ()
-    assigned = assign_groups(corpus, plan.segmenter, names, private_dir=folder.private)
-    index = {g.name: i for i, g in enumerate(plan.mechanism.groups)}
+    segments = plan.segmenter.segments or ()
+    assigned = assign_groups(corpus, plan.segmenter, segments, private_dir=folder.private)
+    tiers = plan.sensitivity.names if plan.sensitivity is not None else (None,)
+    if plan.sensitivity is not None:
+        assigned = assigned.astype(np.int64) * len(tiers) + assign_tiers(
+            corpus, plan.sensitivity, private_dir=folder.private
+        )
+    index = {(g.segment, g.tier): i for i, g in enumerate(plan.groups)}
+    places = np.array([index.get((s, t), -1) for s in segments for t in tiers], dtype=np.int16)
     content = io.BytesIO()
-    np.save(content, np.array([index.get(name, -1) for name in names], dtype=np.int16)[assigned], allow_pickle=False)
+    np.save(content, places[assigned], allow_pickle=False)
     write_private(folder.members, content.getvalue())
 
 

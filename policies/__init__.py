@@ -1,19 +1,24 @@
 """The policies that come with uudp. To add one: a file in its folder, and a line here.
 
-Other packages announce theirs as entry points (groups ``uudp.segmentation``, ``uudp.noise``, ``uudp.source``).
+Other packages announce theirs as entry points (groups ``uudp.segmentation``, ``uudp.sensitivity``,
+``uudp.noise``, ``uudp.source``).
 """
 
-from harness.plugins import noise, segmentation, source
+from harness.plugins import noise, segmentation, sensitivity, source
 
 segmentation.register("none", "policies.segmentation.none:NoSegmentation")
 segmentation.register("attribute", "policies.segmentation.attribute:Attribute")
 segmentation.register("usage", "policies.segmentation.usage:Usage")
 segmentation.reserve("rule", "length", "kmeans", "mixture", "anomaly", "product")
 
+sensitivity.register("volume", "policies.sensitivity.volume:Volume")
+sensitivity.reserve("identifiers", "secrets", "rarity", "overlap", "exposure")
+
 noise.register("uniform", "policies.noise.uniform:Uniform")
 noise.register("scale", "policies.noise.scale:Scale")
+noise.register("sample", "policies.noise.sample:Sample")
 noise.register("none", "policies.noise.none:NoNoise")
-noise.reserve("sample", "product", "contribution", "participation", "schedule", "risk_proportional")
+noise.reserve("product", "contribution", "participation", "schedule", "risk_proportional")
 
 source.register("jsonl", "harness.data.sources.jsonl:Jsonl")
 source.register("csv", "harness.data.sources.csv:Csv")

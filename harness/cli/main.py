@@ -27,6 +27,7 @@ VERBS = (
     "generate",
     "export",
     "account",
+    "policies",
     "schema",
     "doctor",
 )

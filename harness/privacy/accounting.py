@@ -44,7 +44,7 @@ def pld_epsilon(event: DpEvent, delta: float, grid: float) -> float:
     return float(PLDAccountant(value_discretization_interval=grid).compose(event).get_epsilon(delta))
 
 
-def _scale(event: DpEvent, delta: float) -> float:
+def rough_epsilon(event: DpEvent, delta: float) -> float:
     """About how large ε is: an upper bound from a few integer Rényi orders, in a millisecond."""
     from dp_accounting.rdp import RdpAccountant
 
@@ -63,7 +63,7 @@ def settled_grid(event: DpEvent, delta: float) -> float:
 
 def _settle(event: DpEvent, delta: float, tolerance: float = GRID_TOLERANCE) -> tuple[float, float]:
     # A power of two, so that nearby mechanisms are accounted on the same grid.
-    grid = 2.0 ** math.floor(math.log2(max(_scale(event, delta), 1e-6) / 200))
+    grid = 2.0 ** math.floor(math.log2(max(rough_epsilon(event, delta), 1e-6) / 200))
     coarse = pld_epsilon(event, delta, grid)
     for _ in range(12):
         grid /= 2
@@ -94,7 +94,7 @@ def epsilon(event: DpEvent, delta: float, accountant: Accountant = "pld") -> flo
         raise ValueError(f"Expected 0 < delta={delta} < 1")
     if accountant == "rdp":
         return rdp_epsilon(event, delta)
-    scale = _scale(event, delta)
+    scale = rough_epsilon(event, delta)
     if scale == 0 or not math.isfinite(scale):
         return scale
     if scale > LARGEST_PLD:
@@ -135,7 +135,44 @@ def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, ev
 
 def _drafted(event: DpEvent, delta: float, accountant: Accountant) -> float:
     """ε to half a percent, from above: enough for a curve."""
-    scale = _scale(event, delta)
+    scale = rough_epsilon(event, delta)
     if accountant == "rdp" or scale == 0 or not scale <= LARGEST_PLD:
         return rdp_epsilon(event, delta)
     return _settle(event, delta, 5e-3)[0]
+
+
+def trade_offs(
+    mechanism: Mechanism, delta: float, accountant: Accountant
+) -> tuple[tuple[tuple[float, float], ...], ...]:
+    """What (ε, δ) at one δ hides where sampling rates differ: per group, δ at a few ε, from the group's own event.
+
+    Args:
+        mechanism: The finished mechanism.
+        delta: δ of the guarantee.
+        accountant: With which δ(ε) is computed; an upper bound by either.
+
+    Returns:
+        Per group, points (ε, δ) at the same ε for all, from ε = 0 to a quarter above the largest group's; empty where
+        all groups have one sampling rate.
+    """
+    if len({g.sampling_rate for g in mechanism.groups}) == 1:
+        return ()
+    events = [mechanism.event(i) for i in range(len(mechanism.groups))]
+    largest = max(_drafted(event, delta, accountant) for event in events)
+    if not math.isfinite(largest):
+        return ()
+    marks = [largest * i / 8 for i in range(11)]
+    return tuple(tuple(zip(marks, _deltas(event, marks, delta, accountant), strict=True)) for event in events)
+
+
+def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accountant) -> list[float]:
+    """δ at each ε, from above."""
+    from dp_accounting.pld import PLDAccountant
+    from dp_accounting.rdp import RdpAccountant
+
+    _quiet()
+    scale = rough_epsilon(event, delta)
+    by_rdp = accountant == "rdp" or scale > LARGEST_PLD
+    composed = RdpAccountant() if by_rdp else PLDAccountant(value_discretization_interval=max(scale, 1e-4) / 1000)
+    composed.compose(event)
+    return [float(composed.get_delta(mark)) for mark in marks]

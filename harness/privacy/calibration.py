@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from harness.errors import BudgetError
 from harness.privacy.accounting import Accountant, epsilon, group_epsilon, pld_epsilon, rdp_epsilon, settled_grid
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
+from harness.privacy.rates import by_sampling_rate
+
+__all__ = ["by_clip_norm", "by_sampling_rate", "noise_multiplier", "verify"]
 
 LARGEST_MULTIPLIER = 1e6
 SMALLEST_MULTIPLIER = 0.02

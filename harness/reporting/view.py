@@ -57,6 +57,7 @@ def build(record: RunRecord) -> dict[str, Any]:
         "groups": [_group(entry, index, groups, summary, record) for index, entry in enumerate(groups)],
         "group_columns": _columns(record, summary),
         "group_chart": drawings.groups_chart(groups, summary),
+        "trade_offs": _trade_offs(groups),
         "spent": _spent(record, groups),
         "how": list(_how(record)),
         "plugins": items(record.plan, "plugins"),
@@ -222,6 +223,22 @@ def _group(
         "bells": drawings.group_bells(groups, index),
         "cells": list(zip(columns, cells, strict=False)),
     }
+
+
+def _trade_offs(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """δ of each group at a few ε, where the plan has them: one (ε, δ) hides what these show."""
+    curves = {}
+    for group in groups:
+        points = group.get("curve")
+        pairs = [p for p in points if isinstance(p, list) and len(p) == 2] if isinstance(points, list) else []
+        curves[str(group.get("name", f.MISSING))] = [(number(e), number(d)) for e, d in pairs]
+    if len(curves) < 2 or len({tuple(e for e, _ in curve) for curve in curves.values()}) != 1:
+        return None
+    marks = [e for e, _ in next(iter(curves.values()))]
+    if not marks:
+        return None
+    rows = [[f.epsilon(e), *(f.delta(curve[i][1]) for curve in curves.values())] for i, e in enumerate(marks)]
+    return {"heads": ["at ε", *(f"δ, {name}" for name in curves)], "rows": rows}
 
 
 # --- where it went --------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from harness.plugins import (
 from harness.spec.merging import Merged
 from harness.spec.models import Spec, TextBlock, private_columns
 from harness.spec.plugin_blocks import add_plugin_error
+from harness.spec.privacy_groups import groups_of
 from harness.spec.problems import KeyPath, one_line
 
 OPTIMIZER_PARAMETERS: Mapping[str, frozenset[str]] = {
@@ -74,9 +75,9 @@ def check(draft: Draft) -> None:
     _delta(draft)
     _optimizer(draft)
     _evaluation(draft)
-    segments = _segments(draft)
-    _weights(draft, segments)
-    _noise(draft, segments)
+    groups = _groups(draft)
+    _weights(draft, groups)
+    _noise(draft, groups)
 
 
 def _sampling(draft: Draft) -> None:
@@ -212,17 +213,29 @@ def _segments(draft: Draft) -> tuple[str, ...] | None:
     return _ask(draft, rule, "segments") or None
 
 
-def _weights(draft: Draft, segments: tuple[str, ...] | None) -> None:
+def _groups(draft: Draft) -> tuple[Group, ...] | None:
+    """The privacy groups, where the spec alone says."""
+    segments = _segments(draft)
+    if segments is None or not draft.sure("sensitivity"):
+        return None
+    sensitivity = draft.spec.sensitivity
+    return groups_of(segments, sensitivity.tiers.names if sensitivity else ())
+
+
+def _weights(draft: Draft, groups: tuple[Group, ...] | None) -> None:
     weights, merged = draft.spec.data.weights, draft.merged
     if not draft.sure("data.weights"):
         return
     path: KeyPath = ("data", "weights")
+    names = None if groups is None else tuple(group.name for group in groups)
     if weights == "public":
         rule = draft.plugins[("segmentation",)]
-        if isinstance(rule, Segmenter) and rule.access is not Access.PUBLIC and segments and len(segments) > 1:
-            example = ", ".join(f"{name}: {share:g}" for name, share in zip(segments, _shares(segments), strict=True))
+        own = draft.spec.sensitivity is not None or (isinstance(rule, Segmenter) and rule.access is not Access.PUBLIC)
+        if own and names and len(names) > 1:
+            example = ", ".join(f"{name}: {share:g}" for name, share in zip(names, _shares(names), strict=True))
+            what = "segments" if draft.spec.sensitivity is None else "tiers"
             message = (
-                "can't be counted where segments are made from users' own records, which is private; "
+                f"can't be counted where {what} are made from users' own records, which is private; "
                 f"give them, for example `data.weights: {{{example}}}`"
             )
             if draft.written("data.weights"):
@@ -233,11 +246,12 @@ def _weights(draft: Draft, segments: tuple[str, ...] | None) -> None:
     total = math.fsum(weights.values())
     if abs(total - 1) > WEIGHT_TOLERANCE:
         merged.add(path, f"must sum to 1, found {total:.6g}", at_key=True)
+    noun = "segment" if draft.spec.sensitivity is None else "group"
     for name in weights:
-        if segments is not None and name not in segments:
-            message = f"there is no such segment (there are: {', '.join(segments)})"
-            merged.add((*path, name), message, suggest(name, segments), at_key=True)
-    lacking = [name for name in segments or () if name not in weights]
+        if names is not None and name not in names:
+            message = f"there is no such {noun} (there are: {', '.join(names)})"
+            merged.add((*path, name), message, suggest(name, names), at_key=True)
+    lacking = [name for name in names or () if name not in weights]
     if lacking:
         merged.add(path, f"nothing is given for {', '.join(lacking)}", at_key=True)
 
@@ -249,11 +263,11 @@ def _shares(segments: tuple[str, ...]) -> list[float]:
     return [each / scale] * (len(segments) - 1) + [(scale - each * (len(segments) - 1)) / scale]
 
 
-def _noise(draft: Draft, segments: tuple[str, ...] | None) -> None:
+def _noise(draft: Draft, found: tuple[Group, ...] | None) -> None:
     policy = draft.plugins[("noise",)]
-    if segments is None or not isinstance(policy, NoisePolicy) or not draft.sure("privacy.epsilon", "noise"):
+    if found is None or not isinstance(policy, NoisePolicy) or not draft.sure("privacy.epsilon", "noise"):
         return
-    groups = [Group(name=name, segment=name) for name in segments]
+    groups = list(found)
     epsilon = draft.spec.privacy.epsilon
     try:
         proposal = policy.propose(groups, epsilon)

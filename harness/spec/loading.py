@@ -13,10 +13,10 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from harness.spec.checks import Draft, check
-from harness.spec.merging import PLUGIN_BLOCKS, Merged, find_spec, merge
+from harness.spec.merging import Merged, find_spec, merge
 from harness.spec.messages import Finding, findings
 from harness.spec.models import PluginBlock, Spec
-from harness.spec.plugin_blocks import check_plugin
+from harness.spec.plugin_blocks import blocks_in, check_plugin
 from harness.spec.problems import COMMAND_LINE, KeyPath, Problem, SpecErrors, dotted
 from harness.spec.unbuilt import take_unbuilt
 
@@ -27,6 +27,7 @@ STAND_IN: dict[str, Any] = {
     "data": {"name": "unnamed", "source": {"type": "none"}, "holdout": {"users": 0.1, "visibility": "public"}},
     "model": {"base": "none"},
     "segmentation": {"type": "none"},
+    "sensitivity": {"scores": [{"type": "volume"}], "tiers": {"edges": [0.5], "names": ["low", "high"]}},
     "noise": {"type": "uniform"},
     "sampling": {"expected": 1},
     "train": {"steps": 1},
@@ -72,7 +73,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
         merged.broken.add(key)
     _drop_nulls(merged.data, Spec)
     spec, broken = _validate(merged)
-    plugins = {block: check_plugin(block, merged) for block in PLUGIN_BLOCKS}
+    plugins = {block: check_plugin(block, merged) for block in blocks_in(merged.data)}
     if spec is not None:
         check(Draft(spec, merged, frozenset(broken), plugins))
     if merged.problems or spec is None:
@@ -155,6 +156,11 @@ def _drop_nulls(data: dict[str, Any], model: type[BaseModel]) -> None:
 
 def _with_parameters(spec: Spec, block: KeyPath, parameters: BaseModel) -> Spec:
     """The spec with all parameters of a plugin in its block."""
+    if isinstance(block[-1], int):
+        assert spec.sensitivity is not None
+        scores = list(spec.sensitivity.scores)
+        scores[block[-1]] = PluginBlock(type=scores[block[-1]].type, **parameters.model_dump(mode="json"))
+        return spec.model_copy(update={"sensitivity": spec.sensitivity.model_copy(update={"scores": tuple(scores)})})
     owner: Any = spec
     for part in block[:-1]:
         owner = getattr(owner, str(part))

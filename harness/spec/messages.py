@@ -69,7 +69,7 @@ def _finding(
     kind = item["type"]
     path = _clean(item["loc"], data, missing=kind == "missing")
     if kind == "missing" and not isinstance(path[-1], int):
-        expected = _expected(schema, path)
+        expected = expectation(schema, path)
         plain = not expected or expected.startswith("a block")
         return Finding(path, "is missing" if plain else f"is missing; it must be {expected}", missing=True)
     if kind == "missing":
@@ -80,7 +80,7 @@ def _finding(
     if kind in ("value_error", "assertion_error"):
         return _own(item, path, model)
     found = _value(data, path)
-    expected = _expected(schema, path)
+    expected = expectation(schema, path)
     if not expected:
         return Finding(path, f"{item['msg']}, found {show(found)}")
     options = [o for s in _at(schema, path) for o in _options(s, schema) if isinstance(o, str)]
@@ -167,7 +167,7 @@ def _options(schema: Mapping[str, Any], root: Mapping[str, Any]) -> list[Any]:
     return [schema["const"]] if "const" in schema else list(schema.get("enum", []))
 
 
-def _expected(root: Mapping[str, Any], path: KeyPath) -> str:
+def expectation(root: Mapping[str, Any], path: KeyPath) -> str:
     """What may stand at `path`, in words; empty where the schema doesn't say."""
     words: list[str] = []
     for schema in _at(root, path):

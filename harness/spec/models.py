@@ -6,12 +6,14 @@ What changes the mechanism and what only changes speed (`ComputeBlock`) are sepa
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Fraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
 
 
@@ -96,7 +98,8 @@ class DataBlock(Block):
     )
     weights: Literal["public"] | dict[str, Positive] = Field(
         default="public",
-        description="fraction of users per segment: public (counted by public attributes only) or declared",
+        description="fraction of users per group (segment, tier or segment/tier): public (counted by public attributes "
+        "only) or declared",
     )
     on_bad_record: Literal["stop", "skip"] = Field(
         default="skip", description="what a broken line, an empty text or a missing user does"
@@ -132,6 +135,44 @@ class ModelBlock(Block):
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="of the frozen base; adapters, accumulation and noise stay float32"
     )
+
+
+class TiersBlock(Block):
+    """Risk tiers: public edges cut the combined score."""
+
+    edges: tuple[Fraction, ...] = Field(min_length=1, description="rising; a score equal to one lies above it")
+    names: tuple[Annotated[str, Field(pattern=NAME)], ...] = Field(
+        min_length=1, description="one name more than edges, from the least at stake to the most"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> TiersBlock:
+        if any(a >= b for a, b in pairwise(self.edges)):
+            raise ValueError("edges: must rise")
+        if len(self.names) != len(self.edges) + 1:
+            raise ValueError(f"names: {len(self.edges)} edge(s) make {len(self.edges) + 1} tiers")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("names: the same name twice")
+        return self
+
+
+class SensitivityBlock(Block):
+    """How much is at stake for each user: scores in [0, 1] become one, and edges make risk tiers of it."""
+
+    scores: tuple[PluginBlock, ...] = Field(min_length=1, description="plugins that score a user from 0 to 1")
+    combine: Literal["max", "mean"] = Field(default="max", description="the largest score counts, or their mean")
+    weights: tuple[Positive, ...] | None = Field(
+        default=None, description="of the scores in the mean, in their order; left out: all alike"
+    )
+    tiers: TiersBlock
+
+    @model_validator(mode="after")
+    def _fits(self) -> SensitivityBlock:
+        if self.weights is not None and self.combine == "max":
+            raise ValueError("weights: only a mean has weights; add combine: mean")
+        if self.weights is not None and len(self.weights) != len(self.scores):
+            raise ValueError(f"weights: there are {len(self.scores)} scores")
+        return self
 
 
 class PrivacyBlock(Block):
@@ -217,13 +258,16 @@ class Spec(Block):
     """A whole spec, merged and validated."""
 
     version: Annotated[Literal[1], BeforeValidator(_integer)]
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    name: str = Field(pattern=NAME, max_length=100)
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = Field(
         default=0, description="initialisation and public shuffles only; never cohorts, masks or noise"
     )
     data: DataBlock
     model: ModelBlock
     segmentation: PluginBlock = PluginBlock(type="none")
+    sensitivity: SensitivityBlock | None = Field(
+        default=None, description="risk tiers by each user's own records; none: one tier"
+    )
     noise: PluginBlock = PluginBlock(type="uniform")
     privacy: PrivacyBlock = PrivacyBlock()
     sampling: SamplingBlock

@@ -7,31 +7,56 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.plugins import Plugin, PluginError, PluginParameters, Registry, noise, segmentation, source, suggest
-from harness.spec.merging import Merged
+from harness.plugins import (
+    Plugin,
+    PluginError,
+    PluginParameters,
+    Registry,
+    noise,
+    segmentation,
+    sensitivity,
+    source,
+    suggest,
+)
+from harness.spec.merging import PLUGIN_BLOCKS, Merged
 from harness.spec.messages import findings
 from harness.spec.problems import KeyPath
 
 REGISTRIES: dict[KeyPath, Registry[Any]] = {
     ("data", "source"): source,
     ("segmentation",): segmentation,
+    ("sensitivity", "scores"): sensitivity,
     ("noise",): noise,
 }
 _DEFAULTS: dict[KeyPath, str] = {("segmentation",): "none", ("noise",): "uniform"}
+
+
+def registry_of(block: KeyPath) -> Registry[Any]:
+    """Where the plugin of a block is looked up."""
+    return REGISTRIES[block[:-1] if isinstance(block[-1], int) else block]
+
+
+def blocks_in(data: Any) -> list[KeyPath]:
+    """The paths of all blocks that name a plugin: the fixed ones, and one for each item of a list of them."""
+    listed = data.get("sensitivity") if isinstance(data, dict) else None
+    scores = listed.get("scores") if isinstance(listed, dict) else None
+    count = len(scores) if isinstance(scores, list) else 0
+    return [*PLUGIN_BLOCKS, *(("sensitivity", "scores", i) for i in range(count))]
 
 
 def check_plugin(block: KeyPath, merged: Merged) -> Plugin | None:
     """The plugin that a block names, built; None if the block is wrong, which `merged` is then told."""
     data: Any = merged.data
     for part in block:
-        data = data.get(part) if isinstance(data, dict) else None
+        inside = isinstance(data, dict) or (isinstance(data, list) and isinstance(part, int))
+        data = (data.get(part) if isinstance(data, dict) else data[part]) if inside else None
     if data is None and block in _DEFAULTS:
         data = {"type": _DEFAULTS[block]}
     if not isinstance(data, dict) or not isinstance(data.get("type"), str) or merged.is_broken((*block, "type")):
         return None  # reported by the block's own model
     name = data["type"]
     try:
-        cls: type[Plugin] = REGISTRIES[block].get(name)
+        cls: type[Plugin] = registry_of(block).get(name)
     except PluginError as error:
         add_plugin_error(error, block, merged, name)
         return None

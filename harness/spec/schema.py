@@ -29,10 +29,14 @@ def json_schema() -> dict[str, Any]:
         for part in block[:-1]:
             owner = _resolved(owner["properties"][part], definitions)
         old = owner["properties"][block[-1]]
+        listed = old.get("type") == "array"
         parameters = {n: _resolved(references[cls.Parameters, "validation"], definitions) for n, cls in found.items()}
         for schema in parameters.values():
             _relax(schema)
-        owner["properties"][block[-1]] = _plugin_block(found, parameters, old)
+        if listed:
+            old["items"] = _plugin_block(found, parameters, {})
+        else:
+            owner["properties"][block[-1]] = _plugin_block(found, parameters, old)
     root["properties"]["extends"] = {
         "description": "specs that this one builds on: beside it, or among the packaged ones; later ones win",
         "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
@@ -78,6 +82,7 @@ def _plugin_block(
 
 
 def _resolved(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    schema = next((one for one in schema.get("anyOf", ()) if "$ref" in one), schema)  # of an optional block
     found: dict[str, Any] = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     return found
 

@@ -25,7 +25,6 @@ def _block(value: Any) -> bool:
 
 # Path; what of its values is refused; whether this version knows the key with other values.
 _TABLE: tuple[tuple[str, _Test, bool], ...] = (
-    ("sensitivity", _given, False),
     ("sweep", _given, False),
     ("audit", _given, False),
     ("data.holdout.visibility", _one_of("private"), True),

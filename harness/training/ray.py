@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import MachineError, UserError
+from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import write_private
 from harness.spec.models import ComputeBlock
 from harness.training.job import Failure, Folder
@@ -41,6 +41,7 @@ def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], No
         UserError: A worker gave up for a reason that the user can act on, or training failed.
         MachineError: Ray has not got the resources.
     """
+    check_shadows(Path.cwd())
     started = _start_ray()
     Folder(run_dir).failure.unlink(missing_ok=True)
     # Ray would take up its own record of an earlier try; all state is in our checkpoints.
@@ -67,6 +68,36 @@ def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], No
 
             ray.shutdown()
     _raise_failure(run_dir, failures)
+
+
+def check_shadows(folder: Path) -> None:
+    """Refuses a folder with packages of our names: Ray puts the current folder before the installed ones on workers.
+
+    Raises:
+        ArgumentError: ``harness`` or ``policies`` in `folder` would be imported in place of uudp's own.
+    """
+    from importlib.machinery import PathFinder
+
+    home = Path(__file__).resolve().parents[2]
+    for name in ("harness", "policies"):
+        found = PathFinder.find_spec(name, [str(folder)])
+        if found is not None and found.origin and home / name not in Path(found.origin).resolve().parents:
+            raise ArgumentError(f"{Path(found.origin)} shadows uudp's own package `{name}` on Ray's workers; rename it")
+
+
+def check_worker() -> None:
+    """Refuses a worker that has imported policies, or parts of the harness, from elsewhere than this file's package.
+
+    Raises:
+        ArgumentError: Something in Ray's working folder shadows uudp's own packages.
+    """
+    from importlib import import_module
+
+    home = Path(__file__).resolve().parents[2]
+    for module in (import_module("harness"), import_module("policies")):
+        place = Path(str(module.__file__)).resolve()
+        if place.parent != home / module.__name__:
+            raise ArgumentError(f"{place.parent} shadows uudp's own package `{module.__name__}` on a Ray worker")
 
 
 def _start_ray() -> bool:
@@ -153,10 +184,15 @@ def worker(config: Mapping[str, Any]) -> None:
 
     if not ray.train.get_context().get_world_size():
         raise RuntimeError("not a Ray Train worker")
+    run_dir = Path(config["run_dir"])
+    try:
+        check_worker()
+    except ArgumentError as error:
+        Failure(str(error), error.exit_code).save(run_dir)
+        raise RuntimeError("a shadowed package") from None
     prepare_process(int(config["threads"]))
     from harness.training.loop import train
 
-    run_dir = Path(config["run_dir"])
     try:
         train(run_dir, lambda row: ray.train.report(dict(row)))
     except BaseException as error:

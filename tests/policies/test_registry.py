@@ -30,12 +30,13 @@ def registry() -> Registry:
 
 def test_every_built_in_plugin_is_found_and_of_its_kind():
     """Break: a line of registration that names a module or a class that is not there."""
-    for registry in (plugins.segmentation, plugins.noise, plugins.source):
+    for registry in (plugins.segmentation, plugins.sensitivity, plugins.noise, plugins.source):
         names = list(registry)
         assert names == sorted(names)
         for name in names:
             assert issubclass(registry.get(name), registry.base)
-    assert set(plugins.noise) >= {"uniform", "scale", "none"}
+    assert set(plugins.noise) >= {"uniform", "scale", "sample", "none"}
+    assert set(plugins.sensitivity) >= {"volume"}
     assert set(plugins.segmentation) >= {"attribute", "usage", "none"}
     assert set(plugins.source) >= {"jsonl", "shakespeare", "synthetic"}
 
@@ -65,7 +66,7 @@ def test_a_reserved_name_is_said_to_come(registry):
         registry.get("later")
     assert caught.value.not_built
     assert caught.value.key == ("type",)
-    for name in ("sample", "product", "contribution", "participation"):
+    for name in ("product", "contribution", "participation"):
         with pytest.raises(PluginError, match="not built yet"):
             plugins.noise.get(name)
 

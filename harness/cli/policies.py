@@ -1,0 +1,86 @@
+"""``uudp policies``: the plugins there are, and a start for one of your own."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Annotated, Any
+
+import typer
+
+from harness.cli import console
+
+
+def policies(
+    action: Annotated[str, typer.Argument(metavar="[list|show|new]", help="what to do")] = "list",
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME | KIND NAME]", help="show: a plugin; new: its kind and name")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """List plugins, show one, or start a package with one of your own."""
+    from harness.errors import ArgumentError
+    from harness.plugins import PluginError, suggest
+
+    given = names or []
+    counts = {"list": 0, "show": 1, "new": 2}
+    if action not in counts:
+        near = suggest(action, counts)
+        raise ArgumentError(f'policies: there is no "{action}"' + (f'; did you mean "{near}"?' if near else ""))
+    if len(given) != counts[action]:
+        usage = {"list": "", "show": " NAME", "new": " KIND NAME"}[action]
+        raise ArgumentError(f"usage: uudp policies {action}{usage}")
+    try:
+        if action == "new":
+            _new(*given, json=json)
+        else:
+            _tell(action, given, json=json)
+    except PluginError as error:
+        raise ArgumentError(f"policies: {error.message}") from None
+
+
+def _new(kind: str, name: str, *, json: bool) -> None:
+    from harness.cli.scaffold import scaffold
+
+    folder, files = scaffold(kind, name)
+    if json:
+        console.emit_json({"folder": str(folder), "files": files})
+        return
+    console.out(f"made {folder}: {', '.join(files)}")
+    console.out(f"next: pip install -e {folder} && pytest {folder}")
+
+
+def _tell(action: str, given: list[str], *, json: bool) -> None:
+    from harness.spec import catalog
+
+    found = catalog.listing() if action == "list" else catalog.details(given[0])
+    if json:
+        console.emit_json({"plugins": found})
+        return
+    for line in _listed(found) if action == "list" else [line for one in found for line in _shown(one)]:
+        console.out(line)
+
+
+def _listed(found: list[dict[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    kind = ""
+    for one in found:
+        if one["kind"] != kind:
+            kind = one["kind"]
+            lines += ["", kind] if lines else [kind]
+        lines += textwrap.wrap(one["summary"], 80, initial_indent=f"  {one['name']:<14}", subsequent_indent=" " * 16)
+        lines.append(" " * 16 + f"{one['origin']}; sees {one['access'] or 'nothing'}")
+    return lines
+
+
+def _shown(one: dict[str, Any]) -> list[str]:
+    lines = [f"{one['kind']} {one['name']}  ({one['origin']})", f"sees {one['access']}", one["defined"], ""]
+    lines += [*one["docstring"].splitlines(), "", "parameters" if one["parameters"] else "no parameters"]
+    for p in one["parameters"]:
+        default = "required" if p["required"] else f"default {p['default']}"
+        lines += textwrap.wrap(
+            f"{p['name']}: {p['type']} ({default}). {p['description']}",
+            80,
+            initial_indent="  ",
+            subsequent_indent="    ",
+        )
+    return [*lines, ""]

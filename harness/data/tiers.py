@@ -1,0 +1,90 @@
+"""Puts users into risk tiers: scores by plugins, one user at a time, cut by public edges."""
+
+from __future__ import annotations
+
+import copy
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from harness import plugins
+from harness.data import guard
+from harness.errors import ArgumentError
+from harness.plugins import OwnRecordsScore, SensitivityScore, UserRecords
+from harness.spec.models import SensitivityBlock
+
+if TYPE_CHECKING:
+    from harness.data.store import Corpus
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How users are assessed. All of it is public; what it says of a user is private.
+
+    Attributes:
+        scores: Each gives a user a number in [0, 1].
+        weights: Of the mean of the scores; None: the largest score counts.
+        edges: Rising public edges; a value equal to one lies above it.
+        names: One name more than edges, from the least at stake to the most.
+    """
+
+    scores: tuple[SensitivityScore, ...]
+    weights: tuple[float, ...] | None
+    edges: tuple[float, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, block: SensitivityBlock) -> Sensitivity:
+        """What a spec's block means."""
+        scores = tuple(plugins.sensitivity.build(one.type, one.parameters) for one in block.scores)
+        weights = None if block.combine == "max" else block.weights or (1.0,) * len(scores)
+        return cls(scores, weights, block.tiers.edges, block.tiers.names)
+
+    def combine(self, values: tuple[float, ...]) -> float:
+        """One number in [0, 1] from all scores of a user."""
+        if self.weights is None:
+            return max(values)
+        return math.fsum(w * v for w, v in zip(self.weights, values, strict=True)) / math.fsum(self.weights)
+
+    def tier(self, user: UserRecords, private_dir: Path | None = None) -> int:
+        """The tier of the user with these records, as an index into `names`. Private."""
+        values = tuple(_ask(score, user, private_dir) for score in self.scores)
+        return bisect_right(self.edges, self.combine(values))
+
+
+def assign_tiers(corpus: Corpus, sensitivity: Sensitivity, *, private_dir: Path | None = None) -> npt.NDArray[np.int16]:
+    """The tier of every user, as an index into `sensitivity.names`. Private.
+
+    A score gets a fresh copy of itself for every user, so that it can keep nothing of one for the next.
+
+    Args:
+        corpus: The users.
+        sensitivity: How they are assessed.
+        private_dir: Gets the details of a plugin's failure; None: nobody does.
+
+    Raises:
+        ArgumentError: A score fails, or is no number in [0, 1]. The message names the plugin alone.
+    """
+    found = (sensitivity.tier(corpus.own_records(user), private_dir) for user in range(corpus.n_users))
+    return np.fromiter(found, dtype=np.int16, count=corpus.n_users)
+
+
+def _ask(score: SensitivityScore, user: UserRecords, private_dir: Path | None) -> float:
+    """What a fresh copy of the score says of one user."""
+    if not isinstance(score, OwnRecordsScore):
+        raise ArgumentError(f"sensitivity: {guard.name_of(score)} is no score of a user's own records")
+
+    def number() -> float | None:
+        answer = copy.deepcopy(score).score(user)
+        usable = isinstance(answer, int | float | np.floating) and not isinstance(answer, bool)
+        return float(answer) if usable else None
+
+    value = guard.guarded(score, number, private_dir)
+    if value is None or not (math.isfinite(value) and 0 <= value <= 1):
+        raise guard.plugin_error(score, "gave a score that is no number in [0, 1]", repr(value), private_dir)
+    return value

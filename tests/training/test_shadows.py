@@ -1,0 +1,31 @@
+"""A folder of our packages' names, which Ray would put first on its workers."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+from harness.errors import ArgumentError
+from harness.training.ray import check_shadows, check_worker
+
+
+@pytest.mark.parametrize("name", ["harness", "policies"])
+def test_a_shadowing_folder_is_named_before_ray_starts(tmp_path, name):
+    """Break: the call of `find_spec` for one of the names."""
+    (tmp_path / name).mkdir()
+    check_shadows(tmp_path)  # a folder that is no package harms nobody
+    (tmp_path / name / "__init__.py").write_text("")
+    with pytest.raises(ArgumentError, match=f"{tmp_path}/{name}.* shadows uudp's own package `{name}`"):
+        check_shadows(tmp_path)
+
+
+def test_a_worker_that_imported_another_package_says_so(tmp_path, monkeypatch):
+    """Break: `policies` left out of `check_worker`."""
+    check_worker()
+    other = types.ModuleType("policies")
+    other.__file__ = str(tmp_path / "policies" / "__init__.py")
+    monkeypatch.setitem(sys.modules, "policies", other)
+    with pytest.raises(ArgumentError, match="shadows uudp's own package `policies` on a Ray worker"):
+        check_worker()
