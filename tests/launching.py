@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ class Process:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self.popen.wait()
+        psutil.wait_procs(left, timeout=10)  # what still writes would keep its folder from being removed
 
 
 class Workplace:
@@ -190,16 +191,6 @@ class Workplace:
         for process in self.processes:
             process.clean()
         shutil.rmtree(self.ray, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def workplace(folder: Path, posts: Sequence[Mapping[str, str]] | None = None, **spec: Any) -> Iterator[Workplace]:
-    """A `Workplace` whose processes are gone at the end."""
-    place = Workplace(folder, posts, **spec)
-    try:
-        yield place
-    finally:
-        place.clean()
 
 
 def seen_from_outside(process: Process) -> dict[int, str]:

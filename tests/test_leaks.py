@@ -93,6 +93,15 @@ def assert_no_secrets(place: Workplace, console: str) -> None:
             assert secret.encode() not in content, f"{secret} is in {path}"
 
 
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+    """Where a run on private text can be started."""
+    workplace = launching.secret_run(tmp_path / "place")
+    monkeypatch.setenv("UUDP_CACHE", workplace.environment["UUDP_CACHE"])  # for commands within this process
+    yield workplace
+    workplace.clean()
+
+
 # --- a run that goes well -----------------------------------------------------------------------------------
 
 
@@ -218,38 +227,32 @@ def test_bad_records_are_located_in_private_alone(secret_run: Run) -> None:
 # --- runs that fail -----------------------------------------------------------------------------------------
 
 
-def test_a_workers_exception(tmp_path: Path) -> None:
+def test_a_workers_exception(place: Workplace) -> None:
     """What a worker raises names a record; the console and Ray's logs say its type alone.
 
     Break: let `worker` raise the exception as it is (`raise` in place of the bare name).
     """
-    place = launching.secret_run(tmp_path / "place")
     (place.folder / "sitecustomize.py").write_text(FAILING_WORKER)
-    try:
-        process = place.start_run("compute.retries=0")
-        assert process.wait() == 1, process.err
-        folder = place.run_folder()
-        last = process.err.splitlines()[-1]
-        assert last == f"uudp: training failed; details are in {folder / 'private' / 'error.log'}"
-        assert "Traceback" not in process.err
-        logs = list((folder / "private").glob("worker-*-error.log"))
-        assert logs, "no worker failed"
-        assert any(CANARY in log.read_text() for log in logs), "the exception quoted no record: nothing was tested"
-        assert all(stat.S_IMODE(log.stat().st_mode) == 0o600 for log in logs)
-        assert_no_secrets(place, process.out + process.err)
-        assert "details are in the run's private folder" in ray_text(place)  # it is the worker's log that was searched
-    finally:
-        place.clean()
+    process = place.start_run("compute.retries=0")
+    assert process.wait() == 1, process.err
+    folder = place.run_folder()
+    last = process.err.splitlines()[-1]
+    assert last == f"uudp: training failed; details are in {folder / 'private' / 'error.log'}"
+    assert "Traceback" not in process.err
+    logs = list((folder / "private").glob("worker-*-error.log"))
+    assert logs, "no worker failed"
+    assert any(CANARY in log.read_text() for log in logs), "the exception quoted no record: nothing was tested"
+    assert all(stat.S_IMODE(log.stat().st_mode) == 0o600 for log in logs)
+    assert_no_secrets(place, process.out + process.err)
+    assert "details are in the run's private folder" in ray_text(place)  # it is the worker's log that was searched
 
 
 def test_a_plugin_that_quotes_a_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Break: let a rule's own exception through to the command."""
-    place = launching.secret_run(tmp_path / "place")
     (tmp_path / "leaky_rule_plugin.py").write_text(LEAKY_RULE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("UUDP_CACHE", place.environment["UUDP_CACHE"])
     document = yaml.safe_load(place.spec.read_text())
     place.spec.write_text(yaml.safe_dump({**document, "segmentation": {"type": "leaky_rule_plugin:Rule"}}))
     assert main.run_app(["run", str(place.spec), "--yes", "--out", str(place.out)]) == 2
@@ -258,15 +261,12 @@ def test_a_plugin_that_quotes_a_record(
     (log,) = place.out.glob("*/*/private/plugin-errors.log")
     assert CANARY in log.read_text()
     assert_no_secrets(place, out + err)
-    place.clean()
 
 
-def test_data_that_are_gone(tmp_path: Path) -> None:
+def test_data_that_are_gone(place: Workplace) -> None:
     """A source that vanishes is named, and nothing of what was in it."""
-    place = launching.secret_run(tmp_path / "place")
     place.posts.unlink()
     process = place.start_run()
     assert process.wait() == 2
     assert "data.source.path: there is no file" in process.err
     assert_no_secrets(place, process.out + process.err)
-    place.clean()

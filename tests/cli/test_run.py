@@ -229,7 +229,7 @@ def test_without_a_terminal_yes_is_required(spec: Path, capsys: pytest.CaptureFi
     out, err = capsys.readouterr()
     assert out == ""
     assert "uudp: this would spend what the plan says; without a terminal, --yes is required" in err
-    assert "guarantee   user-level ε = 8, δ = 1e-05" in err  # what would be spent is shown first
+    assert "guarantee   user-level ε = 8.00, δ = 10⁻⁵" in err  # what would be spent is shown first
     assert not Path("runs").exists()
 
 
@@ -282,6 +282,7 @@ def test_bad_records_stop_a_run_that_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Workplace(tmp_path / "place", data={"on_bad_record": "stop"})
+    place.clean()  # no process of its own is needed
     monkeypatch.setenv("UUDP_CACHE", place.environment["UUDP_CACHE"])
     with place.posts.open("a") as file:
         file.write("no JSON at all\n")
@@ -291,4 +292,3 @@ def test_bad_records_stop_a_run_that_says_so(
     assert "no JSON" not in err
     (problems,) = place.out.glob("*/*/private/data.json")
     assert read_json(problems)["bad_records"]["total"] == 1
-    place.clean()

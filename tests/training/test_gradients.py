@@ -192,7 +192,7 @@ def test_a_bfloat16_base_gives_float32_gradients_close_to_a_loop_over_users(base
 
 
 def test_gradient_checkpointing_changes_nothing(base: Path) -> None:
-    """Broken by collecting in the forward pass, which runs twice under checkpointing."""
+    """The forward pass runs twice, and the second time inside the backward pass."""
     plain, recomputing = Model(base), Model(base)
     inner = recomputing.model
     inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

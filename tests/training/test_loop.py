@@ -219,9 +219,8 @@ def test_private_files_are_for_their_owner_alone(new_run: Callable[..., Path], w
     written = [p for p in private.rglob("*") if p.name not in {"posts.jsonl", "groups.npy"}]
     assert {p.name for p in written} >= {"diagnostics.jsonl", "progress.json", "state.json", "parameters.safetensors"}
     for path in written:
-        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 or path.parent.name != "step-00000003", path
-    for path in (private / "diagnostics.jsonl", private / "progress.json", private / "job.json"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        if path.is_file():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     names = {p.name for p in run_dir.iterdir()}
     assert names == {"private", "metrics.jsonl", "adapter"}
 

@@ -33,7 +33,7 @@ def block(base: Path, dtype: str = "float32", **adapter: Any) -> ModelBlock:
 def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(
     new_run: Callable[..., Path], workers: Callable[[int], Any], base: Path, tied_base: Path, kind: str
 ) -> None:
-    """After two workers at ZeRO 3. Broken by saving the model's own weights, which are partitioned."""
+    """After two workers at ZeRO 3. Broken by saving the weights of the beginning, or under names that peft ignores."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
