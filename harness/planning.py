@@ -15,7 +15,7 @@ from typing import Any
 from harness.data.groups import PublicCounts, public_counts
 from harness.data.sources.base import Columns, RecordSource, open_source
 from harness.data.tiers import Sensitivity
-from harness.errors import ArgumentError
+from harness.errors import ArgumentError, BudgetError
 from harness.plugins import (
     Group,
     Lever,
@@ -32,6 +32,7 @@ from harness.privacy.accounting import epsilon_curve, trade_offs
 from harness.privacy.guarantee import Guarantee
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
 from harness.spec import LoadedSpec, Spec, load_spec
+from harness.spec.models import SMALLEST_EPSILON
 from harness.spec.privacy_groups import groups_of
 from harness.spec.problems import one_line
 
@@ -238,7 +239,10 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     # A public segment in which nobody is has no users to protect or to train on.
     groups = tuple(g for g in groups if population.weights[g.name] > 0)
     relation: Relation = "zero_out" if "public" in (population.source, population.weights_source) else "add_or_remove"
-    mechanism, epsilon = _calibrate(block, population, groups, proposal, relation)
+    try:
+        mechanism, epsilon = _calibrate(block, population, groups, proposal, relation)
+    except (ValueError, OverflowError, MemoryError):
+        raise BudgetError("the accountant can't settle on these numbers; try privacy.accountant: rdp") from None
     delta = _delta(block, population) if mechanism.private else None
     guarantee = Guarantee(
         mechanism,
@@ -329,6 +333,10 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
         number = isinstance(target, int | float) and math.isfinite(target)
         if target is None or not (number and 0 < target <= epsilon):
             raise ArgumentError(f'noise: the policy proposes {target} for "{group.name}"; the budget is {epsilon:g}')
+        if target < SMALLEST_EPSILON:
+            raise ArgumentError(
+                f'noise: {target:g} for "{group.name}" is below {SMALLEST_EPSILON:g}: nothing would be learnt'
+            )
     if not isinstance(proposal.lever, Lever):
         raise ArgumentError("noise: the policy proposes a lever that does not exist")
     # Only these groups, in this order: a policy can't add one. Nobody is in those without weight.

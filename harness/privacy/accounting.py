@@ -121,9 +121,10 @@ def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, ev
 
     At most 21 points, evenly chosen among those steps, so that a long run does not make a slow plan.
     """
-    marks = [*range(every, mechanism.steps, every), mechanism.steps]
-    if len(marks) > 20:
-        marks = sorted({marks[round(i * (len(marks) - 1) / 19)] for i in range(20)})
+    releases = -(-mechanism.steps // every)
+    shown = min(20, releases)
+    places = {round(i * (releases - 1) / max(1, shown - 1)) for i in range(shown)} | {releases - 1}
+    marks = sorted(min((i + 1) * every, mechanism.steps) for i in places)
     total = total_epsilon(mechanism, delta, accountant)
     curve = [(0, 0.0)]
     for t in marks[:-1]:

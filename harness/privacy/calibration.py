@@ -47,7 +47,8 @@ def noise_multiplier(target: float, rate: float, steps: int, delta: float, accou
     def exact(sigma: float) -> float:
         return epsilon(of(sigma).event(0), delta, accountant)
 
-    coarse = target / 100
+    # Never so coarse that e^grid overflows.
+    coarse = min(target / 100, 0.5)
     high = 1.0
     while on_grid(high, coarse) > target:
         high *= 2

@@ -126,6 +126,7 @@ class Guarantee:
             "One person who appears under several ids: such a person's ε and δ grow with the number of ids.",
             "Other runs on the same data: their ε and δ add up. This version keeps no ledger of them.",
             "The base model: what it learnt before from whatever it was trained on.",
+            "Whether there were records that could not be used: the console says so, though not how many or which.",
         ]
         if self.holdout_fraction > 0:
             found.insert(

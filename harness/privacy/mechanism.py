@@ -122,7 +122,8 @@ class Mechanism:
         from dp_accounting import dp_event
 
         g = self.groups[group]
-        count = g.steps if steps is None else sum(self.takes_part(group, t) for t in range(min(steps, self.steps)))
+        # Of the steps ⌊kT/T_p⌋, as many lie before step t as there are k with kT < t·T_p.
+        count = g.steps if steps is None else -(-min(steps, self.steps) * g.steps // self.steps)
         if count == 0:
             return dp_event.NoOpDpEvent()
         if not self.private:

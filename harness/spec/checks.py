@@ -109,6 +109,10 @@ def _holdout(draft: Draft) -> None:
         merged.add_missing(("data", "holdout", "users"), message)
     elif holdout.file is not None and holdout.users:
         merged.add(("data", "holdout", "file"), "give either users or file, not both", at_key=True)
+    elif holdout.file is not None and draft.spec.data.population != "public":
+        # Which of its users are trained on shows in what is evaluated; that is no secret only where names are public.
+        message = "needs population: public, since who is in both files shows in the evaluation"
+        merged.add(("data", "holdout", "file"), message, at_key=True)
 
 
 def _text(draft: Draft) -> None:

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+SMALLEST_EPSILON = 0.01
 Fraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
 
 
@@ -178,8 +179,10 @@ class SensitivityBlock(Block):
 class PrivacyBlock(Block):
     """The budget."""
 
-    epsilon: Positive = Field(default=8.0, description="no user's total may exceed it")
-    delta: Fraction | None = Field(
+    epsilon: Annotated[FiniteFloat, Field(ge=SMALLEST_EPSILON, le=1000)] = Field(
+        default=8.0, description="no user's total may exceed it"
+    )
+    delta: Annotated[FiniteFloat, Field(gt=0, le=0.1)] | None = Field(
         default=None, description="must be given unless the population is public; then 1 / (10 · users)"
     )
     accountant: Literal["pld", "rdp"] = "pld"
@@ -200,7 +203,7 @@ class SamplingBlock(Block):
 class ClippingBlock(Block):
     """Every user's mean gradient is clipped to this l2 norm (its mean over groups, where groups differ)."""
 
-    norm: Positive = 0.5
+    norm: Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)] = 0.5
 
 
 class OptimizerBlock(Block):

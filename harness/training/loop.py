@@ -19,7 +19,7 @@ from torch import Tensor
 
 from harness.data.cohorts import MicroBatch, Unit, deal, draw_cohort, micro_batches
 from harness.data.store import Corpus
-from harness.errors import MachineError, UserError
+from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import append_private, as_json, write_private, write_released
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness, load_key
@@ -250,6 +250,32 @@ class Series:
         for trainable in self.sink.trainables:
             if not self.initial[trainable.name].any() and not trainable.view(self.sink.total).any():
                 raise UserError(f"{trainable.name} gets no gradient: it would stay zero; leave it out of the targets")
+        self._check_causal()
+
+    def _check_causal(self) -> None:
+        """No token may see what lies to its right: padding, whose length depends on others, has no mask.
+
+        The gradient of early outputs in later inputs must be exactly zero, at any dtype.
+        """
+        seen: list[Tensor] = []
+
+        def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
+            seen.append(output.detach().requires_grad_())
+            return seen[0]
+
+        model: Any = self.engine.module
+        handle = model.get_input_embeddings().register_forward_hook(watch)
+        try:
+            rows = pad([list(range(1, 17))], self.device)
+            early = model(input_ids=rows.inputs, use_cache=False).logits[:, :8]
+            (gradient,) = torch.autograd.grad(early.float().square().sum(), seen[0])
+        finally:
+            handle.remove()
+        if bool(gradient[:, 8:].any()):
+            raise ArgumentError(
+                "model.base: its tokens see what comes after them (it is no causal language model), so that one user's "
+                "gradient would depend on others; it can't be trained privately"
+            )
 
     def _check_moves(self, step: int) -> None:
         """Every trainable weight must have moved: one that didn't is not covered by clipping and noise."""

@@ -213,8 +213,10 @@ def _check_supported(model: nn.Module, block: ModelBlock) -> None:
             near = suggest(target, names)
             hint = f'; did you mean "{near}"?' if near else f" (there are: {', '.join(sorted(names))})"
             raise ArgumentError(f'model.adapter.targets.{i}: the model has no linear layer "{target}"{hint}')
-    config = getattr(model, "config", None)
-    if any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
+    config: Any = getattr(model, "config", None)
+    configs = [config, *(getattr(config, part, None) for part in ("text_config", "llm_config"))]
+    experts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    if any(getattr(one, key, None) for one in configs for key in experts):
         raise ArgumentError("model.base: mixture-of-experts models are not supported: routing couples users")
     if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
         raise ArgumentError("model.base: batch normalisation couples users and can't be trained privately")

@@ -338,3 +338,25 @@ def test_training_is_importable_without_ray() -> None:
     code = "import sys, harness.training.loop; sys.exit('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_base_that_looks_ahead_is_refused_before_a_record_is_read(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path
+) -> None:
+    """A model whose tokens see the padding to their right would make one user's gradient depend on others' lengths.
+
+    Broken by leaving out the look at what early outputs depend on.
+    """
+    from transformers import BertConfig, BertLMHeadModel
+
+    folder = save_base(tmp_path / "bert")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(CHARACTERS) + 40, max_position_embeddings=256, **sizes)
+    BertLMHeadModel(config).save_pretrained(folder)
+    adapter = {"r": 4, "alpha": 8, "targets": ["query", "value"]}
+    run_dir = new_run(folder, model={"adapter": adapter}, compute=on(0))
+    found = failure(run_dir, workers(1))
+    assert "it is no causal language model" in found.message
+    assert found.exit_code == 2
+    assert not (Folder(run_dir).private / "diagnostics.jsonl").exists()
