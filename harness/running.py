@@ -28,14 +28,14 @@ from harness.data.groups import assign_groups
 from harness.data.sources.base import Columns
 from harness.data.store import Corpus
 from harness.data.tiers import assign_tiers
-from harness.errors import ArgumentError, Interrupted, MachineError
+from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, locked, write_private, write_released
 from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key
-from harness.training.job import Folder, Job
+from harness.training.job import Failure, Folder, Job
 from harness.training.model import Base
 
-FINISHED, TRAINED, RUNNING, INTERRUPTED = "finished", "trained", "running", "interrupted"
+FINISHED, TRAINED, RUNNING, INTERRUPTED, FAILED = "finished", "trained", "running", "interrupted", "failed"
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _find(plan: Plan, out: Path) -> Folder:
     candidates = sorted((out / plan.spec.name).glob("*/private/run.json"), reverse=True)
     for path in candidates:
         folder = Folder(path.parent.parent.absolute())
-        if _status(folder) != FINISHED:
+        if _status(folder) not in (FINISHED, FAILED):
             return folder
     raise ArgumentError(f"there is no unfinished run of {plan.spec.name} in {out}")
 
@@ -316,8 +316,15 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
     watch = _Watch(folder, job, observer)
     compute = plan.spec.compute
     observer.note(f"training: {compute.workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
-    with _first_interrupt_asks(folder, observer):
-        ray.fit(folder.root, compute, job.device, watch.look)
+    try:
+        with _first_interrupt_asks(folder, observer):
+            ray.fit(folder.root, compute, job.device, watch.look)
+    except UserError as error:
+        if Failure.load(folder.root) is not None and error.exit_code != MachineError.exit_code:
+            # It would fail again in the same way: there is nothing to go on with, and no use for its draws.
+            _set_status(plan, folder, FAILED)
+            destroy_key(folder.key)
+        raise
     watch.look()
     if not _complete(plan, folder):
         _set_status(plan, folder, INTERRUPTED)
