@@ -183,7 +183,7 @@ def test_a_missing_file_a_folder_and_an_unreadable_one_are_named(tmp_path, make_
         ({"type": "jsnl", "path": "x"}, r'^data\.source: there is no source "jsnl"; did you mean "jsonl"\?$'),
         ({"type": "jsonl"}, r"^data\.source\.path: Field required$"),
         ({"type": "jsonl", "path": "x", "lines": 3}, r"^data\.source\.lines: Extra inputs"),
-        ({"type": "synthetic"}, "not built yet"),
+        ({"type": "synthetic"}, r"^data\.source\.scenario: Field required"),
     ],
 )
 def test_a_wrong_source_block_is_one_line(block, message, tmp_path, make_data):
