@@ -149,7 +149,9 @@ def test_lines_are_never_wrapped_and_json_is_strict(capsys: pytest.CaptureFixtur
 def test_as_a_process(spec: str) -> None:
     done = command("validate", spec, "clipping.norm=-1", env={"COLUMNS": "20"})
     assert done.returncode == 2
-    assert done.stderr == "<command line> clipping.norm: must be a number above 0, found -1\n"
+    assert done.stderr == (
+        "<command line> clipping.norm: must be a number of at least 1e-06 and at most 1000000.0, found -1\n"
+    )
 
 
 def test_a_reader_that_leaves_early() -> None:
