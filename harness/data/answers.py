@@ -51,7 +51,10 @@ def check_template(tokenizer: Tokenizer) -> str:
 
 
 def _conversation(turns: Sequence[Turn], tokenizer: Tokenizer) -> list[Piece]:
-    """Everything up to the last answer. What the template puts around an answer's text to end it is learnt too."""
+    """Everything up to the last answer. What the template ends an answer with is learnt too, up to its last mark.
+
+    A line's end after the end-of-turn token is not: nobody asks the model for more once it has ended its turn.
+    """
     pieces: list[Piece] = []
     done = ""
     for i, turn in enumerate(turns):
@@ -63,8 +66,11 @@ def _conversation(turns: Sequence[Turn], tokenizer: Tokenizer) -> list[Piece]:
         before = next((text for text in asked if text.startswith(done) and after.startswith(text)), None)
         if before is None or before == after:
             raise RefusedError("the chat template does not write this conversation turn by turn")
-        pieces += [(before[len(done) :], False), (after[len(before) :], True)]
-        done = after
+        answer = after[len(before) :]
+        if not answer.rstrip().endswith(turn.content.rstrip()):
+            answer = answer.rstrip()
+        pieces += [(before[len(done) :], False), (answer, True)]
+        done = before + answer
     return [piece for piece in pieces if piece[0]]
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.data import guard, store
 from harness.data.answers import Piece, RefusedError, pieces_of
@@ -54,6 +55,10 @@ class Problems:
         self.bad_records += 1
         if len(self.listed) < _LISTED:
             self.listed.append({"where": bad.where, "reason": bad.reason, "user": bad.user})
+
+    def shorten(self, user: str) -> None:
+        """Notes an answer that does not fit into an example with its question."""
+        self.shortened[user] = self.shortened.get(user, 0) + 1
 
     def document(self, differing: dict[str, list[str]]) -> dict[str, Any]:
         """What the private report says; `differing` holds the users whose attributes differ between records."""
@@ -189,16 +194,12 @@ class Builder:
             TableWriter(folder / store.RECORDS, store.RECORDS_SCHEMA) as records,
         ):
             for user, number in self._users.sorted():
-                first_record, first_example = records.rows, examples.rows
-                own = []
-                for row in rows[bounds[number] : bounds[number + 1]].tolist():
-                    text, tokens = incoming.value(row, "text"), incoming.numbers_in(row, "tokens")
-                    records.append((text, len(tokens)), weight=len(text))
-                    own.append(Answers(tokens, incoming.numbers_in(row, "loss")))
-                packed = self._pack(user, own)
-                for example in packed:
+                first_record, first_example, n_tokens = records.rows, examples.rows, 0
+                own = rows[bounds[number] : bounds[number + 1]]
+                for example in self._pack(user, _copied(incoming, own, records)):
                     row_of_example = (example.tokens, example.loss, example.targets)
                     examples.append(row_of_example, weight=len(example.tokens) + len(example.loss))
+                    n_tokens += len(example.tokens)
                 users.append(
                     (
                         user,
@@ -206,23 +207,27 @@ class Builder:
                         number >= self._trained or is_holdout(user, name, holdout),
                         holdout_order(user, name),
                         len(own),
-                        len(packed),
-                        sum(len(example.tokens) for example in packed),
+                        examples.rows - first_example,
+                        n_tokens,
                         first_record,
                         first_example,
                     )
                 )
             return examples.rows
 
-    def _pack(self, user: str, own: list[Answers]) -> list[Example]:
-        """One user's records as examples."""
+    def _pack(self, user: str, own: Iterator[Answers]) -> Iterator[Example]:
+        """One user's records as examples, one after the other: a single user may have more than memory holds."""
         eos, max_tokens = self._preparation.eos, self._preparation.max_tokens
         if not self._columns.chat and self._columns.completion is None:
-            packed = pack([record.tokens for record in own], eos=eos, max_tokens=max_tokens)
-            return [Example(tokens) for tokens in packed]
+            return map(Example, pack((record.tokens for record in own), eos=eos, max_tokens=max_tokens))
         if not self._columns.chat:  # a completion ends; a chat template ends its answers itself
-            own = [Answers(np.append(r.tokens, np.int32(eos)), np.append(r.loss, np.uint8(1))) for r in own]
-        examples, shortened = pack_answers(own, max_tokens=max_tokens)
-        if shortened:
-            self._problems.shortened[user] = shortened
-        return examples
+            own = (Answers(np.append(r.tokens, np.int32(eos)), np.append(r.loss, np.uint8(1))) for r in own)
+        return pack_answers(own, max_tokens=max_tokens, shortened=lambda: self._problems.shorten(user))
+
+
+def _copied(incoming: Table, rows: Sequence[int] | npt.NDArray[np.int64], records: TableWriter) -> Iterator[Answers]:
+    """These records' tokens, each record's text written as it passes."""
+    for row in rows:
+        text, tokens = incoming.value(int(row), "text"), incoming.numbers_in(int(row), "tokens")
+        records.append((text, len(tokens)), weight=len(text))
+        yield Answers(tokens, incoming.numbers_in(int(row), "loss"))

@@ -10,7 +10,7 @@ with as much of what came before as fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -88,8 +88,8 @@ def tokenize(tokenizer: Tokenizer, texts: list[str]) -> list[Tokens]:
     return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
 
-def pack(texts: Iterable[Sequence[int] | Tokens], *, eos: int, max_tokens: int) -> list[Tokens]:
-    """Joins one user's tokenised texts, each followed by `eos`, and cuts them into examples.
+def pack(texts: Iterable[Sequence[int] | Tokens], *, eos: int, max_tokens: int) -> Iterator[Tokens]:
+    """Joins one user's tokenised texts, each followed by `eos`, and cuts them into examples, one text at a time.
 
     Args:
         texts: The tokens of each text, in order.
@@ -97,37 +97,49 @@ def pack(texts: Iterable[Sequence[int] | Tokens], *, eos: int, max_tokens: int) 
         max_tokens: Tokens of an example; the last one may have fewer. A tail below `MIN_TOKENS` is dropped.
     """
     end = np.array([eos], dtype=np.int32)
-    parts = [part for text in texts for part in (np.asarray(text, dtype=np.int32), end)]
-    stream = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
-    cuts = [stream[start : start + max_tokens] for start in range(0, len(stream), max_tokens)]
-    return [cut for cut in cuts if len(cut) >= MIN_TOKENS]
+    pending: list[Tokens] = []
+    length = 0
+    for text in texts:
+        pending += (np.asarray(text, dtype=np.int32), end)
+        length += len(text) + 1
+        if length >= max_tokens:
+            stream = np.concatenate(pending)
+            length %= max_tokens
+            yield from stream[: len(stream) - length].reshape(-1, max_tokens)
+            pending = [stream[len(stream) - length :].copy()]
+    if length >= MIN_TOKENS:
+        yield np.concatenate(pending)
 
 
-def pack_answers(records: Iterable[Answers], *, max_tokens: int) -> tuple[list[Example], int]:
+def pack_answers(
+    records: Iterable[Answers], *, max_tokens: int, shortened: Callable[[], None] = lambda: None
+) -> Iterator[Example]:
     """Puts one user's records with answers into examples.
 
     Records, or the parts that a long one is cut into, share an example while they fit, in order. Every answer is
     learnt once, after its own question. Where the two don't fit into an example, the question loses its beginning,
     though no more than leaves a context of a quarter of `max_tokens`; then the answer loses its end.
 
-    Returns:
-        The examples, each with at least one target, and the number of answers that lost their end or a part of their
-        own question.
+    Args:
+        records: One user's.
+        max_tokens: Most tokens of an example.
+        shortened: Called for every answer that loses its end or a part of its own question.
+
+    Yields:
+        The examples, each with at least one target.
     """
-    found: list[Example] = []
     pending: list[Example] = []
-    room, shortened = max_tokens, 0
+    room = max_tokens
     for record in records:
         for part, whole in _parts(record, max_tokens):
-            shortened += not whole
+            if not whole:
+                shortened()
             if len(part.tokens) > room:
-                found.append(_joined(pending))
+                yield from _joined(pending)
                 pending, room = [], max_tokens
             pending.append(part)
             room -= len(part.tokens)
-    if pending:
-        found.append(_joined(pending))
-    return [example for example in found if example.targets], shortened
+    yield from _joined(pending)
 
 
 def _parts(record: Answers, max_tokens: int) -> Iterator[tuple[Example, bool]]:
@@ -151,5 +163,9 @@ def _parts(record: Answers, max_tokens: int) -> Iterator[tuple[Example, bool]]:
         first = last + 1
 
 
-def _joined(parts: Sequence[Example]) -> Example:
-    return Example(np.concatenate([p.tokens for p in parts]), np.concatenate([p.loss for p in parts]))
+def _joined(parts: Sequence[Example]) -> Iterator[Example]:
+    """One example of all parts, if there is anything to learn from it."""
+    if parts:
+        example = Example(np.concatenate([p.tokens for p in parts]), np.concatenate([p.loss for p in parts]))
+        if example.targets:
+            yield example

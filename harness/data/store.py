@@ -23,7 +23,7 @@ from harness.plugins import UserRecords
 
 Ints = npt.NDArray[np.int64]
 
-VERSION = 2
+VERSION = 3
 """Of the files' layout and of everything that decides their content: part of every fingerprint."""
 
 META, PROBLEMS = "corpus.json", "problems.json"

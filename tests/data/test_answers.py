@@ -34,8 +34,14 @@ def shown(examples):
 
 
 def packed(*records, max_tokens):
-    examples, shortened = pack_answers(records, max_tokens=max_tokens)
+    examples, shortened = packed_answers(records, max_tokens)
     return shown(examples), shortened
+
+
+def packed_answers(records, max_tokens):
+    lost = []
+    examples = list(pack_answers(records, max_tokens=max_tokens, shortened=lambda: lost.append(1)))
+    return examples, len(lost)
 
 
 # --- packing ------------------------------------------------------------------------------------------------
@@ -71,7 +77,7 @@ SPANS = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, 
 def test_every_answer_is_learnt_once_and_never_without_context(users_records, max_tokens):
     """Break: `begin = max(0, end - max_tokens)` for what does not fit."""
     records = [record(*spans) for spans in users_records]
-    examples, shortened = pack_answers(records, max_tokens=max_tokens)
+    examples, shortened = packed_answers(records, max_tokens)
     assert all(len(e.tokens) == len(e.loss) <= max_tokens and e.loss[0] == 0 and e.targets for e in examples)
     learnt = [t for e in examples for t, m in zip(e.tokens.tolist(), e.loss.tolist(), strict=True) if m]
     whole = [t for r in records for t, m in zip(r.tokens.tolist(), r.loss.tolist(), strict=True) if m]

@@ -52,7 +52,7 @@ def test_every_user_has_exactly_their_own_records_and_examples(posts, write_json
     total = 0
     for i, (user, own) in enumerate(sorted(texts.items())):
         tokens = tokenize(tokenizer, own)
-        expected = pack(tokens, eos=tokenizer.eos_token_id, max_tokens=16)
+        expected = list(pack(tokens, eos=tokenizer.eos_token_id, max_tokens=16))
         start, stop = made.examples_of(i)
         found = [made.tokens(example) for example in range(start, stop)]
         assert start == total

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import json
 import lzma
+import os
 import sys
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -131,10 +134,46 @@ def test_parquet_takes_whole_numbers_as_users_and_refuses_others(tmp_path, read)
     assert found[0] == Record("7", "a", {"plan": "x"}, "row 1")
     assert refusals(found) == [("row 2", "the user is missing", None), ("row 3", "the text is missing", "8")]
     assert read("parquet", "a.parquet", "public", attributes=["plan"]) == [("7", {"plan": "x"}), ("8", {"plan": "z"})]
-    pq.write_table(pa.table({"user": [7.0], "text": ["a"]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"user": [7.5], "text": ["a"]}), tmp_path / "a.parquet")
     assert refusals(read("parquet", "a.parquet")) == [
         ("row 1", "the user is neither a string nor a whole number", None)
     ]
+
+
+def test_a_number_is_one_user_in_every_format(tmp_path, read):
+    """12 with gaps becomes 12.0 in pandas. Break: take the float's own text for the name, or a CSV's as it is."""
+    users = [12, 12.0, None, float("nan"), -3.0, 2.0**53]
+    (tmp_path / "a.jsonl").write_bytes(lines([{"user": user, "text": "x"} for user in users]))
+    (tmp_path / "a.csv").write_text("user,text\n" + "".join(f"{u},x\n" for u in ("12", "12.0", "", "", "-3.0")))
+    values = {"f.parquet": [12.0, None, -3.0], "d.parquet": [Decimal("12.00"), None, Decimal(-3)]}
+    for name, column in values.items():
+        pq.write_table(pa.table({"user": column, "text": ["x"] * 3}), tmp_path / name)
+    names = {name: [r.user for r in read(name.split(".")[1], name)] for name in ("a.jsonl", "a.csv", *values)}
+    assert names["a.jsonl"] == ["12", "12", None, None, "-3", str(2**53)]
+    assert names["a.csv"] == ["12", "12", None, None, "-3"]
+    assert names["f.parquet"] == names["d.parquet"] == ["12", None, "-3"]
+    (tmp_path / "b.csv").write_text("user,text\n007,x\n1.50,x\n.0,x\n00.0,x\n")
+    assert [r.user for r in read("csv", "b.csv")] == ["007", "1.50", ".0", "00.0"]  # other text stays as it is
+
+
+def test_mixed_types_and_missing_columns_are_told_row_by_row(tmp_path, read):
+    rows = [
+        {"user": "ann", "text": 5, "plan": 2.5},
+        {"user": ["ann"], "text": "x"},
+        {"text": "x", "plan": float("nan")},
+        {"user": 1e300, "text": "x"},
+        {"user": "bob", "text": "x", "plan": float("nan")},
+    ]
+    (tmp_path / "a.jsonl").write_bytes(lines(rows))
+    found = read("jsonl", "a.jsonl", attributes=["plan"])
+    no_user = "the user is neither a string nor a whole number"
+    assert refusals(found) == [
+        ("line 1", "the text is not a string", "ann"),
+        ("line 2", no_user, None),
+        ("line 3", "the user is missing", None),
+        ("line 4", no_user, None),
+    ]
+    assert found[-1] == Record("bob", "x", {"plan": None}, "line 5")
 
 
 def test_parquet_holds_messages(tmp_path, make_data):
@@ -152,6 +191,100 @@ def test_a_missing_column_or_another_format_is_one_line(tmp_path, read):
     (tmp_path / "b.parquet").write_text(SECRET)
     with pytest.raises(ArgumentError, match=r"b\.parquet is not a Parquet file, or is damaged$"):
         read("parquet", "b.parquet")
+
+
+# --- what can't be read --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("door", ["records", "public"])
+@pytest.mark.parametrize(
+    ("written", "declared"),
+    [("utf-16", "utf-8"), ("utf-16-le", "utf-8"), ("utf-16-le", "cp1252"), ("ascii", "utf-16"), ("ascii", "idna")],
+)
+def test_a_wrong_encoding_is_one_line_with_its_key(written, declared, door, tmp_path, read, make_data):
+    """Break: leave UnicodeError to the guard, which knows neither the file nor the key."""
+    content = f"user,text\nann,{SECRET}\n".encode(written)
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(
+        ArgumentError, match=rf"^data\.source\.encoding: .*a\.csv is not {declared}; give the"
+    ) as caught:
+        read("csv", "a.csv", door, encoding=declared)
+    assert "SECRET" not in repr(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_truncated_character_costs_its_row_alone(tmp_path, read):
+    (tmp_path / "a.csv").write_bytes("user,text\nann,fine\nbob,cut\n".encode("utf-16")[:-1])
+    found = read("csv", "a.csv", encoding="utf-16")
+    assert found[0].text == "fine"
+    assert refusals(found) == [("line 3", "the text is not utf-16 (data.source.encoding)", "bob")]
+
+
+def test_a_first_line_that_is_no_header_is_not_quoted(tmp_path, read):
+    (tmp_path / "a.csv").write_text(f"ann,{SECRET}\nann,{SECRET} too\n")
+    with pytest.raises(
+        ArgumentError, match=r"the first line of .*a\.csv names none of the columns user, text; it"
+    ) as got:
+        read("csv", "a.csv")
+    assert "SECRET" not in str(got.value)
+
+
+@pytest.mark.parametrize("type_", ["jsonl", "csv", "parquet", "huggingface"])
+def test_odd_paths_are_one_line(type_, tmp_path, read, monkeypatch):
+    """Break: `Path.exists` raises for a name that is too long; a FIFO is waited for, for ever."""
+    ending = type_.replace("huggingface", "jsonl")
+    os.mkfifo(tmp_path / f"fifo.{ending}")
+    (tmp_path / f"gone.{ending}").symlink_to(tmp_path / "nothing")
+    (tmp_path / f"empty.{ending}").touch()
+    (tmp_path / f"loop.{ending}").symlink_to(tmp_path / f"loop.{ending}")
+    for path, message in (
+        (f"fifo.{ending}", r"fifo\.\w+ is a pipe, a socket or a device"),
+        (f"gone.{ending}", r"gone\.\w+ is a link to what is not there"),
+        (f"loop.{ending}", r"loop\.\w+ can't be looked at \(Too many levels"),
+        (f"{'x' * 5000}.{ending}", r"x…x\S* can't be looked at \(File name too long\)"),
+        (f"{'x' * 5000}*.{ending}", r"no file matches x"),
+        (f"a\0b.{ending}", r"a\\x00b\.\w+ holds a character that no path can have"),
+        (f"a\nb.{ending}", r"there is no file a\\nb"),
+        (f"~nobody-is-called-so/a.{ending}", "begins with the home folder of nobody here"),
+        (f"empty.{ending}", r"empty\.\w+ (has no records|is not a Parquet file, or is damaged)"),
+    ):
+        with pytest.raises(ArgumentError, match=rf"^data\.source\.path: .*{message}") as caught:
+            read(type_, path)
+        assert len(str(caught.value).splitlines()) == 1
+        assert len(str(caught.value)) < 400
+
+
+def test_what_may_not_be_read_is_named(tmp_path, read, monkeypatch):
+    (tmp_path / "a.jsonl").write_bytes(lines(ROWS))
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("harness.data.sources.jsonl.open_binary", refused)
+    with pytest.raises(ArgumentError, match=r"a\.jsonl can't be read \(Permission denied\)$"):
+        read("jsonl", "a.jsonl")
+    monkeypatch.setattr("pathlib.Path.stat", refused)
+    with pytest.raises(ArgumentError, match=r"a\.jsonl can't be looked at \(Permission denied\)$"):
+        read("jsonl", "a.jsonl")
+
+
+def test_a_json_array_is_told_and_a_line_without_end_costs_a_bounded_memory(tmp_path, read, monkeypatch):
+    (tmp_path / "a.jsonl").write_text(json.dumps(ROWS))
+    with pytest.raises(ArgumentError, match="is a JSON object in UTF-8; where it is one JSON array, put each of its"):
+        read("jsonl", "a.jsonl")
+    monkeypatch.setattr("harness.data.sources.jsonl._LONGEST", 1000)
+    (tmp_path / "a.jsonl").write_bytes(lines(ROWS[:1]) + b"x" * 5000 + b"\n" + lines(ROWS[1:]))
+    found = read("jsonl", "a.jsonl")
+    assert refusals(found) == [("line 2", "a line that is far too long", None)]
+    assert [item.user for item in found] == ["ann", None, "bob"]
+
+
+@pytest.mark.parametrize("type_", ["parquet", "huggingface"])
+def test_parquet_compressed_once_more_is_refused(type_, tmp_path, read):
+    pq.write_table(pa.table({"user": ["ann"], "text": ["x"]}), tmp_path / "a.parquet")
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
+    with pytest.raises(ArgumentError, match=r"a\.parquet\.gz is a Parquet file compressed once more, which can't be"):
+        read(type_, "a.parquet.gz")
 
 
 # --- several, and compressed ones ---------------------------------------------------------------------------

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from harness.data.groups import public_counts
 from harness.data.sources.base import Columns, open_source
@@ -82,3 +85,43 @@ def test_the_guarantee_names_the_evaluation_file(tmp_path):
     assert plan.guarantee.not_covered()[0].startswith("The users of the evaluation file")
     assert (plan.population.users, plan.population.holdout_users) == (40, 1)
     assert any("gave up protection" in note for note in plan.notes())
+
+
+def write_as(path, rows):
+    """The rows in the format that the file's name says; returns the source's type."""
+    type_ = path.name.split(".")[1]
+    if type_ == "parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif type_ == "csv":
+        text = "user;text;plan\n" + "".join(f"{r['user']};{r['text']};{r['plan']}\n" for r in rows)
+        path.write_bytes(text.encode("cp1252"))
+    else:
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return type_
+
+
+@pytest.mark.parametrize("name", ["jsonl", "jsonl.gz", "csv", "parquet", "huggingface"])
+def test_every_format_takes_one_and_its_errors_carry_its_key(name, make_data, tmp_path):
+    """Break: leave `data.source.path` in the errors of the other file."""
+    endings = name.replace("huggingface", "jsonl")
+    train, held = tmp_path / f"train.{endings}", tmp_path / f"held.{endings}"
+    type_ = write_as(train, [{**TRAIN[0], "text": "caf\xe9"}])
+    write_as(held, [{**HELD[0], "text": "caf\xe9"}])
+    more = {"delimiter": ";", "encoding": "cp1252"} if type_ == "csv" else {}
+    block = {"type": "huggingface" if name == "huggingface" else type_, "path": train.name, **more}
+    data = make_data("x", source=block, holdout={"file": held.name, "visibility": "public"})
+
+    def read():
+        records = open_source(data, tmp_path).evaluation.records(Columns.of(data))
+        return [(record.user, getattr(record, "text", None)) for record in records]
+
+    assert read() == [("cat", "caf\xe9")]
+    for content in (b"", b"\x81\x00\n" * 9):
+        held.write_bytes(content)
+        with pytest.raises(ArgumentError, match=r"^data\.holdout\.file: .*held") as caught:
+            read()
+        assert "data.source.path" not in str(caught.value)
+    held.unlink()
+    with pytest.raises(ArgumentError, match=r"^data\.holdout\.file: there is no file held"):
+        read()

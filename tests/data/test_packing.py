@@ -25,7 +25,7 @@ def test_no_token_is_lost_added_or_moved(texts, max_tokens):
 
 @given(TEXTS, st.integers(2, 50))
 def test_examples_are_full_but_for_the_last(texts, max_tokens):
-    packed = pack(texts, eos=EOS, max_tokens=max_tokens)
+    packed = list(pack(texts, eos=EOS, max_tokens=max_tokens))
     assert all(len(example) == max_tokens for example in packed[:-1])
     assert all(MIN_TOKENS <= len(example) <= max_tokens for example in packed)
     assert all(example.dtype == np.int32 for example in packed)
@@ -35,8 +35,8 @@ def test_each_text_ends_with_the_end_of_text_token():
     assert [e.tolist() for e in pack([[1, 2], [3]], eos=0, max_tokens=8)] == [[1, 2, 0, 3, 0]]
     assert [e.tolist() for e in pack([[1, 2], [3, 4]], eos=0, max_tokens=4)] == [[1, 2, 0, 3], [4, 0]]
     assert [e.tolist() for e in pack([[1, 2], [3]], eos=0, max_tokens=4)] == [[1, 2, 0, 3]]
-    assert pack([], eos=0, max_tokens=8) == []
-    assert pack([[]], eos=0, max_tokens=8) == []
+    assert list(pack([], eos=0, max_tokens=8)) == []
+    assert list(pack([[]], eos=0, max_tokens=8)) == []
 
 
 @given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=6))
@@ -48,7 +48,7 @@ def test_tokens_of_a_text_do_not_depend_on_the_batch(tokenizer, texts):
 
 def test_a_text_of_any_length_is_kept_whole_and_said_nothing_about(tokenizer, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.WARNING)  # another test may have quietened it
+    monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.WARNING)  # others quieten it
     logging.getLogger("transformers").manager._clear_cache()
     long = "x" * 1000
     assert tokenizer.model_max_length < len(long)

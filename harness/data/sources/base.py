@@ -6,9 +6,12 @@ A source yields every record in order, and says of each broken one where it is a
 
 from __future__ import annotations
 
+import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -19,6 +22,9 @@ from harness.spec.models import DataBlock, private_columns
 
 ASSISTANT = "assistant"
 """The role whose messages are learnt."""
+
+_WHOLE = re.compile(r"(0|-?[1-9][0-9]*)\.0+", re.ASCII)
+_EXACT = 1 << 53
 
 
 @dataclass(frozen=True)
@@ -207,18 +213,33 @@ def open_source(data: DataBlock, base_dir: Path) -> RecordSource:
 def user_of(value: object) -> tuple[str | None, str]:
     """Reads a user's name from a source's value: a string, or a whole number.
 
+    One user has one name in every format: a column of whole numbers with gaps is written as 12.0 by many tools, into
+    CSV files as well, and that is 12. What looks like no number, as 007, stays as it is.
+
     Returns:
         The name and "", or None and what is wrong.
     """
     if value is None:
         return None, "the user is missing"
+    if isinstance(value, float | Decimal):
+        if value != value:  # noqa: PLR0124  # not a number: how a gap is written among numbers
+            return None, "the user is missing"
+        value = _whole(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value), ""
     if not isinstance(value, str):
         return None, "the user is neither a string nor a whole number"
     if not value.strip():
         return None, "the user is empty"
+    if _WHOLE.fullmatch(value):
+        return value.partition(".")[0], ""
     return (value, "") if _encodable(value) else (None, "the user is not valid Unicode")
+
+
+def _whole(value: float | Decimal) -> object:
+    """The whole number that a value is exactly, else the value."""
+    exact = isinstance(value, Decimal) or abs(value) <= _EXACT
+    return int(value) if exact and math.isfinite(value) and value == int(value) else value
 
 
 def text_problem(value: object, what: str = "text") -> str:
@@ -332,6 +353,8 @@ def missing_column(what: str, name: str, existing: Iterable[str], source: str) -
 def _attribute(value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if isinstance(value, int | float):
         return str(value)
     return value if isinstance(value, str) and _encodable(value) else None

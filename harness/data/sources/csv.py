@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from harness.data.sources.base import BadRecord, Columns, Record
-from harness.data.sources.files import FileParameters, FileSource, Seen, Values, open_binary
+from harness.data.sources.files import FileParameters, FileSource, Seen, Values, open_binary, shown, wrong_encoding
 from harness.errors import ArgumentError
 
 _LONGEST = 1 << 24
@@ -61,11 +61,12 @@ class Csv(FileSource):
     parameters: CsvParameters
 
     def _rows(self, path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
+        seen.header = True
         csv.field_size_limit(_LONGEST)  # one for the whole process, and 131,072 at first
         with open_binary(path) as binary:
             text = io.TextIOWrapper(binary, encoding=self._codec, errors="uudp-mark", newline="")
             reader = csv.reader(text, delimiter=self.parameters.delimiter, strict=True)
-            header = self._header(reader, path, keep)
+            header = self._header(reader, path, keep, seen.key)
             if not header:
                 return
             places = [(i, name) for i, name in enumerate(header) if name in keep]
@@ -98,20 +99,23 @@ class Csv(FileSource):
         return record
 
     @property
+    def _encoding(self) -> str:
+        return self.parameters.encoding
+
+    @property
     def _codec(self) -> str:
         utf8 = codecs.lookup(self.parameters.encoding).name == "utf-8"
         return "utf-8-sig" if utf8 else self.parameters.encoding  # without a byte-order mark
 
-    def _header(self, reader: Iterator[list[str]], path: Path, keep: frozenset[str]) -> list[str]:
+    def _header(self, reader: Iterator[list[str]], path: Path, keep: frozenset[str], key: str) -> list[str]:
         try:
             header = next(reader, [])
         except csv.Error:
-            raise ArgumentError(f"data.source.path: the first line of {path} is no header of columns") from None
+            raise ArgumentError(f"{key}: the first line of {shown(path)} is no header of columns") from None
         if any(_UNREADABLE in name or "\0" in name for name in header):
-            message = f"the header of {path} is not {self.parameters.encoding}; give the file's encoding"
-            raise ArgumentError(f"data.source.encoding: {message}")
+            raise wrong_encoding(key, f"the header of {shown(path)}", self.parameters.encoding)
         names = [name.strip() for name in header]
         for name in keep:
             if names.count(name) > 1:
-                raise ArgumentError(f'data.source.path: {path} has several columns "{name}"')
+                raise ArgumentError(f'{key}: {shown(path)} has several columns "{name}"')
         return names

@@ -7,8 +7,10 @@ import contextlib
 import glob
 import gzip
 import io
+import itertools
 import lzma
 import os
+import stat
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +33,9 @@ from harness.errors import ArgumentError
 from harness.plugins import PluginParameters
 
 _BLOCK = 1 << 20
+_LONGEST_SHOWN = 200
+COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst")
+"""Endings of files that are decompressed while they are read."""
 S = TypeVar("S", bound="FileSource")
 
 Values = Mapping[str, object]
@@ -90,10 +95,15 @@ class RowSource(RecordSource):
 
 
 class FileSource(RowSource):
-    """A source of files. To add a format, implement `_rows`."""
+    """A source of files. To add a format, implement `_rows`.
+
+    Attributes:
+        key: What of the spec names the files, for errors.
+    """
 
     Parameters = FileParameters
     parameters: FileParameters
+    key: str = "data.source.path"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -111,14 +121,32 @@ class FileSource(RowSource):
         own = {os.path.realpath(file) for file in self.files}
         if any(os.path.realpath(file) in own for file in found):
             raise ArgumentError("data.holdout.file: is among the files of data.source, whose users are trained on")
-        return self._of(found)
+        other = self._of(found)
+        other.key = "data.holdout.file"
+        return other
+
+    def first_rows(self, limit: int) -> list[Values]:
+        """The first usable rows with all of their columns, for `uudp init`. Private.
+
+        Raises:
+            ArgumentError: There are none, or nothing can be read at all.
+        """
+        seen, rows = Seen(self.key), list[Values]()
+        for path in self.files:
+            with reading(path, self.key, self._encoding):
+                found = self._rows(path, _Every(), seen)
+                rows += itertools.islice((row for _, row in found if not isinstance(row, BadRecord)), limit - len(rows))
+        if not rows:
+            seen.check_rows(self._source_name)
+            raise ArgumentError(f"{self.key}: {self._source_name} has no row that can be used")
+        return rows
 
     def fingerprint(self, update: Callable[[bytes], None]) -> None:
         """Feeds the bytes of every file, and the parameters that decide how they are read; not where they lie."""
         others = self.parameters.model_dump(mode="json", exclude={"path"})
         for path in self.files:
             size = 0
-            with reading(path), path.open("rb") as file:
+            with reading(path, self.key), path.open("rb") as file:
                 while block := file.read(_BLOCK):
                     update(block)
                     size += len(block)
@@ -128,16 +156,26 @@ class FileSource(RowSource):
         path = found[0] if len(found) == 1 else found
         return type(self)(self.parameters.model_copy(update={"path": path}))
 
+    @property
+    def _encoding(self) -> str:
+        """Of the files, for errors."""
+        return "utf-8"
+
+    @property
+    def _source_name(self) -> str:
+        files = self.files
+        return shown(files[0]) if len(files) == 1 else f"the {len(files)} files of {self.key.rpartition('.')[0]}"
+
     def _every_row(self, columns: Columns, keep: Sequence[str]) -> Iterator[tuple[str, Values | BadRecord]]:
         """The rows of all files with their places, and at the end whether the columns occur at all."""
-        seen, files = Seen(), self.files
+        seen, files = Seen(self.key), self.files
         for path, name in zip(files, _names(files), strict=True):
             prefix = f"{name} " if len(files) > 1 else ""
-            with reading(path):
+            with reading(path, self.key, self._encoding):
                 for where, row in self._rows(path, frozenset(keep), seen):
                     place = prefix + where
                     yield place, BadRecord(place, row.reason) if isinstance(row, BadRecord) else row
-        seen.check(columns, str(files[0]) if len(files) == 1 else f"the {len(files)} files of data.source")
+        seen.check(columns, self._source_name)
 
     @abstractmethod
     def _rows(self, path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
@@ -150,23 +188,58 @@ class FileSource(RowSource):
         """
 
 
+class _Every(frozenset[str]):
+    """All names."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns whatever reading a file raises into one line that quotes nothing of it."""
+def reading(path: Path, key: str, encoding: str = "utf-8") -> Iterator[None]:
+    """Turns whatever reading a file raises into one line that quotes nothing of it.
+
+    Args:
+        path: The file.
+        key: Of the spec, that names it.
+        encoding: That it is read in.
+    """
     try:
         yield
         return
-    except (EOFError, lzma.LZMAError, zlib.error):
-        reason = "it is damaged, or not compressed as its name says"
-    except OSError as error:
-        reason = error.strerror or "it is damaged, or not compressed as its name says"
-    raise ArgumentError(f"data.source.path: {path} can't be read ({reason})")
+    except UnicodeError:
+        problem = wrong_encoding(key, shown(path), encoding)
+    except (EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+        reason = getattr(error, "strerror", None) or "it is damaged, or not compressed as its name says"
+        problem = ArgumentError(f"{key}: {shown(path)} can't be read ({reason})")
+    raise problem from None  # what was raised may quote the text
+
+
+def wrong_encoding(key: str, what: str, encoding: str) -> ArgumentError:
+    """The error for a file that is not in the encoding that the spec declares."""
+    if key == "data.source.path":
+        return ArgumentError(f"data.source.encoding: {what} is not {encoding}; give the file's encoding")
+    return ArgumentError(f"{key}: {what} is not {encoding} (data.source.encoding, which holds for both files)")
+
+
+def shown(path: Path | str) -> str:
+    """A path on one line of bounded length."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
+    half = _LONGEST_SHOWN // 2
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:half]}…{text[-half:]}"
 
 
 class Seen:
-    """Which columns occurred, and how often; and whether there was anything at all."""
+    """Which columns occurred, and how often; and whether there was anything at all.
 
-    def __init__(self) -> None:
+    Attributes:
+        key: What of the spec names the files.
+        header: Whether the columns' names are a first line, which may be no header but somebody's record.
+    """
+
+    def __init__(self, key: str = "data.source.path") -> None:
+        self.key = key
+        self.header = False
         self.rows = 0
         self.objects = 0
         self.counts: dict[str, int] = {}
@@ -180,15 +253,25 @@ class Seen:
 
     def check(self, columns: Columns, source: str) -> None:
         """Refuses a source without records, or without a declared column in any of them."""
-        if not self.rows:
-            raise ArgumentError(f"data.source.path: {source} has no records")
-        if not self.objects:
-            raise ArgumentError(f"data.source.path: no line of {source} is {self.what}")
+        self.check_rows(source)
         # Names that few records have could themselves be private: only the usual ones are offered.
         usual = [name for name, count in self.counts.items() if 2 * count >= self.objects]
-        for key, name in columns.declared():
+        declared = columns.declared()
+        if self.header and not any(name in self.counts for _, name in declared):
+            raise ArgumentError(
+                f"{self.key}: the first line of {source} names none of the columns "
+                f"{', '.join(name for _, name in declared)}; it must be a header (or data.source.delimiter is wrong)"
+            )
+        for key, name in declared:
             if name not in self.counts:
-                raise missing_column(key, name, usual, source)
+                raise missing_column(key if self.key == "data.source.path" else self.key, name, usual, source)
+
+    def check_rows(self, source: str) -> None:
+        """Refuses a source without records."""
+        if not self.rows:
+            raise ArgumentError(f"{self.key}: {source} has no records")
+        if not self.objects:
+            raise ArgumentError(f"{self.key}: no line of {source} is {self.what}")
 
 
 def locate(paths: Sequence[str], base_dir: Path, key: str) -> tuple[str, ...]:
@@ -204,24 +287,58 @@ def locate(paths: Sequence[str], base_dir: Path, key: str) -> tuple[str, ...]:
     """
     found: dict[str, None] = {}
     for given in paths:
-        path = Path(given).expanduser()
-        candidates = [path] if path.is_absolute() else [Path.cwd() / path, base_dir.resolve() / path]
-        existing = next((c for c in candidates if c.exists()), None)
+        existing = existing_path(given, base_dir, key)
         if existing is not None and existing.is_dir():
-            raise ArgumentError(f"{key}: {given} is a folder, not a file (for all of its files: {given}/*)")
+            message = f"{shown(given)} is a folder, not a file (for all of its files: {shown(given)}/*)"
+            raise ArgumentError(f"{key}: {message}")
         if existing is not None:
             found[str(existing)] = None
             continue
         if not glob.has_magic(given):
-            raise ArgumentError(f"{key}: there is no file {given}")
-        for candidate in candidates:
+            raise ArgumentError(f"{key}: there is no file {shown(given)}")
+        for candidate in _candidates(given, base_dir, key):
             matches = [m for m in sorted(glob.glob(str(candidate), recursive=True)) if Path(m).is_file()]
             if matches:
                 found.update(dict.fromkeys(matches))
                 break
         else:
-            raise ArgumentError(f"{key}: no file matches {given}")
+            raise ArgumentError(f"{key}: no file matches {shown(given)}")
     return tuple(found)
+
+
+def existing_path(given: str, base_dir: Path, key: str) -> Path | None:
+    """The file or folder of that name: below the current directory, else beside the spec; None if there is none.
+
+    Raises:
+        ArgumentError: It can't be looked at, is no regular file or folder, or is a link to nothing.
+    """
+    problem = ""
+    for candidate in _candidates(given, base_dir, key):
+        try:
+            mode = candidate.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            if candidate.is_symlink():
+                problem = problem or "is a link to what is not there"
+            continue
+        except OSError as error:
+            problem = problem or f"can't be looked at ({error.strerror or type(error).__name__})"
+            continue
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return candidate
+        problem = problem or "is a pipe, a socket or a device; the data are read more than once, so save them first"
+    if problem and not glob.has_magic(given):
+        raise ArgumentError(f"{key}: {shown(given)} {problem}")
+    return None
+
+
+def _candidates(given: str, base_dir: Path, key: str) -> list[Path]:
+    if "\0" in given:
+        raise ArgumentError(f"{key}: {shown(given)} holds a character that no path can have")
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError:  # ~somebody
+        raise ArgumentError(f"{key}: {shown(given)} begins with the home folder of nobody here") from None
+    return [path] if path.is_absolute() else [Path.cwd() / path, base_dir.resolve() / path]
 
 
 def open_binary(path: Path) -> BinaryIO:

@@ -18,14 +18,23 @@ from pydantic import Field
 
 from harness.data.sources.base import BadRecord, Columns, RecordSource
 from harness.data.sources.csv import Csv, CsvParameters
-from harness.data.sources.files import FileParameters, FileSource, RowSource, Seen, Values, locate
+from harness.data.sources.files import (
+    COMPRESSED,
+    FileParameters,
+    FileSource,
+    RowSource,
+    Seen,
+    Values,
+    existing_path,
+    locate,
+    shown,
+)
 from harness.data.sources.jsonl import Jsonl
 from harness.data.sources.parquet import arrow_rows, parquet_rows
 from harness.errors import ArgumentError, MachineError
 from harness.plugins import suggest
 
 _FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 # What `datasets` takes for a split in the name of a file or folder.
 _KEYWORDS = {
     "train": ("train", "training"),
@@ -59,19 +68,18 @@ class HuggingFace(FileSource):
 
     def located(self, base_dir: Path) -> RecordSource:  # type: ignore[override]
         """The local data set by its absolute path, or the one on the hub."""
-        given = Path(self.parameters.path).expanduser()
-        candidates = [given] if given.is_absolute() else [Path.cwd() / given, base_dir.resolve() / given]
-        folder = next((c for c in candidates if c.is_dir()), None)
-        if folder is not None:
-            found = HuggingFace(self.parameters.model_copy(update={"path": str(folder)}))
-        elif any(c.exists() for c in candidates) or _is_data(given) or not _HUB_ID.fullmatch(str(given)):
+        given = self.parameters.path
+        existing = existing_path(given, base_dir, self.key)
+        if existing is not None and existing.is_dir():
+            found = HuggingFace(self.parameters.model_copy(update={"path": str(existing)}))
+        elif existing is not None or _is_data(Path(given)) or not _HUB_ID.fullmatch(given):
             found = self._of(locate((self.parameters.path,), base_dir, "data.source.path"))
         else:
             return Hub(self.parameters).located(base_dir)
         for file in found.files:
             if not _is_data(file):
                 known = ", ".join(_FORMATS)
-                raise ArgumentError(f"data.source.path: {file.name} is in no known format (there are: {known})")
+                raise ArgumentError(f"data.source.path: {shown(file.name)} is in no known format (there are: {known})")
         return found
 
     def _rows(self, path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
@@ -159,7 +167,7 @@ def _datasets() -> Any:
 
 def _format(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _COMPRESSED:
+    if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 

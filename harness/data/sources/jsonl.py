@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.data.sources.base import BadRecord
 from harness.data.sources.files import FileSource, Seen, Values, open_binary
+
+_LONGEST = 1 << 25
+"""Bytes of one line: a file without line ends would be one, as large as it is."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class Jsonl(FileSource):
         decoder = json.JSONDecoder(object_pairs_hook=_Object)
         seen.what = "a JSON object in UTF-8"
         with open_binary(path) as file:
-            for number, raw in enumerate(file, start=1):
+            for number, raw in enumerate(_lines(file), start=1):
                 line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
                 if not line.strip():
                     continue
                 where = f"line {number}"
                 found = _parse(decoder, line, where, keep)
+                if not seen.rows and line.lstrip().startswith(b"["):
+                    seen.what += "; where it is one JSON array, put each of its objects on a line of its own"
                 seen.rows += 1
                 if isinstance(found, BadRecord):
                     yield where, found
@@ -39,6 +44,14 @@ class Jsonl(FileSource):
                     names, values = found
                     seen.add(names)
                     yield where, values
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines; of one that is far too long only the beginning, which is no JSON."""
+    while line := file.readline(_LONGEST):
+        yield line
+        while len(line) == _LONGEST and not line.endswith(b"\n"):
+            line = file.readline(_LONGEST)
 
 
 def _plain(value: object) -> object:
@@ -52,6 +65,8 @@ def _parse(
     decoder: json.JSONDecoder, raw: bytes, where: str, keep: frozenset[str]
 ) -> tuple[set[str], Values] | BadRecord:
     """The names of all members of a line's object, and the values of those in `keep`."""
+    if len(raw) >= _LONGEST - 3:  # a byte-order mark may be gone
+        return BadRecord(where, "a line that is far too long")
     try:
         value = decoder.decode(raw.decode("utf-8").rstrip("\r\n"))
         if isinstance(value, _Object):

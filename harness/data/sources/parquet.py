@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.sources.base import BadRecord
-from harness.data.sources.files import FileSource, Seen, Values
+from harness.data.sources.files import COMPRESSED, FileSource, Seen, Values, shown
 from harness.errors import ArgumentError
 
 _ROWS = 512
@@ -26,6 +26,7 @@ def parquet_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    _refuse_compressed(path, "Parquet", seen)
     number = 0
     try:
         with path.open("rb") as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER) as file:
@@ -44,13 +45,14 @@ def parquet_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple
             return
     except pa.ArrowException:
         pass  # what it says may quote the file
-    raise ArgumentError(f"data.source.path: {path} is not a Parquet file, or is damaged")
+    raise ArgumentError(f"{seen.key}: {shown(path)} is not a Parquet file, or is damaged")
 
 
 def arrow_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
     """The rows of one Arrow file (a stream, as `datasets` saves it, or a file), counted from 1."""
     import pyarrow as pa
 
+    _refuse_compressed(path, "Arrow", seen)
     number = 0
     try:
         with pa.memory_map(str(path), "r") as stream:
@@ -67,7 +69,14 @@ def arrow_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[s
             return
     except pa.ArrowException:
         pass  # what it says may quote the file
-    raise ArgumentError(f"data.source.path: {path} is not an Arrow file, or is damaged")
+    raise ArgumentError(f"{seen.key}: {shown(path)} is not an Arrow file, or is damaged")
+
+
+def _refuse_compressed(path: Path, format_: str, seen: Seen) -> None:
+    """These formats are read from their end on, and compress their columns themselves."""
+    if path.suffix.lower() in COMPRESSED:
+        message = f"{shown(path)} is a {format_} file compressed once more, which can't be read; decompress it"
+        raise ArgumentError(f"{seen.key}: {message}")
 
 
 def _arrow_batches(stream: Any) -> Iterator[Any]:
