@@ -353,7 +353,7 @@ def _calibrate(
     if rate > 1:
         raise ArgumentError(
             f"sampling.expected: {spec.sampling.expected:g} users per step, "
-            f"but there are {population.users:g} to train on"
+            f"but there are {population.users:g} to train on; give fewer"
         )
     per_user, steps, norm = spec.sampling.examples_per_user, spec.train.steps, spec.clipping.norm
     if proposal.epsilon is None:

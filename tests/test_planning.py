@@ -203,7 +203,7 @@ def test_delta_defaults_to_a_tenth_of_the_training_users(plan):
 
 def test_more_users_a_step_than_there_are_is_refused(plan):
     """Break: the rate cut to 1 (the denominator would be wrong)."""
-    message = r"^sampling\.expected: 41 users per step, but there are 40 to train on$"
+    message = r"^sampling\.expected: 41 users per step, but there are 40 to train on; give fewer$"
     with pytest.raises(ArgumentError, match=message) as caught:
         plan(data={"population": "public"}, sampling={"expected": 41})
     assert caught.value.exit_code == 2

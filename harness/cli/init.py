@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 def init(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="writes NAME.yaml")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="a jsonl, csv or parquet file")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="jsonl, csv or parquet: a file, a quoted glob, or a folder")
+    ] = None,
     user: Annotated[str | None, typer.Option("--user", help="column that says who a record belongs to")] = None,
-    text: Annotated[str | None, typer.Option("--text", help="column of the text")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="column of the text, or of messages")] = None,
 ) -> None:
     """Write a commented starter spec for your data."""
+    import yaml
+
     from harness.errors import ArgumentError, MachineError
     from harness.spec.starter import starter_spec
 
@@ -30,10 +34,14 @@ def init(
     path = Path(f"{name}.yaml")
     if path.exists() or path.is_symlink():
         raise ArgumentError(f"{path} exists already, and is left as it is; give another NAME")
-    starter = _starter(name, data, user, text)
+    content = starter_spec(_starter(name, data, user, text))
+    if data is not None:
+        from harness.data.guessing import check
+
+        check(yaml.safe_load(content)["data"])
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(starter_spec(starter))
+            file.write(content)
     except FileExistsError:
         raise ArgumentError(f"{path} exists already, and is left as it is; give another NAME") from None
     except OSError as error:
@@ -41,36 +49,46 @@ def init(
     console.out(f"{path}: written; check the lines marked with (?), then: uudp plan {path}")
 
 
-def _name_for(data: Path | None) -> str:
-    if data is None:
-        return "my-run"
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", data.name.split(".")[0]).strip("-._")
-    return stem[:100] or "my-run"
+def _name_for(data: str | None) -> str:
+    """The first part of the path, from its end, that can be a name: of data/*.jsonl, data."""
+    for part in reversed(Path(data).parts if data is not None else ()):
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", part.split(".")[0]).strip("-._")
+        if stem and not any(c in part for c in "*?["):
+            return stem[:100]
+    return "my-run"
 
 
-def _starter(name: str, data: Path | None, user: str | None, text: str | None) -> Starter:
+def _starter(name: str, data: str | None, user: str | None, text: str | None) -> Starter:
     from harness.data.guessing import ROWS, guess
     from harness.errors import ArgumentError
     from harness.spec.starter import Starter
 
     if data is None:
         return Starter(
-            name, "jsonl", f"{name}.jsonl", user or "user", text or "text", (),
-            "the column that says who wrote it", "the column of the text", None,
+            name, {"type": "jsonl", "path": f"{name}.jsonl"}, user or "user", "text", text or "text",
+            why_user="the column that says who wrote it", why_text="the column of the text",
         )  # fmt: skip
-    if not data.is_file():
-        raise ArgumentError(f"--data: {data} is a folder, not a file" if data.is_dir() else f"--data: no file {data}")
-    found = guess(data.expanduser(), user=user, text=text)
+    try:
+        data.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError("--data: the path is not UTF-8, which a spec must be; rename the file") from None
+    found = guess(data, user=user, text=text)
     why_user = f"it repeats in the first {ROWS} rows" if found.repeats else f"NOBODY repeats in the first {ROWS} rows"
     why_user = why_user if found.repeats or user is None else f"you named it, but {why_user}"
+    why_text = {
+        "text": "you named it" if text else "the column with the longest texts",
+        "pair": "the model learns to answer the first with the second",
+        "messages": "conversations, written as the model's chat template has them; the model learns the answers",
+    }[found.form]
     return Starter(
         name,
-        found.type,
-        str(data),
+        found.source,
         found.user,
+        found.form,
         found.text,
-        found.attributes,
-        why_user,
-        "you named it" if text else "the column with the longest texts",
-        found.users,
+        completion=found.completion,
+        candidates=found.attributes,
+        why_user=why_user,
+        why_text=why_text,
+        encoding_guessed=found.encoding_guessed,
     )

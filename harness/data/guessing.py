@@ -1,148 +1,249 @@
-"""Looks at the first rows of somebody's own file and guesses which column is what, for ``uudp init``.
+"""Looks at the first rows of somebody's own data and guesses which column is what, for ``uudp init``.
 
-Nothing that a value says leaves this file: only the names of columns, and the rough number of users.
+The rows come from the very sources that will read them later. Nothing that a value says leaves this file: only the
+names of columns, and how the files are written.
 """
 
 from __future__ import annotations
 
-import contextlib
+import codecs
 import csv
-import gzip
+import glob
 import io
 import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from harness.errors import ArgumentError
+from harness import plugins
+from harness.data.sources.base import Columns, open_source, user_of
+from harness.data.sources.files import COMPRESSED, FileSource, existing_path, locate, open_binary, reading, shown
+from harness.data.sources.huggingface import splits_in
+from harness.errors import ArgumentError, UserError
 from harness.plugins import suggest
+from harness.spec.models import DataBlock
+from harness.spec.problems import one_line
 
 ROWS = 2000
 """So many rows are looked at."""
 CHEAP_BYTES = 64 << 20
-"""A file up to this size is read to its end, to count its users."""
+"""Files up to this size in all are read to their end, to see that they can be."""
 
 ENDINGS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet",
-    ".pq": "parquet",
+    ".pq": "parquet", ".arrow": "huggingface",
 }  # fmt: skip
 _USERS = ("user", "author", "customer", "account", "member", "sender", "client", "patient", "email", "person", "owner")
 _TEXTS = ("text", "body", "message", "content", "comment", "post", "note", "description", "review")
+_PAIRS = (
+    ("prompt", ("completion", "response", "answer")),
+    ("question", ("answer", "response")),
+    ("instruction", ("response", "output", "completion", "answer")),
+    ("query", ("response", "answer")),
+    ("input", ("output", "response")),
+)
 _MOST_VALUES = 12
 _LONGEST_ATTRIBUTE = 40
+_LONGEST_NAME = 60
+_SAMPLED_BYTES = 16 << 20
+_SAMPLED_TEXT = 1 << 16
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),  # before those of utf-16, which they begin with
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
 
 Row = Mapping[str, Any]
+Form = Literal["text", "pair", "messages"]
 
 
 @dataclass(frozen=True)
 class Guess:
-    """What the columns of a file seem to be.
+    """What somebody's data seem to be.
 
     Attributes:
-        type: The source that reads the file.
+        source: The block ``data.source``.
+        encoding_guessed: Whether the encoding in it is no more than likely.
         user: The column that says who a record belongs to.
-        text: The column of the text.
+        form: What is learnt: a text, the second of a pair, or the answers in messages.
+        text: The column of the text, of the prompt, or of the messages.
+        completion: The column of a pair's completion.
         attributes: Columns that could be public attributes: few values, and one per user.
         repeats: Whether users come more than once in the rows that were looked at.
-        users: How many there are, if that was cheap to find out. To be rounded before anybody sees it.
     """
 
-    type: str
+    source: Mapping[str, str]
+    encoding_guessed: bool
     user: str
+    form: Form
     text: str
+    completion: str | None
     attributes: tuple[str, ...]
     repeats: bool
-    users: int | None
 
 
-def type_of(path: Path) -> str:
-    """The type of source that reads a file, by the ending of its name.
-
-    Raises:
-        ArgumentError: It has another ending.
-    """
-    endings = path.suffixes[-2:]
-    plain = [e.lower() for e in endings if e.lower() != ".gz"]
-    if plain and plain[-1] in ENDINGS:
-        return ENDINGS[plain[-1]]
-    raise ArgumentError(f"--data: the name of {path} ends in none of {', '.join(ENDINGS)}")
-
-
-def guess(path: Path, *, user: str | None = None, text: str | None = None) -> Guess:
-    """Guesses the columns of a file from its first rows.
+def guess(given: str, *, user: str | None = None, text: str | None = None) -> Guess:
+    """Guesses what data are from their first rows.
 
     Args:
-        path: The file.
+        given: A file, a glob, or a folder.
         user: The user column, if it is known.
-        text: The text column, if it is known.
+        text: The column of the text or of the messages, if it is known.
 
     Raises:
-        ArgumentError: The file can't be read, or the columns can't be told.
+        ArgumentError: The data can't be read, or the columns can't be told.
     """
-    kind = type_of(path)
-    try:
-        rows = list(itertools.islice(_rows(path, kind), ROWS))
+    with _as_option():
+        source, unsure = _source(given)
+        reader = plugins.source.build(source["type"], {k: v for k, v in source.items() if k != "type"})
+        assert isinstance(reader, FileSource)
+        rows = reader.located(Path.cwd()).first_rows(ROWS)
         columns = _columns(rows)
         if not columns:
-            raise ArgumentError(f"--data: no rows with columns can be read from {path} as {kind}")
-        _check_given("--user", user, columns)
-        _check_given("--text", text, columns)
-        found = text or _text_column(rows, [c for c in columns if c != user])
-        owner = user or _user_column(rows, [c for c in columns if c != found])
-        if owner == found:
-            raise ArgumentError(f'--user and --text are the same column "{owner}"')
-        names = [row.get(owner) for row in rows]
-        repeats = len(set(map(str, names))) < len(names)
-        return Guess(kind, owner, found, _attributes(rows, columns, owner, found), repeats, _users(path, kind, owner))
-    except ArgumentError:
-        raise
-    except OSError as error:
-        raise ArgumentError(f"--data: {path} can't be read ({error.strerror or type(error).__name__})") from None
-    except Exception as error:  # a reader's message may quote the data
-        raise ArgumentError(f"--data: {path} can't be read as {kind} ({type(error).__name__})") from None
+            raise ArgumentError(f"no rows with columns can be read from {shown(given)} as {source['type']}")
+        if source["type"] == "csv":
+            _check_header(rows, columns, given)
+    _check_given("--user", user, columns)
+    _check_given("--text", text, columns)
+    if user is not None and user == text:
+        raise ArgumentError(f'--user and --text are the same column "{user}"')
+    form, found, completion = _what_is_learnt(rows, [c for c in columns if c != user], text)
+    private = (found, completion)
+    owner = user or _user_column(rows, [c for c in columns if c not in private])
+    names = [row.get(owner) for row in rows]
+    repeats = len(set(map(str, names))) < len(names)
+    attributes = _attributes(rows, [c for c in columns if c not in private], owner)
+    return Guess(source, unsure, owner, form, found, completion, attributes, repeats)
 
 
-# --- the rows -----------------------------------------------------------------------------------------------
+def check(block: Mapping[str, Any]) -> None:
+    """Opens the data that a spec names, as ``uudp plan`` will.
+
+    Args:
+        block: The spec's block ``data``.
+
+    Raises:
+        ArgumentError: They can't be read.
+    """
+    with _as_option():
+        data = DataBlock.model_validate(block)
+        source = open_source(data, Path.cwd())
+        assert isinstance(source, FileSource)
+        cheap = sum(file.stat().st_size for file in source.files) <= CHEAP_BYTES
+        for _ in itertools.islice(source.public(Columns.of(data)), None if cheap else ROWS):
+            pass
 
 
-def _rows(path: Path, kind: str, only: str | None = None) -> Iterator[Row]:
-    if kind == "parquet":
-        yield from _parquet_rows(path, only)
+@contextmanager
+def _as_option() -> Iterator[None]:
+    """Errors name the option, for there is no spec yet; what an error of a reader says may quote the data."""
+    try:
+        yield
         return
-    with contextlib.ExitStack() as stack:
-        binary: Any = stack.enter_context(path.open("rb"))
-        if path.suffix.lower() == ".gz":
-            binary = stack.enter_context(gzip.GzipFile(fileobj=binary))
-        lines = stack.enter_context(io.TextIOWrapper(binary, encoding="utf-8-sig", errors="replace", newline=""))
-        yield from _csv_rows(lines, path) if kind == "csv" else _json_rows(lines)
+    except UserError as error:
+        message = re.sub(r"^data\.source[.a-z]*: ", "", str(error))
+    except OSError as error:
+        message = f"the data can't be read ({error.strerror or type(error).__name__})"
+    except Exception as error:
+        message = f"the data can't be read ({type(error).__name__})"
+    raise ArgumentError("--data: " + one_line(message)) from None
 
 
-def _parquet_rows(path: Path, only: str | None) -> Iterator[Row]:
-    from pyarrow import parquet
-
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=ROWS, columns=None if only is None else [only]):
-            yield from batch.to_pylist()
+# --- the files ----------------------------------------------------------------------------------------------
 
 
-def _json_rows(lines: Iterator[str] | Any) -> Iterator[Row]:
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                yield found
+def _source(given: str) -> tuple[dict[str, str], bool]:
+    """The block that names the data, and whether its encoding is only likely."""
+    existing = existing_path(given, Path.cwd(), "data.source")
+    if existing is not None and existing.is_dir():
+        alone = {_ending(path) for path in existing.iterdir() if not path.name.startswith((".", "_"))}
+        if len(alone) == 1 and alone <= {".csv", ".tsv"}:  # which may need a delimiter and an encoding
+            return _source(f"{given.rstrip('/')}/*")
+        splits = splits_in(existing)
+        split = {"split": next(iter(splits))} if splits and "train" not in splits else {}
+        return {"type": "huggingface", "path": given, **split}, False
+    if existing is None and not glob.has_magic(given) and _ending(Path(given)) not in ENDINGS:
+        raise ArgumentError(
+            f"there is no file or folder {shown(given)}; a data set on the hub is downloaded first: "
+            f"hf download --repo-type dataset {shown(given)} --local-dir FOLDER, then --data FOLDER"
+        )
+    files = [Path(found) for found in locate((given,), Path.cwd(), "data.source")]
+    for file in files:
+        if _ending(file) not in ENDINGS:
+            raise ArgumentError(f"the name of {shown(file.name)} ends in none of {', '.join(ENDINGS)}")
+    kinds = sorted({ENDINGS[_ending(file)] for file in files})
+    if len(kinds) > 1:
+        raise ArgumentError(f"{shown(given)} are files of several kinds ({', '.join(kinds)}); name those of one")
+    block = {"type": kinds[0], "path": given}
+    if kinds[0] == "parquet" or kinds[0] == "huggingface":
+        return block, False
+    encoding, unsure = _common_encoding(files, given)
+    if kinds[0] == "jsonl":
+        if encoding not in ("utf-8", "cp1252"):
+            raise ArgumentError(
+                f"{shown(given)} is {encoding}, and JSON Lines must be UTF-8; convert it, as with iconv"
+            )
+        return block, False
+    if (delimiter := _delimiter(files[0], encoding)) != ",":
+        block["delimiter"] = delimiter
+    if encoding != "utf-8":
+        block["encoding"] = encoding
+    return block, unsure
 
 
-def _csv_rows(lines: Any, path: Path) -> Iterator[Row]:
-    head = lines.readline()
-    delimiter = "\t" if ".tsv" in path.suffixes else max(",;\t|", key=head.count)
-    csv.field_size_limit(1 << 27)
-    header = next(csv.reader([head], delimiter=delimiter), [])
-    for values in csv.reader(lines, delimiter=delimiter):
-        if values:
-            yield dict(zip(header, values, strict=False))
+def _ending(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _common_encoding(files: Sequence[Path], given: str) -> tuple[str, bool]:
+    found = {_encoding(file, _SAMPLED_BYTES // len(files)) for file in files}
+    if len(found) > 1:
+        names = ", ".join(sorted(name for name, _ in found))
+        raise ArgumentError(f"{shown(given)} are files in several encodings ({names}); convert them to one")
+    return found.pop()
+
+
+def _encoding(path: Path, limit: int) -> tuple[str, bool]:
+    """A file's encoding by its first bytes, and whether that is only likely."""
+    with reading(path, "data.source"), open_binary(path) as file:
+        head = file.read(limit)
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return name, False
+    start = head[:4096]
+    for odd, name in ((1, "utf-16-le"), (0, "utf-16-be")):  # Latin letters have a zero beside each
+        if 5 * start[odd::2].count(0) > len(start[odd::2]):
+            return name, True
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head, len(head) < limit)
+    except UnicodeDecodeError:
+        return "cp1252", True
+    return "utf-8", False
+
+
+def _delimiter(path: Path, encoding: str) -> str:
+    """What cuts the first rows into the same number of values, and more than one."""
+    if ".tsv" in path.suffixes:
+        return "\t"
+    with reading(path, "data.source"), open_binary(path) as file:
+        text = file.read(_SAMPLED_TEXT).decode(encoding, "replace").removeprefix("\ufeff")
+
+    def score(delimiter: str) -> tuple[float, int]:
+        rows = []
+        try:
+            for row in itertools.islice(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 100):
+                rows.append(len(row))
+        except csv.Error:
+            pass
+        width = rows[0] if rows else 0
+        return (rows.count(width) / len(rows) if width > 1 else 0.0), width
+
+    return max(",;\t|", key=score)
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -151,10 +252,15 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if 2 * sum(name in row for row in rows) >= len(rows)]
 
 
-def _users(path: Path, kind: str, user: str) -> int | None:
-    if path.stat().st_size > CHEAP_BYTES:
-        return None
-    return len({str(row.get(user)) for row in _rows(path, kind, user) if row.get(user) not in (None, "")})
+def _check_header(rows: Sequence[Row], columns: Sequence[str], given: str) -> None:
+    """Refuses a first line that is a record: its names would be written into the spec, and shown."""
+    others = [row for row in rows if any(row.get(c) != c for c in columns)]  # files may be joined with their headers
+    for name in columns:
+        number = name.replace(".", "", 1).isdigit()
+        if number or len(name) > _LONGEST_NAME or "\n" in name or any(row.get(name) == name for row in others):
+            raise ArgumentError(
+                f"the first line of {shown(given)} seems to be a record; put a header above it: user,text"
+            )
 
 
 # --- the columns --------------------------------------------------------------------------------------------
@@ -164,11 +270,39 @@ def _check_given(option: str, name: str | None, columns: Sequence[str]) -> None:
     if name is not None and name not in columns:
         near = suggest(name, columns)
         hint = f'; did you mean "{near}"?' if near else f" (there are: {', '.join(columns[:20])})"
-        raise ArgumentError(f'{option}: there is no column "{name}"{hint}')
+        raise ArgumentError(one_line(f'{option}: there is no column "{name}"{hint}'))
 
 
 def _named(column: str, names: Sequence[str]) -> bool:
     return any(name in column.lower() for name in names)
+
+
+def _what_is_learnt(rows: Sequence[Row], columns: Sequence[str], text: str | None) -> tuple[Form, str, str | None]:
+    """The form of the records and its one or two columns; of several forms the one that says most."""
+    for column in (text,) if text is not None else columns:
+        if _mostly(rows, column, _is_conversation):
+            return "messages", column, None
+    if text is not None:
+        if not _mostly(rows, text, lambda value: isinstance(value, str)):
+            raise ArgumentError(one_line(f'--text: the column "{text}" holds neither texts nor messages'))
+        return "text", text, None
+    names = {c.lower(): c for c in columns if _mostly(rows, c, lambda value: isinstance(value, str))}
+    for prompt, completions in _PAIRS:
+        for completion in completions:
+            if prompt in names and completion in names:
+                return "pair", names[prompt], names[completion]
+    return "text", _text_column(rows, columns), None
+
+
+def _mostly(rows: Sequence[Row], column: str, holds: Callable[[Any], bool]) -> bool:
+    return 2 * sum(holds(row.get(column)) for row in rows) >= len(rows)
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether it is a list of {role, content}."""
+    return isinstance(value, list) and bool(value) and all(
+        isinstance(turn, Mapping) and isinstance(turn.get("role"), str) and "content" in turn for turn in value
+    )  # fmt: skip
 
 
 def _text_column(rows: Sequence[Row], columns: Sequence[str]) -> str:
@@ -181,7 +315,8 @@ def _text_column(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
     best = max(columns, key=length, default=None)
     if best is None or not length(best):
-        raise ArgumentError(f"--data: no column looks like a text (there are: {', '.join(columns[:20])}); say --text")
+        there = f" (there are: {', '.join(columns[:20])})" if columns else ""
+        raise ArgumentError(one_line(f"--data: no column looks like a text{there}; say --text"))
     return best
 
 
@@ -189,7 +324,7 @@ def _user_column(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """A column with a telling name, or else the one that repeats, with the most values."""
 
     def values(column: str) -> list[str]:
-        return [str(v) for row in rows if isinstance(v := row.get(column), str | int) and not isinstance(v, bool)]
+        return [name for row in rows if (name := user_of(row.get(column))[0]) is not None]
 
     def score(column: str) -> tuple[bool, bool, int]:
         found = values(column)
@@ -201,12 +336,14 @@ def _user_column(rows: Sequence[Row], columns: Sequence[str]) -> str:
     likely = likely or [c for c in usable if score(c)[1]]
     if not likely:
         there = f" (there are: {', '.join(columns[:20])})" if columns else ""
-        raise ArgumentError(f"--data: no column looks like a user, who comes more than once{there}; say --user")
+        raise ArgumentError(
+            one_line(f"--data: no column looks like a user, who comes more than once{there}; say --user")
+        )
     return max(likely, key=score)
 
 
-def _attributes(rows: Sequence[Row], columns: Sequence[str], user: str, text: str) -> tuple[str, ...]:
-    return tuple(c for c in columns if c not in (user, text) and _is_attribute(rows, c, user))
+def _attributes(rows: Sequence[Row], columns: Sequence[str], user: str) -> tuple[str, ...]:
+    return tuple(c for c in columns if c != user and _is_attribute(rows, c, user))
 
 
 def _is_attribute(rows: Sequence[Row], column: str, user: str) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
@@ -16,42 +15,31 @@ _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
 
 @dataclass(frozen=True)
 class Starter:
-    """What a starter spec says that is not the same for everybody.
+    """What a starter spec says that is not the same for everybody. Of the data only names of columns.
 
     Attributes:
         name: Of the spec and of the data set.
-        type: The type of source.
-        path: Its file.
+        source: The block ``data.source``.
         user: The user column.
-        text: The text column.
-        candidates: Columns that could be declared public attributes.
+        form: ``text``, ``pair`` or ``messages``.
+        text: The column of the text, of a pair's prompt, or of the messages.
         why_user: Why this user column, in a few words.
-        why_text: The same of the text column.
-        users: Number of users, as far as known; only its size in powers of two shows.
+        why_text: The same of what is learnt.
+        completion: The column of a pair's completion.
+        candidates: Columns that could be declared public attributes.
+        encoding_guessed: Whether the encoding in `source` is only likely.
     """
 
     name: str
-    type: str
-    path: str
+    source: Mapping[str, str]
     user: str
+    form: str
     text: str
-    candidates: Sequence[str]
     why_user: str
     why_text: str
-    users: int | None
-
-    @property
-    def expected(self) -> int:
-        """Users per step: 64, or the largest power of two up to a quarter of the users."""
-        if self.users is None:
-            return 64
-        return min(64, 1 << int(math.log2(max(1, self.users // 4))))
-
-    @property
-    def delta(self) -> str:
-        """A power of ten, at most one in ten times the users."""
-        users = self.users or 100_000
-        return f"1.0e-{max(5, math.ceil(math.log10(10 * users)))}"
+    completion: str | None = None
+    candidates: Sequence[str] = ()
+    encoding_guessed: bool = False
 
 
 def scalar(text: str) -> str:
@@ -76,10 +64,10 @@ seed: 0 § initialisation only; cohorts and noise come from a secret key
 
 data:
   name: {scalar(s.name)} § the data set: runs on the same data should say the same name
-  source: {{type: {s.type}, path: {scalar(s.path)}}}
+{_source(s)}
   user: {scalar(s.user)} § (?) {s.why_user};
 § says who a record belongs to: all records of one user are protected together
-  text: {scalar(s.text)} § (?) {s.why_text}
+{_learnt(s)}
 {_attributes(s)}
   max_tokens: 128 § of a training example; short texts of one user are packed into it
   holdout: {{users: 0.1, visibility: public}} § (?) these users are never trained on, and give up
@@ -96,10 +84,12 @@ model:
 privacy:
   epsilon: 8 § nobody's whole history changes the odds of any outcome by more than
 § e^ε; smaller is stricter: 1 is strong, 8 is usual for language models
-  delta: {s.delta} § must be far below one in the number of users
+  delta: 1.0e-6 § (?) must be far below one in the number of users: at most 1e-6 for
+§ 100,000 users, 1e-7 for a million
 
 sampling:
-  expected: {s.expected} § users per step, drawn anew each time; more take longer, with less noise
+  expected: 64 § (?) users per step, drawn anew each time; more take longer, with less
+§ noise. Fewer than there are: a hundredth to a tenth of all users is usual
   examples_per_user: 4 § at most so many of a user's examples enter a step; costs no privacy
 
 clipping: {{norm: 0.5}} § bound on one user's influence on a step; noise is in proportion
@@ -120,10 +110,28 @@ def _aligned(text: str) -> str:
         code, mark, comment = line.partition("§")
         if not mark:
             lines.append(line)
+        if mark and len(code.rstrip()) > _COLUMN:  # no room beside it
+            lines.append(code.rstrip())
+            code = ""
         for part in textwrap.wrap(comment, 120 - _COLUMN - 4) if mark else ():
             lines.append(f"{code.rstrip():<{_COLUMN}}  # {part}")
             code = ""
     return "\n".join(lines) + "\n"
+
+
+def _source(s: Starter) -> str:
+    block = ", ".join(f"{key}: {scalar(value)}" for key, value in s.source.items())
+    line = f"  source: {{{block}}}"
+    return f"{line} § (?) the encoding is a guess: the files are not UTF-8" if s.encoding_guessed else line
+
+
+def _learnt(s: Starter) -> str:
+    line = {
+        "text": f"  text: {scalar(s.text)}",
+        "pair": f"  text: {{prompt: {scalar(s.text)}, completion: {scalar(s.completion or '')}}}",
+        "messages": f"  messages: {scalar(s.text)}",
+    }[s.form]
+    return f"{line} § (?) {s.why_text}"
 
 
 def _attributes(s: Starter) -> str:

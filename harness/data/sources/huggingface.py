@@ -176,9 +176,23 @@ def _is_data(path: Path) -> bool:
     return _format(path) in _FORMATS and path.name not in _METADATA
 
 
+def splits_in(folder: Path, asked: HuggingFaceParameters | None = None) -> dict[str, tuple[Path, ...]]:
+    """The splits of a local data set, each with its data files.
+
+    Args:
+        folder: Where it lies.
+        asked: Says which configuration; None: the one that comes of itself.
+
+    Raises:
+        ArgumentError: There is no such configuration, or the folder is damaged.
+    """
+    asked = asked or HuggingFaceParameters(path=str(folder))
+    return _saved(folder) or _configured(folder, asked) or _guessed(_subset(folder, asked))
+
+
 def _files_of(folder: Path, asked: HuggingFaceParameters) -> tuple[Path, ...]:
     """The data files of a split in a folder, sorted."""
-    splits = _saved(folder) or _configured(folder, asked) or _guessed(_subset(folder, asked))
+    splits = splits_in(folder, asked)
     if not splits:
         raise ArgumentError(f"data.source.path: {folder} holds no data files ({', '.join(_FORMATS)})")
     if asked.split not in splits:
