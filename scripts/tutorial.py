@@ -1,17 +1,17 @@
-"""From a file of (user, text) to a report, in five commands. Run it, then read it.
+"""From a file of (user, text) to a report, in six commands. Run it, then read it.
 
-    python scripts/tutorial.py [--folder FOLDER] [--base MODEL] [--format csv|jsonl] [KEY=VALUE ...]
+    python scripts/tutorial.py [DATA] [--folder FOLDER] [--base MODEL] [KEY=VALUE ...]
 
-It makes a small file of support tickets, and then runs exactly what you would type. To do the same with a file of
-your own, leave out the first step. What follows the options goes to every command that reads the spec, as in
-``train.steps=5``.
+DATA is your own file, as a CSV with a column of users and one of texts. Without it a small CSV of support tickets is
+made, and the rest is exactly what you would type for yours. KEY=VALUE goes to every command that reads the spec, as in
+`train.steps=5`; with fewer than some hundred users, give `sampling.expected` (users per step) as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
+import os
 import random
 import shlex
 import subprocess
@@ -25,51 +25,66 @@ WISHES = ("Please look into it.", "Can you help?", "What should I do?", "Thank y
 
 
 def main() -> None:
-    """Makes the data and walks through the commands."""
+    """Makes the data, unless there are some, and walks through the commands."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("arguments", nargs="*", metavar="DATA|KEY=VALUE", help="your file; changes to the spec")
     parser.add_argument("--folder", type=Path, default=Path("tutorial"), help="where everything goes")
-    parser.add_argument("--base", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="the model to fine-tune")
-    parser.add_argument("--format", choices=("csv", "jsonl"), default="jsonl", help="of the data")
-    parser.add_argument("override", nargs="*", metavar="KEY=VALUE", help="changes to the spec")
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--base", help="the model to fine-tune, in place of the starter's")
+    parser.add_argument("--user", help="the column of users, where it can't be guessed")
+    parser.add_argument("--text", help="the column of texts, where it can't be guessed")
+    options = parser.parse_intermixed_args()
+    data, changes = split(options.arguments)
+    changes += [f"model.base={options.base}"] if options.base else []
+    folder = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
 
-    say("1. The data: a row per ticket, with who wrote it. Nothing else is needed.")
-    data = make_tickets(options.folder / f"tickets.{options.format}")
+    if data is None:
+        say("1. The data: a row per ticket, with who wrote it. Nothing else is needed.")
+        data = make_tickets(folder / "tickets.csv")
+    else:
+        say("1. The data are yours.")
+    named = [part for key in ("user", "text") if (value := getattr(options, key)) for part in (f"--{key}", value)]
 
-    say("2. A spec for it. `init` looks at the columns, and explains every line that it writes.")
-    if not (options.folder / "tickets.yaml").exists():
-        uudp(options.folder, "init", "tickets", "--data", data.name)
+    say("2. A spec for them. `init` looks at the columns, and explains every line that it writes.")
+    if (folder / "first.yaml").exists():
+        print("(first.yaml is there already, and is left as it is)")
+    else:
+        uudp(folder, "init", "first", "--data", os.path.relpath(data, folder), *named)
 
-    changes = [f"model.base={options.base}", *options.override]
     say("3. Is the spec right? This reads the spec alone.")
-    uudp(options.folder, "validate", "tickets.yaml", *changes)
+    uudp(folder, "validate", "first.yaml", *changes)
 
     say("4. What would it cost, and what would it promise? This counts users, and reads no text.")
-    uudp(options.folder, "plan", "tickets.yaml", *changes)
+    uudp(folder, "plan", "first.yaml", *changes)
 
     say("5. Train, evaluate and report. (Without --yes it asks first; Ctrl-C stops with a checkpoint.)")
-    uudp(options.folder, "run", "tickets.yaml", *changes, "--yes")
+    uudp(folder, "run", "first.yaml", *changes, "--yes")
 
-    say("6. What there is now:")
-    uudp(options.folder, "runs")
+    say("6. The report again, as for any run that is there. Open it in a browser.")
+    newest = max((folder / "runs" / "first").iterdir(), key=lambda run: run.stat().st_mtime)
+    uudp(folder, "report", str(newest.relative_to(folder)))
+
+
+def split(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """One's own file, if one is named, and the changes to the spec."""
+    files = [argument for argument in arguments if "=" not in argument or Path(argument).exists()]
+    if len(files) > 1:
+        sys.exit(f"tutorial: one file at a time, not {shlex.join(files)}")
+    if files and not Path(files[0]).exists():
+        sys.exit(f"tutorial: there is no file {files[0]}")
+    return Path(files[0]) if files else None, [argument for argument in arguments if argument not in files]
 
 
 def make_tickets(path: Path) -> Path:
     """Writes made tickets: some customers write once, some often."""
     draw = random.Random(7)
-    rows = []
-    for number in range(USERS):
-        for _ in range(min(9, 1 + int(draw.paretovariate(1.2)))):
-            text = " ".join(draw.choice(part) for part in (OPENINGS, PROBLEMS, WISHES))
-            rows.append({"customer": f"customer-{number:03d}", "plan": ("free", "paid")[number % 3 == 0], "text": text})
     with path.open("w", newline="", encoding="utf-8") as file:
-        if path.suffix == ".csv":
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        else:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        writer = csv.writer(file)
+        writer.writerow(["customer", "plan", "text"])
+        for number in range(USERS):
+            for _ in range(min(9, 1 + int(draw.paretovariate(1.2)))):
+                text = " ".join(draw.choice(part) for part in (OPENINGS, PROBLEMS, WISHES))
+                writer.writerow([f"customer-{number:03d}", ("free", "paid")[number % 3 == 0], text])
     return path
 
 
