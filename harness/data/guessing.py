@@ -131,6 +131,7 @@ def check(block: Mapping[str, Any]) -> None:
         data = DataBlock.model_validate(block)
         source = open_source(data, Path.cwd())
         assert isinstance(source, FileSource)
+        next(source.records(Columns.of(data)), None)  # looks at every column, if only once
         cheap = sum(file.stat().st_size for file in source.files) <= CHEAP_BYTES
         for _ in itertools.islice(source.public(Columns.of(data)), None if cheap else ROWS):
             pass
@@ -306,14 +307,15 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _text_column(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """The longest one; a telling name counts for half as much again."""
+    """The longest one; a telling name counts for half as much again, and a user's name is none."""
 
     def length(column: str) -> float:
         texts = [len(v) for row in rows if isinstance(v := row.get(column), str)]
         mean = sum(texts) / len(rows) if 2 * len(texts) >= len(rows) else 0.0
         return mean * (1.5 if _named(column, _TEXTS) else 1.0)
 
-    best = max(columns, key=length, default=None)
+    likely = [c for c in columns if _named(c, _TEXTS) or not _named(c, _USERS)]
+    best = max(likely, key=length, default=None)
     if best is None or not length(best):
         there = f" (there are: {', '.join(columns[:20])})" if columns else ""
         raise ArgumentError(one_line(f"--data: no column looks like a text{there}; say --text"))

@@ -231,9 +231,11 @@ def test_awkward_names_are_quoted(capsys: pytest.CaptureFixture[str]) -> None:
         (["--data", "*.nothing"], "--data: no file matches *.nothing"),
         (["--data", "[eam]*"], "--data: the name of mail.txt ends in none of"),
         (["--data", "*l*.*s*"], "are files of several kinds (csv, jsonl); name those of one"),
+        (["--data", "ragged.csv"], "has no row that can be used (line 2: the row has 3 values, the header 2)"),
+        (["--data", "sharegpt.jsonl"], "no column looks like a text (there are: user, talk); say --text"),
         (["--data", "hollow"], "hollow holds no data files"),
         (["--data", "bare.csv"], "--data: the first line of bare.csv seems to be a record; put a header above it"),
-        (["--data", "twice.csv"], 'twice.csv has several columns "user"'),
+        (["--data", "twice.csv"], 'twice.csv has several columns "text"'),
         (["--data", "one.csv"], "no column looks like a user, who comes more than once; say --user"),
         (["--data", "array.json"], "is a JSON object in UTF-8; where it is one JSON array, put each of its objects on"),
         (["--data", "wide.jsonl"], "--data: wide.jsonl is utf-16, and JSON Lines must be UTF-8; convert it"),
@@ -256,7 +258,9 @@ def test_what_is_wrong_is_one_line(arguments: list[str], message: str, capsys: p
     Path("hollow").mkdir()
     Path("also.csv").write_text("user,text\n")
     Path("bare.csv").write_text("".join(f"{SECRET},what {SECRET} wrote {n}\n" for n in range(3)))
-    Path("twice.csv").write_text(f"user,text,user\na,{SECRET},b\n" * 1 + f"a,{SECRET},b\n")
+    Path("twice.csv").write_text(f"user,text,text\na,{SECRET},b\na,{SECRET},c\n")
+    Path("ragged.csv").write_text(f"user,text\na,{SECRET}, {SECRET}\n")
+    Path("sharegpt.jsonl").write_bytes(jsonl([{"user": "ann", "talk": [{"from": "gpt", "value": SECRET}]}] * 3))
     Path("one.csv").write_text(f"text\n{SECRET}\n")
     Path("array.json").write_text(json.dumps(rows()))
     Path("wide.jsonl").write_text(json.dumps(rows()[0]), encoding="utf-16")

@@ -131,14 +131,17 @@ class FileSource(RowSource):
         Raises:
             ArgumentError: There are none, or nothing can be read at all.
         """
-        seen, rows = Seen(self.key), list[Values]()
+        seen, rows, bad = Seen(self.key), list[Values](), ""
         for path in self.files:
             with reading(path, self.key, self._encoding):
-                found = self._rows(path, _Every(), seen)
-                rows += itertools.islice((row for _, row in found if not isinstance(row, BadRecord)), limit - len(rows))
+                for _, row in itertools.islice(self._rows(path, _Every(), seen), limit - len(rows)):
+                    if isinstance(row, BadRecord):
+                        bad = bad or f"{row.where}: {row.reason}"
+                    else:
+                        rows.append(row)
         if not rows:
             seen.check_rows(self._source_name)
-            raise ArgumentError(f"{self.key}: {self._source_name} has no row that can be used")
+            raise ArgumentError(f"{self.key}: {self._source_name} has no row that can be used ({bad})")
         return rows
 
     def fingerprint(self, update: Callable[[bytes], None]) -> None:
