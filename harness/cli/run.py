@@ -26,20 +26,25 @@ if TYPE_CHECKING:
 def run(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help="spec file")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the newest unfinished run")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the newest unfinished run of this spec")] = False,
+    which: Annotated[str | None, typer.Option("--run", metavar="ID", help="with --resume: go on with this one")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="don't ask")] = False,
     not_private: Annotated[bool, typer.Option("--not-private", help="consent to noise.type: none")] = False,
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Train under the plan, evaluate and report."""
+    from harness.errors import ArgumentError
+
+    if which is not None and not resume:
+        raise ArgumentError("--run: names the run to go on with; say --resume as well")
     with _sigterm_as_ctrl_c():
         try:
-            result = _run(spec, overrides or [], resume, yes, not_private, out)
+            result = _run(spec, overrides or [], resume, which, yes, not_private, out)
         except Interrupted as stopped:
-            if not stopped.resumable:
+            if stopped.run_id is None:
                 raise
-            command = resume_command(spec, overrides or [], not_private, out)
+            command = resume_command(spec, overrides or [], stopped.run_id, yes, not_private, out)
             raise Interrupted(f"{stopped}\ngo on with: {command}") from None
     if json:
         report = str(result.report) if result.report else None
@@ -51,7 +56,9 @@ def run(
     console.out(f"report: {result.report}" if result.report else f"run: {result.folder}")
 
 
-def _run(spec: str, overrides: Sequence[str], resume: bool, yes: bool, not_private: bool, out: Path) -> RunResult:
+def _run(
+    spec: str, overrides: Sequence[str], resume: bool, which: str | None, yes: bool, not_private: bool, out: Path
+) -> RunResult:
     from harness.cli.plan import describe
     from harness.planning import make_plan
     from harness.running import run as execute
@@ -62,13 +69,13 @@ def _run(spec: str, overrides: Sequence[str], resume: bool, yes: bool, not_priva
         console.err(line)
     console.err()
     _ask(yes)
-    return execute(plan, out=out, resume=resume, not_private=not_private, observer=_console())
+    return execute(plan, out=out, resume=resume, run_id=which, not_private=not_private, observer=_console())
 
 
-def resume_command(spec: str, overrides: Sequence[str], not_private: bool, out: Path) -> str:
+def resume_command(spec: str, overrides: Sequence[str], run_id: str, yes: bool, not_private: bool, out: Path) -> str:
     """What to type, in the same folder, to go on with an interrupted run."""
-    words = ["uudp", "run", spec, *overrides, "--resume"]
-    words += ["--not-private"] * not_private + ["--out", str(out)] * (out != Path("runs"))
+    words = ["uudp", "run", spec, *overrides, "--resume", "--run", run_id]
+    words += ["--yes"] * yes + ["--not-private"] * not_private + ["--out", str(out)] * (out != Path("runs"))
     return shlex.join(words)
 
 
