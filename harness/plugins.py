@@ -336,6 +336,10 @@ class Registry(Generic[T]):
         if not target:
             if name in self._reserved:
                 raise PluginError(f'{self.kind} "{name}" is not built yet in this version', ("type",), not_built=True)
+            near = suggest(name, [*targets, *self._reserved])
+            if near in self._reserved:
+                message = f'there is no {self.kind} "{name}"; did you mean "{near}", which is not built yet?'
+                raise PluginError(message, ("type",))
             raise PluginError(f'there is no {self.kind} "{name}"', ("type",), sorted(targets))
         module, _, attribute = target.partition(":")
         try:
@@ -382,5 +386,6 @@ def _load_builtins() -> None:
 
 def suggest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate nearest to `name`, or None if none is near."""
-    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return near[0] if near else None
+    folded = {candidate.casefold(): candidate for candidate in candidates}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    return folded[near[0]] if near else None
