@@ -299,6 +299,11 @@ class Registry(Generic[T]):
         """Names plugins that a later version has, so that a spec that uses one is told so."""
         self._reserved.update(dict.fromkeys(names, ""))
 
+    def is_reserved(self, name: str) -> bool:
+        """Whether a later version has a plugin of this name."""
+        _load_builtins()
+        return name in self._reserved
+
     def targets(self) -> dict[str, str]:
         """All names that a spec can use, each with its ``module:attr``.
 

@@ -17,7 +17,7 @@ MOST_USERS = 10**10
 MOST_STEPS = 1_000_000
 MOST_PLD_STEPS = 100_000
 SMALLEST_DELTA = 1e-12
-SMALLEST_RATE = 1e-9
+SMALLEST_RATE = 1e-8
 Positive = Annotated[FiniteFloat, Field(gt=0, le=1e6)]
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
