@@ -17,8 +17,10 @@ import enum
 import functools
 import importlib
 import importlib.metadata
+import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -312,7 +314,7 @@ class Registry(Generic[T]):
         """
         _load_builtins()
         found = dict(self._builtin)
-        for entry in importlib.metadata.entry_points(group=self.entry_point_group):
+        for entry in _announced(self.entry_point_group):
             if found.get(entry.name, entry.value) != entry.value:
                 raise PluginError(
                     f'two packages announce {self.kind} "{entry.name}": {found[entry.name]} and {entry.value}'
@@ -325,7 +327,7 @@ class Registry(Generic[T]):
         _load_builtins()
         if name in self._builtin:
             return "built-in"
-        for entry in importlib.metadata.entry_points(group=self.entry_point_group):
+        for entry in _announced(self.entry_point_group):
             if entry.name == name:
                 return f"entry point of {entry.dist.name} {entry.dist.version}" if entry.dist else "entry point"
         return "module"
@@ -377,6 +379,19 @@ segmentation: Registry[Segmenter] = Registry("segmentation", Segmenter)  # type:
 sensitivity: Registry[SensitivityScore] = Registry("sensitivity", SensitivityScore)
 noise: Registry[NoisePolicy] = Registry("noise", NoisePolicy)  # type: ignore[type-abstract]
 source: Registry[Source] = Registry("source", Source)
+
+
+def _announced(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """The entry points of a group, read again only where something was installed: reading all packages takes long."""
+    installed = tuple((folder, os.stat(folder).st_mtime_ns) for folder in sys.path if os.path.isdir(folder))
+    return _read_entry_points(importlib.metadata.entry_points, group, installed)
+
+
+@functools.lru_cache(maxsize=32)
+def _read_entry_points(
+    read: Callable[..., importlib.metadata.EntryPoints], group: str, installed: tuple[tuple[str, int], ...]
+) -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(read(group=group))
 
 
 @functools.cache
