@@ -17,8 +17,10 @@ import enum
 import functools
 import importlib
 import importlib.metadata
+import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -299,6 +301,11 @@ class Registry(Generic[T]):
         """Names plugins that a later version has, so that a spec that uses one is told so."""
         self._reserved.update(dict.fromkeys(names, ""))
 
+    def is_reserved(self, name: str) -> bool:
+        """Whether a later version has a plugin of this name."""
+        _load_builtins()
+        return name in self._reserved
+
     def targets(self) -> dict[str, str]:
         """All names that a spec can use, each with its ``module:attr``.
 
@@ -307,7 +314,7 @@ class Registry(Generic[T]):
         """
         _load_builtins()
         found = dict(self._builtin)
-        for entry in importlib.metadata.entry_points(group=self.entry_point_group):
+        for entry in _announced(self.entry_point_group):
             if found.get(entry.name, entry.value) != entry.value:
                 raise PluginError(
                     f'two packages announce {self.kind} "{entry.name}": {found[entry.name]} and {entry.value}'
@@ -320,7 +327,7 @@ class Registry(Generic[T]):
         _load_builtins()
         if name in self._builtin:
             return "built-in"
-        for entry in importlib.metadata.entry_points(group=self.entry_point_group):
+        for entry in _announced(self.entry_point_group):
             if entry.name == name:
                 return f"entry point of {entry.dist.name} {entry.dist.version}" if entry.dist else "entry point"
         return "module"
@@ -336,6 +343,10 @@ class Registry(Generic[T]):
         if not target:
             if name in self._reserved:
                 raise PluginError(f'{self.kind} "{name}" is not built yet in this version', ("type",), not_built=True)
+            near = suggest(name, [*targets, *self._reserved])
+            if near in self._reserved:
+                message = f'there is no {self.kind} "{name}"; did you mean "{near}", which is not built yet?'
+                raise PluginError(message, ("type",))
             raise PluginError(f'there is no {self.kind} "{name}"', ("type",), sorted(targets))
         module, _, attribute = target.partition(":")
         try:
@@ -370,6 +381,19 @@ noise: Registry[NoisePolicy] = Registry("noise", NoisePolicy)  # type: ignore[ty
 source: Registry[Source] = Registry("source", Source)
 
 
+def _announced(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    """The entry points of a group, read again only where something was installed: reading all packages takes long."""
+    installed = tuple((folder, os.stat(folder).st_mtime_ns) for folder in sys.path if os.path.isdir(folder))
+    return _read_entry_points(importlib.metadata.entry_points, group, installed)
+
+
+@functools.lru_cache(maxsize=32)
+def _read_entry_points(
+    read: Callable[..., importlib.metadata.EntryPoints], group: str, installed: tuple[tuple[str, int], ...]
+) -> tuple[importlib.metadata.EntryPoint, ...]:
+    return tuple(read(group=group))
+
+
 @functools.cache
 def _load_builtins() -> None:
     """Imports `policies` (its ``__init__`` registers the built-in ones) and refuses a folder that shadows it."""
@@ -382,5 +406,6 @@ def _load_builtins() -> None:
 
 def suggest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate nearest to `name`, or None if none is near."""
-    near = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return near[0] if near else None
+    folded = {candidate.casefold(): candidate for candidate in candidates}
+    near = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    return folded[near[0]] if near else None

@@ -27,6 +27,7 @@ def account(
     """Compute ε of a mechanism given by its numbers."""
     from harness.errors import ArgumentError
     from harness.plugins import suggest
+    from harness.spec.models import LARGEST_DELTA, MOST_PLD_STEPS, MOST_STEPS, SMALLEST_DELTA, SMALLEST_RATE
 
     unbuilt = {
         "--examples-per-user": examples_per_user,
@@ -42,26 +43,32 @@ def account(
         raise ArgumentError(
             f'--accountant: must be pld or rdp, found "{accountant}"' + (f'; did you mean "{near}"?' if near else "")
         )
-    for name, ok, rule in (
-        ("--noise-multiplier", math.isfinite(noise_multiplier) and 0 < noise_multiplier <= 1e6, "above 0, at most 1e6"),
-        ("--rate", 0 < rate <= 1, "in (0, 1]"),
-        ("--steps", 1 <= steps <= 10**9, "from 1 to 1e9"),
-        ("--delta", 0 < delta < 1, "in (0, 1)"),
+    most = MOST_PLD_STEPS if accountant == "pld" else MOST_STEPS
+    for name, value, low, high in (
+        ("--noise-multiplier", noise_multiplier, 1e-6, 1e6),
+        ("--rate", rate, SMALLEST_RATE, 1),
+        ("--steps", steps, 1, most),
+        ("--delta", delta, SMALLEST_DELTA, LARGEST_DELTA),
     ):
-        if not ok:
-            raise ArgumentError(f"{name}: must be {rule}")
-    from harness.privacy.accounting import group_epsilon
+        if not low <= value <= high:
+            more = "; --accountant rdp takes more" if name == "--steps" and most < value <= MOST_STEPS else ""
+            raise ArgumentError(f"{name}: must be from {low:g} to {high:g}, found {value}{more}")
+    from harness.privacy.accounting import Accountant, answering, group_epsilon
     from harness.privacy.mechanism import GroupMechanism, Mechanism
 
     group = GroupMechanism("users", 1.0, rate, 1.0, steps, 1)
     mechanism = Mechanism(steps, noise_multiplier, (group,), "add_or_remove")
     try:
-        value = group_epsilon(mechanism, 0, delta, "rdp" if accountant == "rdp" else "pld")
-    except (ValueError, MemoryError, OverflowError):
-        raise ArgumentError("the PLD accountant can't settle on these numbers; try --accountant rdp") from None
+        asked: Accountant = "rdp" if accountant == "rdp" else "pld"
+        value = group_epsilon(mechanism, 0, delta, asked)
+        accountant = answering(mechanism.event(0), delta, asked)
+    except (ArithmeticError, ValueError, MemoryError):
+        more = "; try --accountant rdp" if accountant == "pld" else ""
+        raise ArgumentError(f"the accountant can't settle on these numbers{more}") from None
     if not math.isfinite(value):
         raise ArgumentError("no finite ε: this mechanism protects nobody")
     if json:
         console.emit_json({"epsilon": value, "delta": delta, "accountant": accountant})
     else:
-        console.out(f"ε = {value:.5f} at δ = {delta:g} ({accountant})")
+        instead = "" if accountant == asked else ", a looser bound: ε is too large for pld"
+        console.out(f"ε = {value:.5f} at δ = {delta:g} ({accountant}{instead})")

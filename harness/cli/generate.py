@@ -13,11 +13,11 @@ from harness.cli import console
 def generate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="a finished run's folder, or its id")],
     prompt: Annotated[str, typer.Option("--prompt", help="the beginning of the text")],
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="at most so many are added")] = 64,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, max=100_000, help="at most so many are added")] = 64,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0: the likeliest token each time")
+        float, typer.Option("--temperature", min=0.0, max=100.0, help="0: the likeliest token each time")
     ] = 0.7,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="repeats a draw")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, max=2**63 - 1, help="repeats a draw")] = None,
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:

@@ -35,10 +35,14 @@ def find_run(name: str, out: Path) -> Path:
     """
     from harness.errors import ArgumentError
     from harness.plugins import suggest
+    from harness.spec.problems import one_line
 
     path = Path(name)
-    if (path / "plan.json").exists():
-        return path.absolute()
+    try:
+        if (path / "plan.json").exists():
+            return path.absolute()
+    except (OSError, ValueError):  # no name that a file can have
+        raise ArgumentError(f'there is no run "{one_line(name)[:60]}…" in {out}') from None
     found = {p.parent.name: p.parent for p in out.glob("*/*/plan.json")}
     hits = [p for run_id, p in found.items() if run_id.startswith(name)]
     if len(hits) == 1:

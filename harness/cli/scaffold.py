@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import sys
 from pathlib import Path
 
 from harness.errors import ArgumentError
 from harness.spec.catalog import KINDS
+
+_LONGEST_NAME = 60
+# Its folder would shadow a package of ours, or YAML would read it as something else than text.
+_RESERVED = {"policies", "harness", "uudp", "true", "false", "yes", "no", "on", "off", "null"}
 
 _PYPROJECT = """\
 [build-system]
@@ -171,8 +176,12 @@ def scaffold(kind: str, name: str) -> tuple[Path, list[str]]:
         raise ArgumentError(f'policies new: "{kind}" is no kind of plugin that can be started{hint}')
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ArgumentError("policies new: a name is lower-case letters, digits and _, the first a letter")
-    if name in KINDS[kind].targets():
-        raise ArgumentError(f'policies new: there is a {kind} "{name}" already')
+    if len(name) > _LONGEST_NAME:
+        raise ArgumentError(f"policies new: a name has at most {_LONGEST_NAME} characters")
+    if keyword.iskeyword(name) or name in _RESERVED:
+        raise ArgumentError(f'policies new: "{name}" means something to Python, YAML or uudp; take another name')
+    if name in KINDS[kind].targets() or KINDS[kind].is_reserved(name):
+        raise ArgumentError(f'policies new: uudp has, or will have, a {kind} "{name}" of its own')
     module = f"uudp_{name}"
     if module in sys.stdlib_module_names:
         raise ArgumentError(f"policies new: {module} is a module of Python's own")

@@ -52,5 +52,12 @@ def validate(
 
 def split_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Spec files, and ``key=value``: what holds an equals sign and is no file."""
-    overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
+    overrides = [a for a in arguments if "=" in a and not _is_there(a)]
     return [a for a in arguments if a not in overrides], overrides
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # no name that a file can have
+        return False

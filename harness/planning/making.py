@@ -23,11 +23,11 @@ from harness.plugins import (
     segmentation,
 )
 from harness.privacy import calibration
-from harness.privacy.accounting import epsilon_curve, trade_offs
+from harness.privacy.accounting import answering, epsilon_curve, trade_offs
 from harness.privacy.guarantee import Guarantee
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
 from harness.spec import LoadedSpec, Spec, load_spec
-from harness.spec.models import SMALLEST_EPSILON
+from harness.spec.models import SMALLEST_EPSILON, SMALLEST_RATE
 from harness.spec.privacy_groups import groups_of
 from harness.spec.problems import one_line
 
@@ -66,16 +66,23 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     # A public segment in which nobody is has no users to protect or to train on.
     groups = tuple(g for g in groups if population.weights[g.name] > 0)
     relation: Relation = "zero_out" if "public" in (population.source, population.weights_source) else "add_or_remove"
+    asked = block.privacy.accountant
     try:
         mechanism, epsilon = _calibrate(block, population, groups, proposal, relation)
-    except (ValueError, OverflowError, MemoryError):
-        raise BudgetError("the accountant can't settle on these numbers; try privacy.accountant: rdp") from None
-    delta = _delta(block, population) if mechanism.private else None
+        delta = _delta(block, population) if mechanism.private else None
+        curve = epsilon_curve(mechanism, delta, asked, block.train.checkpoint_every) if delta is not None else []
+        shown = trade_offs(mechanism, delta, asked) if delta is not None else ()
+        answered = asked
+        if epsilon is not None and delta is not None:  # of the group whose ε is stated
+            answered = answering(mechanism.event(epsilon.index(max(epsilon))), delta, asked)
+    except (ArithmeticError, ValueError, MemoryError):
+        more = "; try privacy.accountant: rdp" if asked == "pld" else ""
+        raise BudgetError(f"the accountant can't settle on these numbers{more}") from None
     guarantee = Guarantee(
         mechanism,
         epsilon,
         delta,
-        block.privacy.accountant,
+        answered,
         block.data.name,
         block.data.visibility,
         block.data.holdout.users,
@@ -83,9 +90,6 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
         _public_counts_in_words(population),
         holdout_file=block.data.holdout.file is not None,
     )
-    every = block.train.checkpoint_every
-    curve = epsilon_curve(mechanism, delta, block.privacy.accountant, every) if delta is not None else []
-    shown = trade_offs(mechanism, delta, block.privacy.accountant) if delta is not None else ()
     return Plan(
         loaded,
         mechanism,
@@ -175,6 +179,11 @@ def _calibrate(
         raise ArgumentError(
             f"sampling.expected: {spec.sampling.expected:g} users per step, "
             f"but there are {population.users:g} to train on; give fewer"
+        )
+    if rate < SMALLEST_RATE:
+        raise ArgumentError(
+            f"sampling.expected: {spec.sampling.expected:g} of {population.users:g} users is a rate of {rate:g}; "
+            f"the smallest is {SMALLEST_RATE:g}"
         )
     per_user, steps, norm = spec.sampling.examples_per_user, spec.train.steps, spec.clipping.norm
     if proposal.epsilon is None:

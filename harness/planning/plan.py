@@ -80,7 +80,7 @@ class Plan:
             "private": mechanism.private,
             "epsilon": self.guarantee.total,
             "delta": self.guarantee.delta,
-            "accountant": spec.privacy.accountant,
+            "accountant": self.guarantee.accountant,
             "relation": mechanism.relation,
             "sampling": {"unit": mechanism.sampling_unit, "expected": mechanism.denominator(0)},
             "steps": mechanism.steps,

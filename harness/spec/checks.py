@@ -19,7 +19,7 @@ from harness.plugins import (
     suggest,
 )
 from harness.spec.merging import Merged
-from harness.spec.models import Spec, TextBlock, private_columns
+from harness.spec.models import MOST_PLD_STEPS, Spec, TextBlock, private_columns
 from harness.spec.plugin_blocks import add_plugin_error
 from harness.spec.privacy_groups import groups_of
 from harness.spec.problems import KeyPath, one_line
@@ -74,6 +74,7 @@ def check(draft: Draft) -> None:
     _columns(draft)
     _delta(draft)
     _optimizer(draft)
+    _steps(draft)
     _evaluation(draft)
     groups = _groups(draft)
     _weights(draft, groups)
@@ -183,6 +184,17 @@ def _optimizer(draft: Draft) -> None:
             has = ", ".join(sorted(known))
             message = f"is no parameter of {optimizer.type}, which has {has}"
             draft.merged.add(("train", "optimizer", name), message, at_key=True)
+
+
+def _steps(draft: Draft) -> None:
+    """As many as the accountant can account while somebody waits."""
+    steps, policy = draft.spec.train.steps, draft.plugins[("noise",)]
+    private = not isinstance(policy, NoisePolicy) or policy.private
+    if not (private and draft.spec.privacy.accountant == "pld" and draft.sure("train.steps", "privacy.accountant")):
+        return
+    if steps > MOST_PLD_STEPS:
+        message = f"more than {MOST_PLD_STEPS} steps take the PLD accountant too long; use privacy.accountant: rdp"
+        draft.merged.add(("train", "steps"), message)
 
 
 def _evaluation(draft: Draft) -> None:

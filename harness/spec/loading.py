@@ -6,19 +6,22 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from harness.plugins import suggest
 from harness.spec.checks import Draft, check
+from harness.spec.interpolation import interpolate
 from harness.spec.merging import Merged, find_spec, merge
 from harness.spec.messages import Finding, findings
-from harness.spec.models import PluginBlock, Spec
-from harness.spec.plugin_blocks import blocks_in, check_plugin
+from harness.spec.models import Block, PluginBlock, Spec
+from harness.spec.plugin_blocks import blocks_in, check_plugin, names_plugin
 from harness.spec.problems import COMMAND_LINE, KeyPath, Problem, SpecErrors, dotted
-from harness.spec.unbuilt import take_unbuilt
+from harness.spec.unbuilt import near_key, near_value, take_unbuilt
 
 # What stands in for a required value that is missing or wrong, so that the rest can still be checked.
 STAND_IN: dict[str, Any] = {
@@ -32,6 +35,8 @@ STAND_IN: dict[str, Any] = {
     "sampling": {"expected": 1},
     "train": {"steps": 1},
 }
+# Blocks whose parts must fit each other: with one part wrong, nothing is concluded from the others.
+WHOLE: tuple[KeyPath, ...] = (("sensitivity",), ("data", "text"))
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     merged = merge(path, overrides)
     if not merged.layers[-2].readable:
         raise SpecErrors(merged.problems)
+    interpolate(merged)
     for key, message, by_value in list(take_unbuilt(merged.data)):
         merged.add(key, message, at_key=not by_value)
         merged.broken.add(key)
@@ -107,9 +113,11 @@ def _validate(merged: Merged) -> tuple[Spec | None, set[KeyPath]]:
             return validate_json(Spec, data), broken
         except ValidationError as error:
             for found in findings(error, Spec, data):
-                _report(found, merged)
-                broken.add(found.path)
-                _mend(data, found.path)
+                whole = next((b for b in WHOLE if found.path[: len(b)] == b), found.path)
+                if found.path not in broken:
+                    _report(found, merged)
+                broken |= {found.path, whole}
+                _mend(data, whole)
     return None, broken
 
 
@@ -121,8 +129,49 @@ def validate_json(model: type[BaseModel], data: Any) -> Any:
 def _report(found: Finding, merged: Merged) -> None:
     if found.missing:
         merged.add_missing(found.path, found.message)
+        return
+    message, near, later = found.message, found.suggestion, None
+    if found.unknown:
+        options = [*found.options, "extends"] if len(found.path) == 1 else found.options
+        elsewhere = only_place(str(found.path[-1]), found.path[:-1])
+        near = suggest(str(found.path[-1]), options)
+        elsewhere, near = (None, near) if near else (elsewhere, elsewhere)
+        later = None if elsewhere else near_key(found.path, options)
     else:
-        merged.add(found.path, found.message, found.suggestion, at_key=found.unknown)
+        value = _get(merged.data, found.path)
+        later = near_value(found.path, value, found.options)
+        if isinstance(value, str) and names_plugin(found.path, value):
+            message = message.replace("must be a block of keys", f"must be a block, as {{type: {value}}}")
+    if later:
+        message += f'; did you mean "{later}", which is not built yet in this version?'
+    merged.add(found.path, message, None if later else near, at_key=found.unknown)
+
+
+@lru_cache(maxsize=1)
+def _places() -> dict[str, list[KeyPath]]:
+    """Where each key of the fixed blocks stands."""
+    found: dict[str, list[KeyPath]] = {}
+    todo: list[tuple[type[BaseModel], KeyPath]] = [(Spec, ())]
+    while todo:
+        model, path = todo.pop()
+        for name, field in model.model_fields.items():
+            found.setdefault(name, []).append((*path, name))
+            for kind in (field.annotation, *get_args(field.annotation)):
+                if isinstance(kind, type) and issubclass(kind, Block):
+                    todo.append((kind, (*path, name)))
+    return found
+
+
+def only_place(name: str, here: KeyPath) -> str | None:
+    """The full key of which `name` is the last part, if there is one such key and it stands elsewhere."""
+    places = _places().get(name, [])
+    return dotted(places[0]) if len(places) == 1 and places[0][:-1] != here else None
+
+
+def _get(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        data = data[part]
+    return data
 
 
 def _mend(data: dict[str, Any], path: KeyPath) -> None:

@@ -1,4 +1,4 @@
-"""Layers → one merged, interpolated mapping: `extends`, then the spec, then ``key=value``."""
+"""Layers → one merged mapping: `extends`, then the spec, then ``key=value``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from harness.plugins import suggest
 from harness.spec.problems import COMMAND_LINE, DEFAULT, KeyPath, Place, Problem, dotted
 from harness.spec.reading import Layer, is_sayable, read_file, read_value
 
+_DEEPEST_KEY = 50
 PLUGIN_BLOCKS: tuple[KeyPath, ...] = (("data", "source"), ("segmentation",), ("noise",))
 
 
@@ -23,7 +24,7 @@ class Merged:
     Attributes:
         layers: From the weakest to the strongest: bases, the spec itself, the command line.
         main: Name of the spec file.
-        data: Merged and interpolated values.
+        data: Merged values; `interpolation.interpolate` resolves them.
         problems: What was wrong so far.
         broken: Paths whose value is unusable; they have a problem already.
         complete: False where a file is missing from the picture, so that absent keys prove nothing.
@@ -111,22 +112,22 @@ def find_spec(name: str | Path) -> Path:
 
 
 def merge(path: Path, overrides: Sequence[str]) -> Merged:
-    """Reads a spec with everything that it extends, applies overrides and interpolates."""
+    """Reads a spec with everything that it extends, and applies overrides. Interpolations stay as they are."""
     spec = read_file(path)
     layers = list(_chain(spec, path, ())) if spec.readable else [spec]
     merged = Merged(layers, str(path))
-    command = _command_line(overrides)
-    layers.append(command)
+    for layer in layers:
+        if layer.readable:
+            layer.data.pop("extends", None)
+            merged.data = _merge_layers(merged.data, layer.data)
+    layers.append(_command_line(overrides, merged.data))
     for layer in layers:
         merged.problems.extend(layer.problems)
         merged.broken |= layer.broken
         merged.complete = merged.complete and layer.readable and layer.whole
     if not layers[-2].readable:
         return merged
-    for layer in layers:
-        layer.data.pop("extends", None)
-        merged.data = _merge_layers(merged.data, layer.data)
-    _interpolate(merged)
+    merged.data = _merge_layers(merged.data, layers[-1].data)
     return merged
 
 
@@ -149,7 +150,7 @@ def _chain(layer: Layer, path: Path, above: tuple[Path, ...]) -> Iterator[Layer]
             continue
         found = _find(name, path.parent)
         if found is None:
-            message = f'there is no spec "{name}" beside this one, nor among the packaged specs'
+            message = f'there is no spec "{_shortened(name)}" beside this one, nor among the packaged specs'
             _lacks(layer, Problem(place, dotted(key), message, suggest(name, _names_near(path.parent))))
             continue
         if found.resolve() in here:
@@ -187,23 +188,27 @@ def _names_near(folder: Path) -> list[str]:
 # --- overrides ----------------------------------------------------------------------------------------------
 
 
-def _command_line(overrides: Sequence[str]) -> Layer:
-    """The layer of all ``key=value`` arguments; a later one wins."""
+def _command_line(overrides: Sequence[str], base: dict[str, Any]) -> Layer:
+    """The layer of all ``key=value`` arguments over what the files say; a later one wins."""
     layer = Layer(COMMAND_LINE.file)
     for text in overrides:
         key, equals, value = text.partition("=")
-        parts: KeyPath = tuple(key.strip().split("."))
+        names = key.strip().split(".")
         if not equals:
-            layer.problems.append(Problem(COMMAND_LINE, text, "must look like key=value"))
+            layer.problems.append(Problem(COMMAND_LINE, _shortened(text), "must look like key=value"))
             continue
         if not is_sayable(text):
-            layer.problems.append(Problem(COMMAND_LINE, key, "is not UTF-8 text"))
+            layer.problems.append(Problem(COMMAND_LINE, _shortened(key), "is not UTF-8 text"))
             continue
-        if not all(parts):
-            layer.problems.append(Problem(COMMAND_LINE, key, "must be a dotted key, as in train.steps=100"))
+        if not all(names) or len(names) > _DEEPEST_KEY:
+            layer.problems.append(Problem(COMMAND_LINE, _shortened(key), "must be a dotted key, as in train.steps=100"))
             continue
-        if parts[0] == "extends":
-            layer.problems.append(Problem(COMMAND_LINE, key, "can only stand in a file"))
+        if names[0] == "extends":
+            layer.problems.append(Problem(COMMAND_LINE, _shortened(key), "can only stand in a file"))
+            continue
+        parts, lacks = _parts(names, base, layer.data)
+        if lacks:
+            layer.problems.append(Problem(COMMAND_LINE, _shortened(key), lacks))
             continue
         for n in range(1, len(parts) + 1):
             layer.keys[parts[:n]] = layer.values[parts[:n]] = COMMAND_LINE
@@ -214,7 +219,32 @@ def _command_line(overrides: Sequence[str]) -> Layer:
     return layer
 
 
-# --- merging and interpolation ------------------------------------------------------------------------------
+def _parts(names: list[str], base: Any, over: Any) -> tuple[KeyPath, str]:
+    """The path of a dotted key, with numbers for items of a list; else what is wrong with one of them."""
+    parts: list[str | int] = []
+    for name in names:
+        held = over if over is not None and not _is_items(over) else base
+        number = isinstance(held, list) and name.isascii() and name.isdigit()
+        if number and isinstance(held, list) and (len(name) > 9 or int(name) >= len(held)):
+            count = f"has {len(held)} item{'s' * (len(held) != 1)}, counted from 0"
+            return (), f"there is no item {_shortened(name)}: {dotted(tuple(parts))} {count}"
+        part = int(name) if number else name
+        parts.append(part)
+        base, over = _inside(base, part), _inside(over, part)
+    return tuple(parts), ""
+
+
+def _inside(data: Any, part: str | int) -> Any:
+    if isinstance(data, list) and isinstance(part, int) and part < len(data):
+        return data[part]
+    return data.get(part) if isinstance(data, dict) else None
+
+
+def _shortened(key: str) -> str:
+    return key if len(key) <= 80 else key[:77] + "..."
+
+
+# --- merging -------------------------------------------------------------------------------------------------
 
 
 def _merge_layers(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -235,95 +265,24 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """
     merged = dict(base)
     for name, value in over.items():
-        old = merged.get(name)
-        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[name] = _merge_value(merged.get(name), value)
     return merged
 
 
-def _interpolate(merged: Merged) -> None:
-    """Resolves every ``${…}`` of the merged data, and notes those that lead nowhere."""
-    from omegaconf import OmegaConf
-
-    targets = []
-    for path, text in list(_strings(merged.data, ())):
-        message = _unusable(text)
-        if message:
-            merged.add(path, message)
-            merged.broken.add(path)
-            _set(merged.data, path, None)
-        elif "${" in text:
-            targets.append((path, text))
-    if not targets:
-        return
-    config = OmegaConf.create(merged.data)
-    results: list[tuple[KeyPath, Any]] = []
-    for path, text in targets:
-        try:
-            node: Any = config
-            for part in path:
-                node = node[part]
-            value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        except Exception as error:  # a resolver may raise anything
-            merged.add(path, _interpolation_message(text, error))
-            merged.broken.add(path)
-            value = None
-        if not _is_plain(value):
-            merged.add(path, f"{text} gives something that a spec can't hold")
-            merged.broken.add(path)
-            value = None
-        results.append((path, value))
-    for path, value in results:
-        _set(merged.data, path, value)
+def _merge_value(old: Any, new: Any) -> Any:
+    if isinstance(old, list) and _is_items(new):
+        return [_merge_value(item, new[i]) if i in new else item for i, item in enumerate(old)]
+    if isinstance(old, dict) and isinstance(new, dict):
+        return _merge(old, new)
+    return new
 
 
-def _unusable(text: str) -> str | None:
-    """What is wrong with a string that OmegaConf can't take."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if text == "???":
-        return "must be given (the spec says ???)"
-    if "${" in text:
-        try:
-            OmegaConf.create({"value": text})
-        except (OmegaConfBaseException, RecursionError):
-            return 'an interpolation that can\'t be read; it looks like "${block.key}"'
-    return None
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a resolver gave something that a spec could say."""
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(k) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, list):
-        return all(_is_plain(v) for v in value)
-    return value is None or (isinstance(value, (str, int, float)) and is_sayable(value))
-
-
-def _interpolation_message(text: str, error: Exception) -> str:
-    """What went wrong with ``${…}``, without OmegaConf's internals."""
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if "Recursive interpolation" in reason or isinstance(error, RecursionError):
-        return f"{text} refers to itself"
-    if "Environment variable" in reason:
-        return f"{text}: there is no such environment variable"
-    if "not found" in reason:
-        return f"{text} names a key that does not exist"
-    if "Unsupported interpolation type" in reason:
-        return f"{text} uses a resolver that does not exist"
-    return f"{text} can't be resolved"
+def _is_items(value: Any) -> bool:
+    """Whether these are new values for some items of a list. YAML can't say that; the command line can."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(key, int) for key in value)
 
 
 # --- walking ------------------------------------------------------------------------------------------------
-
-
-def _strings(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
-    for part, value in items:
-        if isinstance(value, str):
-            yield (*path, part), value
-        else:
-            yield from _strings(value, (*path, part))
 
 
 def _get(data: Any, path: KeyPath) -> Any:
@@ -332,12 +291,6 @@ def _get(data: Any, path: KeyPath) -> Any:
             return None
         data = data[part]
     return data
-
-
-def _set(data: Any, path: KeyPath, value: Any) -> None:
-    for part in path[:-1]:
-        data = data[part]
-    data[path[-1]] = value
 
 
 def _hidden(layer: Layer, path: KeyPath) -> bool:

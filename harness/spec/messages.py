@@ -28,6 +28,7 @@ class Finding:
         suggestion: What was probably meant.
         missing: The key is absent.
         unknown: The key is not known.
+        options: The names that would have been right.
     """
 
     path: KeyPath
@@ -35,6 +36,7 @@ class Finding:
     suggestion: str | None = None
     missing: bool = False
     unknown: bool = False
+    options: tuple[str, ...] = ()
 
 
 def findings(error: ValidationError, model: type[BaseModel], data: Any, *, noun: str = "key") -> list[Finding]:
@@ -76,17 +78,21 @@ def _finding(
         path = path[:-1]  # a list that is too short
     if kind == "extra_forbidden":
         known = sorted({name for s in _at(schema, path[:-1]) for name in s.get("properties", {})})
-        return Finding(path, f"unknown {noun}", suggest(str(path[-1]), known), unknown=True)
+        return Finding(path, f"unknown {noun}", suggest(str(path[-1]), known), unknown=True, options=tuple(known))
     if kind in ("value_error", "assertion_error"):
-        return _own(item, path, model)
+        return _own(item, path, model, data)
     found = _value(data, path)
+    limit = item.get("ctx", {}).get("max_length")
+    if kind in ("string_too_long", "too_long") and limit and "pattern" not in str(_at(schema, path)):
+        what = "text of at most {} characters" if kind == "string_too_long" else "a list of at most {} items"
+        return Finding(path, f"must be {what.format(limit)}, found {len(found)}")
     expected = expectation(schema, path)
     if not expected:
         return Finding(path, f"{item['msg']}, found {show(found)}")
     options = [o for s in _at(schema, path) for o in _options(s, schema) if isinstance(o, str)]
     near = suggest(found, options) if isinstance(found, str) else None
     quoted = " (text: drop the quotes)" if "number" in expected and _is_number(found) else ""
-    return Finding(path, f"must be {expected}, found {show(found)}{quoted}", near)
+    return Finding(path, f"must be {expected}, found {show(found)}{quoted}", near, options=tuple(options))
 
 
 def _is_number(found: Any) -> bool:
@@ -97,12 +103,13 @@ def _is_number(found: Any) -> bool:
         return False
 
 
-def _own(item: Mapping[str, Any], path: KeyPath, model: type[BaseModel]) -> Finding:
+def _own(item: Mapping[str, Any], path: KeyPath, model: type[BaseModel], data: Any) -> Finding:
     """What a validator of the model itself says; ``key: …`` names the key that it means."""
     text = str(item.get("ctx", {}).get("error", item["msg"]))
     key, colon, rest = text.partition(": ")
-    if colon and not path and key in model.model_fields:
-        return Finding((key,), rest)
+    block = _value(data, path)
+    if colon and ((not path and key in model.model_fields) or (isinstance(block, dict) and key in block)):
+        return Finding((*path, key), rest)
     return Finding(path, text)
 
 
@@ -210,8 +217,12 @@ def _describe_list(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
-    low = [f"of at least {schema['minimum']}"] if "minimum" in schema else []
-    low += [f"above {schema['exclusiveMinimum']}"] if "exclusiveMinimum" in schema else []
-    high = [f"at most {schema['maximum']}"] if "maximum" in schema else []
-    high += [f"below {schema['exclusiveMaximum']}"] if "exclusiveMaximum" in schema else []
+    low = [f"of at least {_number(schema['minimum'])}"] if "minimum" in schema else []
+    low += [f"above {_number(schema['exclusiveMinimum'])}"] if "exclusiveMinimum" in schema else []
+    high = [f"at most {_number(schema['maximum'])}"] if "maximum" in schema else []
+    high += [f"below {_number(schema['exclusiveMaximum'])}"] if "exclusiveMaximum" in schema else []
     return "".join(f" {words}" for words in (" and ".join([*low, *high]),) if words)
+
+
+def _number(bound: float) -> str:
+    return str(int(bound) if float(bound).is_integer() else bound)

@@ -12,9 +12,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
-Positive = Annotated[FiniteFloat, Field(gt=0)]
+# Every number has bounds, generous ones: beyond them lies a mistake, or what no accountant and no machine can do.
+MOST_USERS = 10**10
+MOST_STEPS = 1_000_000
+MOST_PLD_STEPS = 100_000
+SMALLEST_DELTA = 1e-12
+SMALLEST_RATE = 1e-8
+Positive = Annotated[FiniteFloat, Field(gt=0, le=1e6)]
+Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
+Column = Annotated[str, Field(min_length=1, max_length=200)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SMALLEST_EPSILON = 0.01
+LARGEST_EPSILON = 1000
+LARGEST_DELTA = 0.1
 Fraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
 
 
@@ -25,7 +35,7 @@ def _integer(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 
 class Block(BaseModel):
@@ -64,8 +74,8 @@ class HoldoutBlock(Block):
 class TextBlock(Block):
     """Two columns: what is asked, and what is to be learnt."""
 
-    prompt: str = Field(min_length=1, description="column of the prompt: context only, it has no loss")
-    completion: str = Field(min_length=1, description="column of the completion: the loss is on it alone")
+    prompt: Column = Field(description="column of the prompt: context only, it has no loss")
+    completion: Column = Field(description="column of the completion: the loss is on it alone")
 
 
 def _text_unless_messages(given: dict[str, Any]) -> str | None:
@@ -75,29 +85,31 @@ def _text_unless_messages(given: dict[str, Any]) -> str | None:
 class DataBlock(Block):
     """The users' records."""
 
-    name: str = Field(min_length=1, description="name of the data set, whose budget the ledger keeps")
+    name: str = Field(min_length=1, max_length=200, description="name of the data set, whose budget the ledger keeps")
     visibility: Literal["private", "public"] = Field(
         default="private", description="public: a demonstration on public text; diagnostics may be shown"
     )
     source: PluginBlock = Field(description="where the records come from")
-    user: str = Field(default="user", description="column that says who a record belongs to: the unit of privacy")
-    messages: Annotated[str, Field(min_length=1)] | None = Field(
+    user: Column = Field(default="user", description="column that says who a record belongs to: the unit of privacy")
+    messages: Column | None = Field(
         default=None,
         description="in place of text: column of a conversation, a list of {role, content}; put into the tokenizer's "
         "chat template, with the loss on the assistant's answers alone",
     )
-    text: str | TextBlock | None = Field(
+    text: Column | TextBlock | None = Field(
         default_factory=_text_unless_messages, description='column of the text (default "text"), or two columns'
     )
-    attributes: tuple[str, ...] = Field(default=(), description="the public columns that segmentation may read")
-    max_tokens: Annotated[int, Field(ge=8, strict=True)] = Field(
+    attributes: tuple[Column, ...] = Field(
+        default=(), max_length=100, description="the public columns that segmentation may read"
+    )
+    max_tokens: Annotated[int, Field(ge=8, le=1_048_576, strict=True)] = Field(
         default=128, description="tokens of a training example; short texts of one user are packed into it"
     )
     holdout: HoldoutBlock
-    population: Literal["public"] | Count = Field(
+    population: Literal["public"] | Annotated[int, Field(ge=1, le=MOST_USERS, strict=True)] = Field(
         default="public", description="number of users: public (taken from the data) or a declared number"
     )
-    weights: Literal["public"] | dict[str, Positive] = Field(
+    weights: Literal["public"] | dict[str, Share] = Field(
         default="public",
         description="fraction of users per group (segment, tier or segment/tier): public (counted by public attributes "
         "only) or declared",
@@ -119,19 +131,24 @@ def private_columns(data: DataBlock) -> dict[str, str]:
 class AdapterBlock(Block):
     """What is trained."""
 
-    type: Literal["lora"] = "lora"
-    r: Count = Field(default=8, description="rank")
+    type: Literal["lora"] = Field(default="lora", description="low-rank adapters; the base stays as it is")
+    r: Annotated[int, Field(ge=1, le=8192, strict=True)] = Field(default=8, description="rank")
     alpha: Positive = Field(default=16.0, description="the update is scaled by alpha / r")
-    targets: tuple[str, ...] = Field(
-        default=("q_proj", "v_proj"), min_length=1, description="names of the linear layers that get an adapter"
+    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=("q_proj", "v_proj"),
+        min_length=1,
+        max_length=1000,
+        description="names of the linear layers that get an adapter",
     )
-    dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="fraction of the adapter's inputs that a step leaves out"
+    )
 
 
 class ModelBlock(Block):
     """The language model."""
 
-    base: str = Field(min_length=1, description="a hub id or a folder")
+    base: str = Field(min_length=1, max_length=4096, description="a hub id or a folder")
     adapter: AdapterBlock = AdapterBlock()
     dtype: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="of the frozen base; adapters, accumulation and noise stay float32"
@@ -141,7 +158,9 @@ class ModelBlock(Block):
 class TiersBlock(Block):
     """Risk tiers: public edges cut the combined score."""
 
-    edges: tuple[Fraction, ...] = Field(min_length=1, description="rising; a score equal to one lies above it")
+    edges: tuple[Fraction, ...] = Field(
+        min_length=1, max_length=20, description="rising; a score equal to one lies above it"
+    )
     names: tuple[Annotated[str, Field(pattern=NAME)], ...] = Field(
         min_length=1, description="one name more than edges, from the least at stake to the most"
     )
@@ -151,7 +170,7 @@ class TiersBlock(Block):
         if any(a >= b for a, b in pairwise(self.edges)):
             raise ValueError("edges: must rise")
         if len(self.names) != len(self.edges) + 1:
-            raise ValueError(f"names: {len(self.edges)} edge(s) make {len(self.edges) + 1} tiers")
+            raise ValueError(f"names: must be {len(self.edges) + 1}, one more than edges")
         if len(set(self.names)) != len(self.names):
             raise ValueError("names: the same name twice")
         return self
@@ -160,7 +179,9 @@ class TiersBlock(Block):
 class SensitivityBlock(Block):
     """How much is at stake for each user: scores in [0, 1] become one, and edges make risk tiers of it."""
 
-    scores: tuple[PluginBlock, ...] = Field(min_length=1, description="plugins that score a user from 0 to 1")
+    scores: tuple[PluginBlock, ...] = Field(
+        min_length=1, max_length=20, description="plugins that score a user from 0 to 1"
+    )
     combine: Literal["max", "mean"] = Field(default="max", description="the largest score counts, or their mean")
     weights: tuple[Positive, ...] | None = Field(
         default=None, description="of the scores in the mean, in their order; left out: all alike"
@@ -172,29 +193,33 @@ class SensitivityBlock(Block):
         if self.weights is not None and self.combine == "max":
             raise ValueError("weights: only a mean has weights; add combine: mean")
         if self.weights is not None and len(self.weights) != len(self.scores):
-            raise ValueError(f"weights: there are {len(self.scores)} scores")
+            raise ValueError(f"weights: must be {len(self.scores)}, one for each score")
         return self
 
 
 class PrivacyBlock(Block):
     """The budget."""
 
-    epsilon: Annotated[FiniteFloat, Field(ge=SMALLEST_EPSILON, le=1000)] = Field(
+    epsilon: Annotated[FiniteFloat, Field(ge=SMALLEST_EPSILON, le=LARGEST_EPSILON)] = Field(
         default=8.0, description="no user's total may exceed it"
     )
-    delta: Annotated[FiniteFloat, Field(gt=0, le=0.1)] | None = Field(
+    delta: Annotated[FiniteFloat, Field(ge=SMALLEST_DELTA, le=LARGEST_DELTA)] | None = Field(
         default=None, description="must be given unless the population is public; then 1 / (10 · users)"
     )
-    accountant: Literal["pld", "rdp"] = "pld"
+    accountant: Literal["pld", "rdp"] = Field(
+        default="pld", description="pld is tight; rdp is faster for very many steps, and bounds ε less tightly"
+    )
     ledger: None = Field(default=None, description="URL of the ledger; this version has none")
 
 
 class SamplingBlock(Block):
     """Who takes part in a step: every user independently, with the same public probability (Poisson sampling)."""
 
-    unit: Literal["user"] = "user"
-    expected: Positive | None = Field(default=None, description="expected users per step")
-    rate: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = Field(
+    unit: Literal["user"] = Field(default="user", description="what is drawn, and clipped as one")
+    expected: Annotated[FiniteFloat, Field(ge=0.001, le=1e9)] | None = Field(
+        default=None, description="expected users per step"
+    )
+    rate: Annotated[FiniteFloat, Field(ge=SMALLEST_RATE, le=1)] | None = Field(
         default=None, description="probability of a user per step"
     )
     examples_per_user: Count = Field(default=1, description="at most so many of a sampled user's examples enter a step")
@@ -203,24 +228,32 @@ class SamplingBlock(Block):
 class ClippingBlock(Block):
     """Every user's mean gradient is clipped to this l2 norm (its mean over groups, where groups differ)."""
 
-    norm: Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)] = 0.5
+    norm: Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)] = Field(
+        default=0.5, description="bound on one user's influence on a step; the noise is in proportion"
+    )
 
 
 class OptimizerBlock(Block):
     """The optimizer and its parameters."""
 
-    type: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: Positive = 5.0e-3
-    betas: tuple[Annotated[FiniteFloat, Field(ge=0, lt=1)], Annotated[FiniteFloat, Field(ge=0, lt=1)]] | None = None
-    eps: Positive | None = None
-    weight_decay: Annotated[FiniteFloat, Field(ge=0)] | None = None
-    momentum: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = None
+    type: Literal["adamw", "adam", "sgd"] = Field(
+        default="adamw", description="sgd has momentum; the others have betas"
+    )
+    lr: Positive = Field(default=5.0e-3, description="learning rate; higher than without privacy")
+    betas: tuple[Annotated[FiniteFloat, Field(ge=0, lt=1)], Annotated[FiniteFloat, Field(ge=0, lt=1)]] | None = Field(
+        default=None, description="of adam and adamw: decay of the first and the second moment"
+    )
+    eps: Share | None = Field(default=None, description="of adam and adamw: added to the denominator")
+    weight_decay: Annotated[FiniteFloat, Field(ge=0, le=1000)] | None = Field(
+        default=None, description="per unit of learning rate"
+    )
+    momentum: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = Field(default=None, description="of sgd")
 
 
 class TrainBlock(Block):
     """How long, and with what optimizer. The learning rate is constant and no weights are averaged."""
 
-    steps: Count = Field(description="number of noisy steps")
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS, strict=True)] = Field(description="number of noisy steps")
     optimizer: OptimizerBlock = OptimizerBlock()
     checkpoint_every: Count = Field(default=20, description="steps between checkpoints; metrics are released with them")
 
@@ -234,11 +267,15 @@ class DeepspeedBlock(Block):
 class ComputeBlock(Block):
     """What only changes speed: never part of the mechanism."""
 
-    workers: Count = 1
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(default=1, description="processes that train")
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
     deepspeed: DeepspeedBlock = DeepspeedBlock()
-    microbatch_tokens: Count = Field(default=2048, description="tokens of a micro-batch, padding included")
-    retries: Annotated[int, Field(ge=0, strict=True)] = Field(default=3, description="restarts after a worker's crash")
+    microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] = Field(
+        default=2048, description="tokens of a micro-batch, padding included"
+    )
+    retries: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
+        default=3, description="restarts after a worker's crash"
+    )
 
 
 class EvaluationBlock(Block):
@@ -254,24 +291,28 @@ class EvaluationBlock(Block):
 class ReportBlock(Block):
     """What is written at the end."""
 
-    html: bool = True
+    html: bool = Field(default=True, description="report.html: one file that needs no network")
 
 
 class Spec(Block):
     """A whole spec, merged and validated."""
 
-    version: Annotated[Literal[1], BeforeValidator(_integer)]
-    name: str = Field(pattern=NAME, max_length=100)
+    version: Annotated[Literal[1], BeforeValidator(_integer)] = Field(description="of the spec's format")
+    name: str = Field(pattern=NAME, max_length=100, description="of the runs of this spec: their folder in runs/")
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = Field(
         default=0, description="initialisation and public shuffles only; never cohorts, masks or noise"
     )
     data: DataBlock
     model: ModelBlock
-    segmentation: PluginBlock = PluginBlock(type="none")
+    segmentation: PluginBlock = Field(
+        default=PluginBlock(type="none"), description="a plugin that puts each user into a segment"
+    )
     sensitivity: SensitivityBlock | None = Field(
         default=None, description="risk tiers by each user's own records; none: one tier"
     )
-    noise: PluginBlock = PluginBlock(type="uniform")
+    noise: PluginBlock = Field(
+        default=PluginBlock(type="uniform"), description="a plugin that sets each group's ε, and what reaches it"
+    )
     privacy: PrivacyBlock = PrivacyBlock()
     sampling: SamplingBlock
     clipping: ClippingBlock = ClippingBlock()

@@ -36,6 +36,15 @@ def registry_of(block: KeyPath) -> Registry[Any]:
     return REGISTRIES[block[:-1] if isinstance(block[-1], int) else block]
 
 
+def names_plugin(path: KeyPath, name: str) -> bool:
+    """Whether a plugin of this name could stand at `path`."""
+    registry = REGISTRIES.get(path[:-1] if isinstance(path[-1], int) else path)
+    try:
+        return registry is not None and name in registry.targets()
+    except PluginError:
+        return False
+
+
 def blocks_in(data: Any) -> list[KeyPath]:
     """The paths of all blocks that name a plugin: the fixed ones, and one for each item of a list of them."""
     listed = data.get("sensitivity") if isinstance(data, dict) else None

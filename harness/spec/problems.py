@@ -11,6 +11,7 @@ from typing import Any
 from harness.errors import ArgumentError
 
 KeyPath = tuple[str | int, ...]
+_LONGEST_KEY = 100
 
 
 @dataclass(frozen=True, order=True)
@@ -53,7 +54,8 @@ class Problem:
 
     def __str__(self) -> str:
         between = " " if self.place.line or self.place == COMMAND_LINE else ": "
-        key = f"{self.key}: " if self.key else ""
+        shown = self.key if len(self.key) <= _LONGEST_KEY else self.key[: _LONGEST_KEY - 3] + "..."
+        key = f"{shown}: " if shown else ""
         tail = f'; did you mean "{self.suggestion}"?' if self.suggestion else ""
         return one_line(f"{self.place}{between}{key}{self.message}{tail}")
 
@@ -77,7 +79,7 @@ def one_line(text: str) -> str:
 
 def dotted(path: KeyPath) -> str:
     """A key path as the user writes it on the command line; list items count from 0."""
-    return ".".join(str(part) for part in path)
+    return ".".join('""' if part == "" else str(part) for part in path)
 
 
 def show(value: Any) -> str:

@@ -35,6 +35,12 @@ _WORDS = {
     "expected <block end>, but found '<block mapping start>'": "indentation that fits no block above",
     "expected <block end>, but found '<block sequence start>'": "indentation that fits no block above",
     "but found another document": "a second document; a spec is one",
+    "expected '<document start>', but found '<block mapping start>'": "text after the end; a spec is one document",
+    "expected '<document start>', but found '<scalar>'": "text after the end; a spec is one document",
+    "found unexpected end of stream": "a quote that is not closed",
+    "expected the node content, but found '<stream end>'": "a bracket that is not closed",
+    "expected <block end>, but found '-'": 'a "-" where no list item can stand',
+    "found incompatible YAML document (version 1.* is required)": "a version of YAML that is not 1",
 }
 
 
@@ -99,6 +105,8 @@ def read_file(path: Path) -> Layer:
     try:
         if path.is_dir():
             return layer.fail("is a folder, not a spec", 0, 0)
+        if path.is_symlink() and not path.exists():
+            return layer.fail("is a link to a file that does not exist", 0, 0)
         if not path.exists():
             near = suggest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else None
             layer.problems.append(Problem(Place(layer.name), "", "there is no such file", near))
@@ -164,7 +172,7 @@ def _compose(text: str, layer: Layer) -> tuple[yaml.Node, dict[int, str]] | None
         elif problem.startswith(("expected ',' or '}'", "expected ',' or ']'")):
             words = "a bracket that is not closed, or a comma too few"
         else:
-            words = _WORDS.get(problem, problem.replace("<", "").replace(">", ""))
+            words = _WORDS.get(problem) or _in_words(problem)
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         layer.fail(f"can't be read as YAML: {words}", line, column)
     except RecursionError:
@@ -174,6 +182,16 @@ def _compose(text: str, layer: Layer) -> tuple[yaml.Node, dict[int, str]] | None
     else:
         return None if node is None else (node, composer.tagged)
     return None
+
+
+def _in_words(problem: str) -> str:
+    """What PyYAML says of a character that can't stand where it does."""
+    found = re.fullmatch(r"found character '(.)' that cannot start any token", problem)
+    if found:
+        return f"a value can't begin with {found[1]}; put it in quotes"
+    if problem.startswith("expected alphabetic or numeric character"):
+        return "a value that begins with %, & or *; put it in quotes"
+    return problem.replace("<", "").replace(">", "")
 
 
 class _Builder:

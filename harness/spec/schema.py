@@ -110,3 +110,5 @@ def _relax(block: dict[str, Any]) -> None:
     block.pop("title", None)
     for field in block.get("properties", {}).values():
         field.pop("title", None)
+        if field.get("default", "") is None:  # an editor would write `key: null`
+            del field["default"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from harness.plugins import suggest
 from harness.spec.problems import KeyPath, show
 
 NOT_BUILT = "is not built yet in this version"
@@ -23,27 +24,48 @@ def _block(value: Any) -> bool:
     return isinstance(value, dict) and bool(value)
 
 
+# Values that this version knows the key of, but does not have.
+_VALUES: dict[str, tuple[str, ...]] = {
+    "data.holdout.visibility": ("private",),
+    "data.population": ("noisy",),
+    "data.weights": ("noisy",),
+    "model.adapter.type": ("full",),
+    "sampling.unit": ("example", "auto"),
+    "compute.microbatch_tokens": ("auto",),
+}
 # Path; what of its values is refused; whether this version knows the key with other values.
 _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     ("sweep", _given, False),
     ("audit", _given, False),
-    ("data.holdout.visibility", _one_of("private"), True),
-    ("data.population", _one_of("noisy"), True),
-    ("data.weights", _one_of("noisy"), True),
-    ("model.adapter.type", _one_of("full"), True),
+    *((name, _one_of(*values), True) for name, values in _VALUES.items()),
     ("privacy.ledger", _given, False),
-    ("sampling.unit", _one_of("example", "auto"), True),
     ("clipping.type", _given, False),
+    ("clipping.quantile", _given, False),
+    ("clipping.initial", _given, False),
     ("train.schedule", _given, False),
     ("compute.workers", _block, True),
     ("compute.deepspeed.offload", lambda value: _given(value) and value != "none", False),
-    ("compute.microbatch_tokens", _one_of("auto"), True),
     ("report.trackers", _given, False),
 )
-# The parameters of a refused value, which would be unknown keys otherwise.
+# The parameters of a refused value: one line says it.
 _COMPANIONS = {"clipping.type": ("quantile", "initial")}
 # Where the value, not the key, is what isn't built.
 _BY_VALUE = {"clipping.type", "compute.deepspeed.offload"}
+
+
+def near_key(path: KeyPath, known: Iterable[str]) -> str | None:
+    """The key of an unbuilt feature that an unknown key was probably meant to be, if none of `known` is nearer."""
+    above = ".".join(str(part) for part in path[:-1])
+    unbuilt = {name.rpartition(".")[2] for name, _, built in _TABLE if not built and name.rpartition(".")[0] == above}
+    near = suggest(str(path[-1]), [*known, *unbuilt])
+    return near if near in unbuilt else None
+
+
+def near_value(path: KeyPath, value: Any, known: Iterable[str]) -> str | None:
+    """The same for a value."""
+    unbuilt = _VALUES.get(".".join(str(part) for part in path), ())
+    near = suggest(value, [*known, *unbuilt]) if isinstance(value, str) else None
+    return near if near in unbuilt else None
 
 
 def take_unbuilt(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str, bool]]:

@@ -13,7 +13,7 @@ from harness.plugins import Group, Lever, NoisePolicy, PluginError, PluginParame
 class SampleParameters(PluginParameters):
     """Parameters of `sample`."""
 
-    epsilon: dict[str, Annotated[FiniteFloat, Field(gt=0)]] = Field(
+    epsilon: dict[str, Annotated[FiniteFloat, Field(ge=0.01, le=1000)]] = Field(
         min_length=1, description='target ε by segment, by tier or by "segment/tier"; at most privacy.epsilon'
     )
 

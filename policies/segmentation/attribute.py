@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -12,11 +13,18 @@ from harness.plugins import PluginError, PluginParameters, PublicSegmenter
 class AttributeParameters(PluginParameters):
     """Parameters of `attribute`."""
 
-    column: str = Field(description="a public column, constant per user; must be among data.attributes")
-    values: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="its public values; left out: those that occur in the public column"
+    column: str = Field(
+        min_length=1, max_length=200, description="a public column, constant per user; must be among data.attributes"
     )
-    fallback: str = Field(default="other", min_length=1, description="segment of users with any other value, or none")
+    values: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="its public values; left out: those that occur in the public column",
+    )
+    fallback: str = Field(
+        default="other", min_length=1, max_length=200, description="segment of users with any other value, or none"
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> AttributeParameters:

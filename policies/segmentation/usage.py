@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,13 +17,17 @@ class UsageParameters(PluginParameters):
     measure: Literal["records", "examples", "tokens"] = Field(
         default="examples", description="what is counted of the user's own: records, packed examples or tokens"
     )
-    edges: tuple[int, ...] = Field(min_length=1, description="rising public edges; a count equal to one lies above it")
-    names: tuple[str, ...] | None = Field(default=None, description="one name more than edges; left out: made of them")
+    edges: tuple[Annotated[int, Field(ge=1, le=10**12)], ...] = Field(
+        min_length=1, max_length=100, description="rising public edges; a count equal to one lies above it"
+    )
+    names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] | None = Field(
+        default=None, description="one name more than edges; left out: made of them"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> UsageParameters:
-        if any(a >= b for a, b in pairwise(self.edges)) or self.edges[0] < 1:
-            raise ValueError("edges: must rise and be at least 1")
+        if any(a >= b for a, b in pairwise(self.edges)):
+            raise ValueError("edges: must rise")
         if self.names is not None and len(self.names) != len(self.edges) + 1:
             raise ValueError(f"names: {len(self.edges)} edges make {len(self.edges) + 1} segments")
         if self.names is not None and len(set(self.names)) != len(self.names):

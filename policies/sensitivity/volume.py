@@ -16,8 +16,12 @@ class VolumeParameters(PluginParameters):
     measure: Literal["tokens", "records", "examples"] = Field(
         default="tokens", description="what is counted of the user's own: tokens, records or packed examples"
     )
-    low: int = Field(default=100, ge=1, description="a public constant: a user with so much, or less, scores 0")
-    high: int = Field(default=100_000, ge=2, description="a public constant: a user with so much, or more, scores 1")
+    low: int = Field(
+        default=100, ge=1, le=10**12, description="a public constant: a user with so much, or less, scores 0"
+    )
+    high: int = Field(
+        default=100_000, ge=2, le=10**12, description="a public constant: a user with so much, or more, scores 1"
+    )
 
     @model_validator(mode="after")
     def _rises(self) -> VolumeParameters:

@@ -45,18 +45,19 @@ def test_one_full_step_is_the_plain_gaussian(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"noise_multiplier": "0"}, "--noise-multiplier: must be above 0, at most 1e6"),
-        ({"noise_multiplier": "-1"}, "--noise-multiplier: must be above 0, at most 1e6"),
-        ({"noise_multiplier": "nan"}, "--noise-multiplier: must be above 0, at most 1e6"),
-        ({"noise_multiplier": "inf"}, "--noise-multiplier: must be above 0, at most 1e6"),
-        ({"rate": "0"}, "--rate: must be in (0, 1]"),
-        ({"rate": "1.5"}, "--rate: must be in (0, 1]"),
-        ({"rate": "nan"}, "--rate: must be in (0, 1]"),
-        ({"steps": "0"}, "--steps: must be from 1 to 1e9"),
-        ({"steps": "2000000000"}, "--steps: must be from 1 to 1e9"),
-        ({"delta": "0"}, "--delta: must be in (0, 1)"),
-        ({"delta": "1"}, "--delta: must be in (0, 1)"),
-        ({"accountant": "PLD"}, '--accountant: must be pld or rdp, found "PLD"'),
+        ({"noise_multiplier": "0"}, "--noise-multiplier: must be from 1e-06 to 1e+06, found 0.0"),
+        ({"noise_multiplier": "1e-300"}, "--noise-multiplier: must be from 1e-06 to 1e+06, found 1e-300"),
+        ({"noise_multiplier": "nan"}, "--noise-multiplier: must be from 1e-06 to 1e+06, found nan"),
+        ({"noise_multiplier": "inf"}, "--noise-multiplier: must be from 1e-06 to 1e+06, found inf"),
+        ({"rate": "0"}, "--rate: must be from 1e-08 to 1, found 0.0"),
+        ({"rate": "1.5"}, "--rate: must be from 1e-08 to 1, found 1.5"),
+        ({"rate": "nan"}, "--rate: must be from 1e-08 to 1, found nan"),
+        ({"steps": "0"}, "--steps: must be from 1 to 100000, found 0"),
+        ({"steps": "100001"}, "--steps: must be from 1 to 100000, found 100001; --accountant rdp takes more"),
+        ({"steps": "2000000", "accountant": "rdp"}, "--steps: must be from 1 to 1e+06, found 2000000"),
+        ({"delta": "1e-13"}, "--delta: must be from 1e-12 to 0.1, found 1e-13"),
+        ({"delta": "1"}, "--delta: must be from 1e-12 to 0.1, found 1.0"),
+        ({"accountant": "PLD"}, '--accountant: must be pld or rdp, found "PLD"; did you mean "pld"?'),
         ({"accountant": "pdl"}, '--accountant: must be pld or rdp, found "pdl"; did you mean "pld"?'),
     ],
 )
@@ -106,3 +107,10 @@ def test_numbers_that_protect_nobody_give_no_number(capsys: pytest.CaptureFixtur
             assert code == 2
             assert out == ""
             assert "protects nobody" in err or "can't settle" in err
+
+
+def test_the_accountant_that_answered_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Above ε = 1000 it is RDP. Break: name the one that was asked for."""
+    assert main.run_app(arguments("--json", noise_multiplier="0.01")) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["accountant"], document["epsilon"] > 1000) == ("rdp", True)

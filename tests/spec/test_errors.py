@@ -23,15 +23,25 @@ def errors(path: str, *overrides: str) -> list[str]:
 
 
 def test_the_table_is_large() -> None:
-    assert len(CASES) >= 100
+    assert len(CASES) >= 600
     assert all(case["says"] and "OK" not in case["says"][0] for case in CASES)
 
 
-@pytest.mark.parametrize("case", CASES, ids=[f"{i}-{case['says'][0][:50]}" for i, case in enumerate(CASES)])
-def test_place_and_text(case: dict[str, Any], tiny: str, write: Any) -> None:
-    assert case["replace"] in tiny
-    path = write(tiny.replace(case["replace"], case["by"], 1))
-    assert errors(path) == [f"spec.yaml:{line}" for line in case["says"]]
+def test_place_and_text(tiny: str, write: Any) -> None:
+    """Every case of the table, in one test: hundreds of test items would cost more than what they test."""
+    wrong = []
+    for case in CASES:
+        assert case.get("replace", "") in tiny
+        text = case.get("text") or tiny.replace(case.get("replace", ""), case.get("by", ""), 1)
+        with pytest.raises(SpecErrors) as caught:
+            load_spec(write(text), case.get("overrides", ()))
+        found = [line.removeprefix("spec.yaml:") for line in str(caught.value).splitlines()]
+        if found != case["says"]:
+            wrong.append((case, found))
+        for problem in caught.value.problems:
+            if problem.place.line:
+                assert problem.place.line <= len(text.splitlines()) + 1
+    assert not wrong
 
 
 def test_all_errors_at_once(tiny: str, write: Any) -> None:
@@ -64,7 +74,7 @@ def test_all_errors_at_once(tiny: str, write: Any) -> None:
         (b"hello\n", 'spec.yaml:1:1 must be a block of keys, found "hello"'),
         (b"[" * 3000, "spec.yaml:1:1 is nested too deeply"),
         (b"a: " + b"x" * 1_000_001, "spec.yaml:1:1 is larger than a megabyte; is it a spec?"),
-        (b"a: &a [&b [*b]]\nc: %x", "spec.yaml:2:4 can't be read as YAML: found character '%' that cannot start"),
+        (b"a: &a [&b [*b]]\nc: %x", "spec.yaml:2:4 can't be read as YAML: a value can't begin with %"),
         (b"key\nother: 1\n", 'spec.yaml:2:6 can\'t be read as YAML: a ":" where none can stand'),
         (b"a: 1\nb\n", 'spec.yaml:3:1 can\'t be read as YAML: a key without ":"'),
         (b"a: [1\n", "spec.yaml:2:1 can't be read as YAML: a bracket that is not closed"),
@@ -99,7 +109,7 @@ def test_files_that_cannot_be_read(tiny: str, write: Any, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("train.steps=many", '<command line> train.steps: must be a whole number of at least 1, found "many"'),
+        ("train.steps=many", "<command line> train.steps: must be a whole number of at least 1"),
         ("train.stpes=3", '<command line> train.stpes: unknown key; did you mean "steps"?'),
         ("steps", "<command line> steps: must look like key=value"),
         ("train..steps=3", "<command line> train..steps: must be a dotted key, as in train.steps=100"),
@@ -108,8 +118,8 @@ def test_files_that_cannot_be_read(tiny: str, write: Any, tmp_path: Path) -> Non
         ("train.steps=[1", "<command line> train.steps: can't be read as YAML: a bracket that is not closed"),
         ("noise.epsilon.free=9", "<command line> noise.epsilon.free: 9 is above privacy.epsilon (8)"),
         ("train.steps=!!int 3", '<command line> train.steps: the YAML tag "!!int" is not allowed'),
-        ("train.steps=", "<command line> train.steps: must be a whole number of at least 1, found nothing"),
-        ("train={steps: 0}", "<command line> train.steps: must be a whole number of at least 1, found 0"),
+        ("train.steps=", "<command line> train.steps: must be a whole number of at least 1"),
+        ("train={steps: 0}", "<command line> train.steps: must be a whole number of at least 1"),
         ("train=3", "<command line> train: must be a block of keys, found 3"),
         ("name=a\nb", '<command line> name: must be at most 100 letters, digits, ".", "_" and "-"'),
         ("a\x1b[2Jb=1", "<command line> a\\x1b[2Jb: unknown key"),

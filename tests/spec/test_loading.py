@@ -103,11 +103,11 @@ def test_extends(tiny: str, write: Any) -> None:
 
 
 def test_errors_in_a_base_name_the_base(tiny: str, write: Any) -> None:
-    write("train: {checkpoint_every: often}\nmodle: 3\n", "base.yaml")
+    write("compute: {retries: often}\nmodle: 3\n", "base.yaml")
     with pytest.raises(SpecErrors) as caught:
         load_spec(write(f"extends: base.yaml\n{tiny}"))
     assert str(caught.value).splitlines() == [
-        'base.yaml:1:27 train.checkpoint_every: must be a whole number of at least 1, found "often"',
+        'base.yaml:1:20 compute.retries: must be a whole number of at least 0 and at most 1000, found "often"',
         'base.yaml:2:1 modle: unknown key; did you mean "model"?',
     ]
 
