@@ -76,13 +76,11 @@ def check_shadows(folder: Path) -> None:
     Raises:
         ArgumentError: ``harness`` or ``policies`` in `folder` would be imported in place of uudp's own.
     """
-    from importlib.machinery import PathFinder
+    from harness.packages import shadow
 
-    home = Path(__file__).resolve().parents[2]
     for name in ("harness", "policies"):
-        found = PathFinder.find_spec(name, [str(folder)])
-        if found is not None and found.origin and home / name not in Path(found.origin).resolve().parents:
-            raise ArgumentError(f"{Path(found.origin)} shadows uudp's own package `{name}` on Ray's workers; rename it")
+        if found := shadow(name, folder):
+            raise ArgumentError(f"{found} shadows uudp's own package `{name}` on Ray's workers; rename it")
 
 
 def check_worker() -> None:
@@ -91,13 +89,11 @@ def check_worker() -> None:
     Raises:
         ArgumentError: Something in Ray's working folder shadows uudp's own packages.
     """
-    from importlib import import_module
+    from harness.packages import shadow
 
-    home = Path(__file__).resolve().parents[2]
-    for module in (import_module("harness"), import_module("policies")):
-        place = Path(str(module.__file__)).resolve()
-        if place.parent != home / module.__name__:
-            raise ArgumentError(f"{place.parent} shadows uudp's own package `{module.__name__}` on a Ray worker")
+    for name in ("harness", "policies"):
+        if found := shadow(name):
+            raise ArgumentError(f"{found} shadows uudp's own package `{name}` on a Ray worker; rename it")
 
 
 def _start_ray() -> bool:

@@ -48,7 +48,9 @@ def test_tokens_of_a_text_do_not_depend_on_the_batch(tokenizer, texts):
 
 def test_a_text_of_any_length_is_kept_whole_and_said_nothing_about(tokenizer, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    monkeypatch.setattr(logging.getLogger("transformers"), "level", logging.WARNING)  # another test may have quietened it
+    monkeypatch.setattr(
+        logging.getLogger("transformers"), "level", logging.WARNING
+    )  # another test may have quietened it
     logging.getLogger("transformers").manager._clear_cache()
     long = "x" * 1000
     assert tokenizer.model_max_length < len(long)
