@@ -15,12 +15,18 @@ if TYPE_CHECKING:
 
 
 def init(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="writes NAME.yaml")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="writes NAME.yaml; left out: named after the data")
+    ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="a jsonl, csv or parquet file")] = None,
     user: Annotated[str | None, typer.Option("--user", help="column that says who a record belongs to")] = None,
     text: Annotated[str | None, typer.Option("--text", help="column of the text")] = None,
 ) -> None:
-    """Write a commented starter spec for your data."""
+    """Write a commented starter spec for your data.
+
+    With --data it looks at the first rows of the file to guess which column is the user and which is the text; every
+    guess is marked with (?), to be checked. It never overwrites a file.
+    """
     from harness.errors import ArgumentError, MachineError
     from harness.spec.starter import starter_spec
 

@@ -7,17 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 
 
 def policies(
-    action: Annotated[str, typer.Argument(metavar="[list|show|new]", help="what to do")] = "list",
+    action: Annotated[
+        str, typer.Argument(metavar="list|show|new", help="what to do", autocompletion=completion.policies_action)
+    ] = "list",
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME | KIND NAME]", help="show: a plugin; new: its kind and name")
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME|KIND NAME",
+            help="show: a plugin; new: its kind (segmentation, sensitivity, noise) and name",
+            autocompletion=completion.policies_words,
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """List plugins, show one, or start a package with one of your own."""
+    """List plugins, show one, or start a package with one of your own.
+
+    Plugins are what a spec names by `type`: built in, announced by an installed package (entry points uudp.noise and
+    so on), or given as module:Class. A package that is started holds a plugin that works, and its conformance test.
+    """
     from harness.errors import ArgumentError
     from harness.plugins import PluginError, suggest
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 from harness.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -24,15 +24,27 @@ if TYPE_CHECKING:
 
 
 def run(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="spec file")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the newest unfinished run")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="don't ask")] = False,
-    not_private: Annotated[bool, typer.Option("--not-private", help="consent to noise.type: none")] = False,
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="a file, or a packaged spec's name", autocompletion=completion.specs)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="replace values of the spec: train.steps=50")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the newest unfinished run of this spec")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="don't ask; required where there is no terminal")] = False,
+    not_private: Annotated[
+        bool, typer.Option("--not-private", help="consent to a spec without noise (noise.type: none)")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Train under the plan, evaluate and report."""
+    """Train under the plan, evaluate and report.
+
+    Shows the plan and asks; then trains on Ray workers, evaluates on the hold-out users and writes the report. All of
+    it lies in runs/NAME/ID: the adapter, privacy.json, metrics.jsonl, report.html, and private/, which is never to be
+    published. Ctrl-C stops with a checkpoint and prints the command that goes on; a second one stops at once.
+    """
+    _check_installed()
     with _sigterm_as_ctrl_c():
         try:
             result = _run(spec, overrides or [], resume, yes, not_private, out)
@@ -49,6 +61,22 @@ def run(
         console.out(line)
     console.out(f"adapter: {result.folder / 'adapter'}")
     console.out(f"report: {result.report}" if result.report else f"run: {result.folder}")
+
+
+def _check_installed() -> None:
+    """Says what is missing before anything is planned or asked.
+
+    Raises:
+        MachineError: This is the base install, which trains nothing.
+    """
+    from importlib.util import find_spec
+
+    from harness.errors import MachineError
+
+    missing = [name for name in ("torch", "transformers", "peft", "deepspeed", "safetensors") if not find_spec(name)]
+    if missing:
+        names = f"{missing[0]} is" if len(missing) == 1 else f"{', '.join(missing)} are"
+        raise MachineError(f'{names} not installed, which training needs: pip install "uudp[train]"')
 
 
 def _run(spec: str, overrides: Sequence[str], resume: bool, yes: bool, not_private: bool, out: Path) -> RunResult:
