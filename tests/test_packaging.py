@@ -258,6 +258,28 @@ def test_readme_starts_with_the_two_commands() -> None:
     assert "bash scripts/test.sh" in blocks[0]
 
 
+def test_readme_names_only_verbs_options_and_files_that_exist() -> None:
+    """Break: rename a verb or an option, or move a script."""
+    from typer.main import get_command
+
+    from harness.cli import main
+
+    readme = (ROOT / "README.md").read_text()
+    commands: Any = get_command(main.app)
+    named = set()
+    for words in re.findall(r"`uudp ([^`]+)`", readme):
+        verb = words.split()[0]
+        command = commands if verb.startswith("-") or verb == "VERB" else commands.commands[verb]
+        named.add(verb)
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert set(re.findall(r"--[a-z-]+", words)) <= known, words
+    assert set(main.VERBS) <= named
+    for path in re.findall(r"(?:bash|python) (scripts/\S+?)[`\s]|\]\(([^)]+)\)", readme):
+        assert (ROOT / "".join(path)).exists(), path
+    for action in ("list", "show", "new"):
+        assert re.search(rf"uudp policies \[.*{action}", readme)
+
+
 def test_readme_spec_is_valid(tmp_path: Path) -> None:
     from harness.spec import load_spec
 

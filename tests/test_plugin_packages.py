@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -104,8 +106,39 @@ ray.shutdown()
 """
 
 
+GUARD = """\
+import os, sys
+
+def note(*words):
+    file = os.open(os.environ["CONNECTIONS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, (" ".join(map(str, words)) + "\\n").encode())
+    os.close(file)
+
+def watch(event, arguments):
+    if event == "socket.getaddrinfo":
+        note(arguments[0])
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        note(arguments[1][0])
+
+sys.addaudithook(watch)
+if any("/ray/" in word for word in sys.orig_argv):
+    note("started", os.environ.get("RAY_USAGE_STATS_ENABLED"), os.environ.get("HF_HUB_DISABLE_TELEMETRY"))
+"""
+"""A sitecustomize: notes whom a Python process of the run looks up or connects to, and how Ray starts its own."""
+TOLERATED = {"8.8.8.8", "169.254.169.254", "metadata.google.internal"}
+"""Ray: how it learns the machine's own address (nothing is sent), and where it asks which cloud it is in."""
+
+
+def own_names() -> set[str]:
+    found = {"None", "", "localhost", "0.0.0.0", "::", socket.gethostname(), socket.getfqdn()}
+    return found | {a.address.partition("%")[0] for each in psutil.net_if_addrs().values() for a in each}
+
+
 def test_a_whole_run_with_plugins_from_three_wheels(installed: Path, tmp_path: Path) -> None:
-    """Two workers, all three kinds by their entry points. Break: `_load_builtins` without entry points."""
+    """Two workers, all three kinds by their entry points; and nothing phones home, though nobody forbids it.
+
+    Break: entry points left out of `Registry._all`; or the line that switches one of the statistics off.
+    """
     tiers = {"edges": [0.1], "names": ["low", "high"]}
     place = Workplace(
         tmp_path,
@@ -119,10 +152,18 @@ def test_a_whole_run_with_plugins_from_three_wheels(installed: Path, tmp_path: P
         train={"steps": 1},
         compute={"workers": 2, "deepspeed": {"stage": 1}},
     )
-    place.environment["PYTHONPATH"] = os.pathsep.join([str(installed), str(ROOT)])
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    place.environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "guard"), str(installed), str(ROOT)])
+    place.environment["CONNECTIONS"] = str(tmp_path / "connections.txt")
+    for name in ("RAY_USAGE_STATS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_OFFLINE"):
+        place.environment.pop(name)
     try:
         run = launching.ended(place, place.start_run())
         assert run.code == 0, run.err
+        lines = (tmp_path / "connections.txt").read_text().splitlines()
+        assert {line for line in lines if line.startswith("started")} == {"started 0 1"}
+        assert {line for line in lines if not line.startswith("started")} - own_names() - TOLERATED == set()
         plan = launching.read_json(run.folder / "plan.json")
         targets = {g["name"]: g["target_epsilon"] for g in plan["groups"]}
         names = sorted(targets)
