@@ -67,16 +67,13 @@ def _check_installed() -> None:
     """Says what is missing before anything is planned or asked.
 
     Raises:
-        MachineError: This is the base install, which trains nothing.
+        ModuleNotFoundError: This is the base install, which trains nothing.
     """
     from importlib.util import find_spec
 
-    from harness.errors import MachineError
-
-    missing = [name for name in ("torch", "transformers", "peft", "deepspeed", "safetensors") if not find_spec(name)]
-    if missing:
-        names = f"{missing[0]} is" if len(missing) == 1 else f"{', '.join(missing)} are"
-        raise MachineError(f'{names} not installed, which training needs: pip install "uudp[train]"')
+    for name in ("torch", "transformers", "peft", "deepspeed", "safetensors"):
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _run(spec: str, overrides: Sequence[str], resume: bool, yes: bool, not_private: bool, out: Path) -> RunResult:
