@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from harness import packages
+from harness.errors import ArgumentError
 
 T = TypeVar("T", bound="Plugin")
 
@@ -375,9 +376,13 @@ def _owner(origin: str) -> str:
 
 @functools.cache
 def _load_builtins() -> None:
-    """Imports `policies` (its ``__init__`` registers the built-in ones) and refuses what shadows it."""
+    """Imports `policies` (its ``__init__`` registers the built-in ones).
+
+    Raises:
+        ArgumentError: Something shadows it. No plugin can be used then, so this is said once, not of each block.
+    """
     if found := packages.shadow("policies"):
-        raise PluginError(f"{found} shadows uudp's own package `policies`; rename it, or work in another folder")
+        raise ArgumentError(f"{found} shadows uudp's own package `policies`; rename it, or work in another folder")
     importlib.import_module("policies")
 
 

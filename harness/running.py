@@ -34,6 +34,7 @@ from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key
 from harness.training.job import Failure, Folder, Job
 from harness.training.model import Base
+from harness.training.ray import check_shadows
 
 FINISHED, TRAINED, RUNNING, INTERRUPTED, FAILED = "finished", "trained", "running", "interrupted", "failed"
 
@@ -115,6 +116,7 @@ def run(
     observer = observer or Observer()
     if not plan.mechanism.private and not not_private:
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
+    check_shadows(Path.cwd())
     folder = _find(plan, Path(out)) if resume else _create(plan, Path(out))
     with _lease(folder), _interrupts_told(plan, folder):
         if resume and _status(folder) == TRAINED:

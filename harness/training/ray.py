@@ -99,6 +99,7 @@ def check_worker() -> None:
 def _start_ray() -> bool:
     """Starts Ray on this machine, or joins the cluster that ``RAY_ADDRESS`` names; False if it was running."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of the workers, which inherit it
     import logging
 
     import ray
@@ -199,7 +200,8 @@ def worker(config: Mapping[str, Any]) -> None:
 
 
 def prepare_process(threads: int) -> None:
-    """Sets up a worker process for DeepSpeed before anything imports it."""
+    """Sets up a worker process before anything imports DeepSpeed or the hub's library."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of a cluster that was there before
     import torch
 
     if not torch.cuda.is_available():
