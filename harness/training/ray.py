@@ -112,14 +112,19 @@ def _start_ray() -> bool:
     # Ray starts its workers through a shell and does not quote the interpreter's path: a space in it hangs the run.
     quoted = shlex.quote(sys.executable)
     environment = {"py_executable": quoted} if address == "local" and quoted != sys.executable else None
-    with _keeping_sigterm():
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=dashboard,
-            runtime_env=environment,
-        )
+    try:
+        with _keeping_sigterm():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=dashboard,
+                runtime_env=environment,
+            )
+    except Exception as error:  # Ray raises a bare Exception where a busy machine is too slow for it
+        ray.shutdown()
+        why = " ".join(str(error).split())
+        raise MachineError(f"Ray did not start; go on later with --resume ({type(error).__name__}: {why})") from error
     return True
 
 
