@@ -9,6 +9,14 @@ import typer
 
 from harness.cli import completion, console
 
+_PLACES = {
+    "source": "data: {source: @}",
+    "segmentation": "segmentation: @",
+    "sensitivity": "sensitivity: {scores: [@], tiers: …}",
+    "noise": "noise: @",
+}
+"""Where a spec names a plugin of each kind."""
+
 
 def policies(
     action: Annotated[
@@ -84,14 +92,16 @@ def _listed(found: list[dict[str, Any]]) -> list[str]:
 
 
 def _shown(one: dict[str, Any]) -> list[str]:
-    lines = [f"{one['kind']} {one['name']}  ({one['origin']})", f"sees {one['access']}", one["defined"], ""]
-    lines += [*one["docstring"].splitlines(), "", "parameters" if one["parameters"] else "no parameters"]
+    lines = [f"{one['kind']} {one['name']}  ({one['origin']})", f"sees {one['access']}", one["defined"]]
+    for paragraph in one["docstring"].split("\n\n"):
+        listed = any(line[:1] in " -*" for line in paragraph.splitlines())
+        lines += ["", *(paragraph.splitlines() if listed else textwrap.wrap(paragraph, 80))]
+    required = "".join(f", {p['name']}: …" for p in one["parameters"] if p["required"])
+    block = f"{{type: {one['name']}{required}}}"
+    lines += ["", f"in a spec: {_PLACES[one['kind']].replace('@', block)}"]
+    lines += ["", "parameters" if one["parameters"] else "no parameters"]
     for p in one["parameters"]:
-        default = "required" if p["required"] else f"default {p['default']}"
-        lines += textwrap.wrap(
-            f"{p['name']}: {p['type']} ({default}). {p['description']}",
-            80,
-            initial_indent="  ",
-            subsequent_indent="    ",
-        )
+        default = "required" if p["required"] else "optional" if p["default"] is None else f"default {p['default']}"
+        described = f"{p['name']}: {p['type']} ({default}). {p['description']}"
+        lines += textwrap.wrap(described, 80, initial_indent="  ", subsequent_indent="    ")
     return [*lines, ""]

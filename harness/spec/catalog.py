@@ -73,7 +73,7 @@ def _access(cls: type[Plugin]) -> str:
     access = getattr(cls, "access", None)
     if access is not None:
         return str(access.value)
-    return "names and weights of groups" if issubclass(cls, NoisePolicy) else "records, which it reads"
+    return "names and weights of groups" if issubclass(cls, NoisePolicy) else "the records, which it reads"
 
 
 def _detail(cls: type[Plugin]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 
 from harness.cli import main
 from harness.cli.plan import origin_line
-from harness.spec import load_spec
+from harness.spec import catalog, load_spec
 from tests.launching import ROOT
 from tests.plans import write_spec
 
@@ -79,6 +79,19 @@ def test_error_lines_are_never_cut(tmp_path: Path) -> None:
 def test_origin_lines(value: object, origin: str, line: str) -> None:
     assert origin_line("a.key", value, origin) == line
     assert len(line) <= 81
+
+
+def test_every_plugin_is_explained_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it is, how a spec names it, every parameter in words. Break: print docstrings as they are written."""
+    for kind, registry in catalog.KINDS.items():
+        for name in registry:
+            assert main.run_app(["policies", "show", f"{kind}/{name}"]) == 0
+            out = capsys.readouterr().out
+            assert [line for line in out.splitlines() if len(line) > 80 and "/" not in line] == []
+            assert f"{{type: {name}" in out
+            assert "(default None)" not in out
+            (one,) = catalog.details(f"{kind}/{name}")
+            assert all(parameter["description"] for parameter in one["parameters"])
 
 
 def test_every_help_is_a_reference_in_80_columns(
