@@ -143,7 +143,7 @@ def _check_kind(cls: type, base: type) -> None:
         raise ConformanceError(f"{cls!r} is no subclass of {base.__name__}")
     for tier, access in _TIERS.items():
         if issubclass(cls, tier) and getattr(cls, "access", None) is not access:
-            raise ConformanceError(f"{cls.__name__} is a {tier.__name__} and must have the access tier {access}")
+            raise ConformanceError(f"{cls.__name__} is a {tier.__name__} and must have the access tier {access.value}")
 
 
 def _build(cls: type[Any], parameters: Mapping[str, Any]) -> Any:

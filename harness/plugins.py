@@ -16,16 +16,15 @@ import difflib
 import enum
 import functools
 import importlib
-import importlib.metadata
-import os
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+from harness import packages
+from harness.errors import ArgumentError
 
 T = TypeVar("T", bound="Plugin")
 
@@ -307,54 +306,52 @@ class Registry(Generic[T]):
         return name in self._reserved
 
     def targets(self) -> dict[str, str]:
-        """All names that a spec can use, each with its ``module:attr``.
-
-        Raises:
-            PluginError: Two packages announce the same name.
-        """
-        _load_builtins()
-        found = dict(self._builtin)
-        for entry in _announced(self.entry_point_group):
-            if found.get(entry.name, entry.value) != entry.value:
-                raise PluginError(
-                    f'two packages announce {self.kind} "{entry.name}": {found[entry.name]} and {entry.value}'
-                )
-            found[entry.name] = entry.value
-        return found
+        """All names that a spec can use, each with its ``module:attr``; of a name taken twice, the first."""
+        return {name: found[0][0] for name, found in self._all().items()}
 
     def origin(self, name: str) -> str:
         """Where a plugin comes from: ``built-in``, ``module``, or the installed package that announces it."""
-        _load_builtins()
-        if name in self._builtin:
-            return "built-in"
-        for entry in _announced(self.entry_point_group):
-            if entry.name == name:
-                return f"entry point of {entry.dist.name} {entry.dist.version}" if entry.dist else "entry point"
-        return "module"
+        return self._all().get(name, [("", "module")])[0][1]
 
     def get(self, name: str) -> type[T]:
         """The plugin class that a spec means by `name`.
 
         Raises:
-            PluginError: There is none, it can't be imported, or it is of another kind.
+            PluginError: There is none, two packages announce it, it can't be imported, or it is of another kind.
         """
-        targets = self.targets()
-        target = targets.get(name, name if ":" in name else "")
-        if not target:
+        known = self._all()
+        owners = known.get(name, [(name, "module")] if ":" in name else [])
+        if not owners:
             if name in self._reserved:
                 raise PluginError(f'{self.kind} "{name}" is not built yet in this version', ("type",), not_built=True)
-            near = suggest(name, [*targets, *self._reserved])
+            near = suggest(name, [*known, *self._reserved])
             if near in self._reserved:
                 message = f'there is no {self.kind} "{name}"; did you mean "{near}", which is not built yet?'
                 raise PluginError(message, ("type",))
-            raise PluginError(f'there is no {self.kind} "{name}"', ("type",), sorted(targets))
+            raise PluginError(f'there is no {self.kind} "{name}"', ("type",), sorted(known))
+        if len(owners) > 1:
+            who = " and ".join(f"{_owner(origin)} ({target})" for target, origin in owners)
+            raise PluginError(f'{self.kind} "{name}" is announced by {who}: uninstall all but one', ("type",))
+        target, origin = owners[0]
+        called = f'"{name}" of {_owner(origin)} ({target})' if name in known else target
         module, _, attribute = target.partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise PluginError(f"{self.kind} {target} can't be imported ({error})", ("type",)) from error
+        except (Exception, SystemExit) as error:  # somebody's module may raise anything
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise PluginError(f"{self.kind} {called} can't be imported ({why})", ("type",)) from error
         if not (isinstance(found, type) and issubclass(found, self.base)):
-            raise PluginError(f"{target} is no {self.kind}: it must be a subclass of {self.base.__name__}", ("type",))
+            raise PluginError(f"{called} is no {self.kind}: it must be a subclass of {self.base.__name__}", ("type",))
+        return found
+
+    def _all(self) -> dict[str, list[tuple[str, str]]]:
+        """Every name, with the targets that are announced for it and their origins."""
+        _load_builtins()
+        found = {name: [(target, "built-in")] for name, target in self._builtin.items()}
+        for entry in packages.announced(self.entry_point_group):
+            owners = found.setdefault(entry.name, [])
+            if entry.value not in [target for target, _ in owners]:
+                owners.append((entry.value, f"entry point of {packages.distribution(entry)}"))
         return found
 
     def build(self, name: str, parameters: Mapping[str, Any]) -> T:
@@ -381,27 +378,21 @@ noise: Registry[NoisePolicy] = Registry("noise", NoisePolicy)  # type: ignore[ty
 source: Registry[Source] = Registry("source", Source)
 
 
-def _announced(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
-    """The entry points of a group, read again only where something was installed: reading all packages takes long."""
-    installed = tuple((folder, os.stat(folder).st_mtime_ns) for folder in sys.path if os.path.isdir(folder))
-    return _read_entry_points(importlib.metadata.entry_points, group, installed)
-
-
-@functools.lru_cache(maxsize=32)
-def _read_entry_points(
-    read: Callable[..., importlib.metadata.EntryPoints], group: str, installed: tuple[tuple[str, int], ...]
-) -> tuple[importlib.metadata.EntryPoint, ...]:
-    return tuple(read(group=group))
+def _owner(origin: str) -> str:
+    """Who announces a plugin, for errors."""
+    return "uudp itself" if origin == "built-in" else origin.removeprefix("entry point of ")
 
 
 @functools.cache
 def _load_builtins() -> None:
-    """Imports `policies` (its ``__init__`` registers the built-in ones) and refuses a folder that shadows it."""
-    policies = importlib.import_module("policies")
-    ours = Path(__file__).resolve().parent.parent / "policies"
-    paths = [Path(p).resolve() for p in policies.__path__]
-    if ours not in paths:
-        raise PluginError(f"the folder {paths[0] if paths else 'policies'} shadows uudp's own package `policies`")
+    """Imports `policies` (its ``__init__`` registers the built-in ones).
+
+    Raises:
+        ArgumentError: Something shadows it. No plugin can be used then, so this is said once, not of each block.
+    """
+    if found := packages.shadow("policies"):
+        raise ArgumentError(f"{found} shadows uudp's own package `policies`; rename it, or work in another folder")
+    importlib.import_module("policies")
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str | None:

@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 
 
 def account(
     noise_multiplier: Annotated[float, typer.Option("--noise-multiplier", help="σ: noise std / clip norm")],
-    rate: Annotated[float, typer.Option("--rate", help="probability of a user per step")],
+    rate: Annotated[float, typer.Option("--rate", help="probability that a user takes part in a step")],
     steps: Annotated[int, typer.Option("--steps", help="number of steps")],
     delta: Annotated[float, typer.Option("--delta", help="δ")],
-    accountant: Annotated[str, typer.Option("--accountant", help="pld or rdp")] = "pld",
+    accountant: Annotated[
+        str, typer.Option("--accountant", help="pld or rdp", autocompletion=completion.accountants)
+    ] = "pld",
     examples_per_user: Annotated[
         int | None, typer.Option("--examples-per-user", help="example sampling (not built yet)")
     ] = None,
@@ -24,7 +26,11 @@ def account(
     trials_shape: Annotated[float | None, typer.Option("--trials-shape", help="(not built yet)")] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Compute ε of a mechanism given by its numbers."""
+    """Compute ε of a mechanism given by its numbers.
+
+    For one group under user sampling: in each step, every user takes part with probability RATE, and noise of SIGMA
+    times the clip norm is added to the sum. Neighbours differ by one user, added or removed.
+    """
     from harness.errors import ArgumentError
     from harness.plugins import suggest
     from harness.spec.models import LARGEST_DELTA, MOST_PLD_STEPS, MOST_STEPS, SMALLEST_DELTA, SMALLEST_RATE

@@ -11,7 +11,10 @@ from harness.cli import console
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False) -> None:
-    """Say what this machine can run, and what to install."""
+    """Say what this machine can run, and what to install.
+
+    Looks at Python, cores, memory, disk, packages, the GPU, and whether the model hub answers. Changes nothing.
+    """
     from harness.data.cache import default_cache_dir
     from harness.training.machine import examine
 

@@ -7,17 +7,27 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="a finished run's folder, or its id")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="a finished run's folder, or its id, or the beginning of one",
+            autocompletion=completion.runs,
+        ),
+    ],
     merge: Annotated[bool, typer.Option("--merge", help="merge the adapter into its base model")] = False,
     to: Annotated[Path | None, typer.Option("--to", help="the folder to make; left out: RUN/merged")] = None,
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Merge a finished run's adapter into its base model."""
+    """Merge a finished run's adapter into its base model.
+
+    The folder holds a whole model with its tokenizer and a card that states the guarantee; transformers loads it.
+    """
     from harness.cli.generate import finished_run, is_private
     from harness.errors import ArgumentError
 

@@ -7,11 +7,18 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 
 
 def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="a finished run's folder, or its id")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="a finished run's folder, or its id, or the beginning of one",
+            autocompletion=completion.runs,
+        ),
+    ],
     prompt: Annotated[str, typer.Option("--prompt", help="the beginning of the text")],
     tokens: Annotated[int, typer.Option("--tokens", min=1, max=100_000, help="at most so many are added")] = 64,
     temperature: Annotated[
@@ -21,7 +28,10 @@ def generate(
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Let a finished run's model continue a text."""
+    """Let a finished run's model continue a text.
+
+    Control characters in what it writes are left out.
+    """
     folder = finished_run(run, out)
     from harness.data.cache import default_cache_dir
     from harness.training import inference

@@ -15,14 +15,20 @@ if TYPE_CHECKING:
 
 
 def init(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="writes NAME.yaml")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="writes NAME.yaml; left out: named after the data")
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="jsonl, csv or parquet: a file, a quoted glob, or a folder")
     ] = None,
     user: Annotated[str | None, typer.Option("--user", help="column that says who a record belongs to")] = None,
     text: Annotated[str | None, typer.Option("--text", help="column of the text, or of messages")] = None,
 ) -> None:
-    """Write a commented starter spec for your data."""
+    """Write a commented starter spec for your data.
+
+    With --data it looks at the first rows to guess which column is the user and which is the text, and opens the data
+    as the spec would; every guess is marked with (?), to be checked. It never overwrites a file.
+    """
     import yaml
 
     from harness.errors import ArgumentError, MachineError

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import console
+from harness.cli import console, reference
 from harness.errors import UserError
 
 # Each is a function of its own name in a module of its own name; the order is that of the help.
@@ -38,6 +38,7 @@ TRAIN = {"torch", "transformers", "peft", "deepspeed", "safetensors", "huggingfa
 app = typer.Typer(
     name="uudp",
     help="Fine-tune language models under user-level differential privacy.",
+    epilog=reference.root_epilog(),
     rich_markup_mode=None,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -62,7 +63,7 @@ def _root(
 
 
 for _verb in VERBS:
-    app.command(_verb)(getattr(importlib.import_module(f"harness.cli.{_verb}"), _verb))
+    app.command(_verb, epilog=reference.epilog(_verb))(getattr(importlib.import_module(f"harness.cli.{_verb}"), _verb))
 
 
 def main() -> None:

@@ -7,18 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
 def plan(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="spec file")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides")] = None,
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="a file, or a packaged spec's name", autocompletion=completion.specs)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="replace values of the spec: train.steps=50")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Show groups, levers and ε before training."""
+    """Show groups, levers and ε before training.
+
+    Reads the spec, and of the data no more than user names and declared public columns. Shows each group's ε, clip
+    norm, noise multiplier σ and sampling rate, notes on what the guarantee covers, and where every value of the
+    resolved spec comes from.
+    """
     from harness.planning import make_plan
     from harness.spec import load_spec
 

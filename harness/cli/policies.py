@@ -7,17 +7,36 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
+
+_PLACES = {
+    "source": "data: {source: @}",
+    "segmentation": "segmentation: @",
+    "sensitivity": "sensitivity: {scores: [@], tiers: …}",
+    "noise": "noise: @",
+}
+"""Where a spec names a plugin of each kind."""
 
 
 def policies(
-    action: Annotated[str, typer.Argument(metavar="[list|show|new]", help="what to do")] = "list",
+    action: Annotated[
+        str, typer.Argument(metavar="list|show|new", help="what to do", autocompletion=completion.policies_action)
+    ] = "list",
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME | KIND NAME]", help="show: a plugin; new: its kind and name")
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME|KIND NAME",
+            help="show: a plugin; new: its kind (segmentation, sensitivity, noise) and name",
+            autocompletion=completion.policies_words,
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """List plugins, show one, or start a package with one of your own."""
+    """List plugins, show one, or start a package with one of your own.
+
+    Plugins are what a spec names by `type`: built in, announced by an installed package (entry points uudp.noise and
+    so on), or given as module:Class. A package that is started holds a plugin that works, and its conformance test.
+    """
     from harness.errors import ArgumentError
     from harness.plugins import PluginError, suggest
 
@@ -73,14 +92,16 @@ def _listed(found: list[dict[str, Any]]) -> list[str]:
 
 
 def _shown(one: dict[str, Any]) -> list[str]:
-    lines = [f"{one['kind']} {one['name']}  ({one['origin']})", f"sees {one['access']}", one["defined"], ""]
-    lines += [*one["docstring"].splitlines(), "", "parameters" if one["parameters"] else "no parameters"]
+    lines = [f"{one['kind']} {one['name']}  ({one['origin']})", f"sees {one['access']}", one["defined"]]
+    for paragraph in one["docstring"].split("\n\n"):
+        listed = any(line[:1] in " -*" for line in paragraph.splitlines())
+        lines += ["", *(paragraph.splitlines() if listed else textwrap.wrap(paragraph, 80))]
+    required = "".join(f", {p['name']}: …" for p in one["parameters"] if p["required"])
+    block = f"{{type: {one['name']}{required}}}"
+    lines += ["", f"in a spec: {_PLACES[one['kind']].replace('@', block)}"]
+    lines += ["", "parameters" if one["parameters"] else "no parameters"]
     for p in one["parameters"]:
-        default = "required" if p["required"] else f"default {p['default']}"
-        lines += textwrap.wrap(
-            f"{p['name']}: {p['type']} ({default}). {p['description']}",
-            80,
-            initial_indent="  ",
-            subsequent_indent="    ",
-        )
+        default = "required" if p["required"] else "optional" if p["default"] is None else f"default {p['default']}"
+        described = f"{p['name']}: {p['type']} ({default}). {p['description']}"
+        lines += textwrap.wrap(described, 80, initial_indent="  ", subsequent_indent="    ")
     return [*lines, ""]

@@ -7,15 +7,23 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 
 
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, or its id")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="a run's folder, or its id, or the beginning of one", autocompletion=completion.runs
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Write the report of a run again."""
+    """Write the report of a run again.
+
+    From the run's own files; nothing is computed anew, and nothing is read of the data.
+    """
     from harness.reporting.report import write_report
     from harness.reporting.summary import summarize
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 from harness.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -24,20 +24,35 @@ if TYPE_CHECKING:
 
 
 def run(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="spec file")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides")] = None,
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="a file, or a packaged spec's name", autocompletion=completion.specs)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="replace values of the spec: train.steps=50")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the newest unfinished run of this spec")] = False,
-    which: Annotated[str | None, typer.Option("--run", metavar="ID", help="with --resume: go on with this one")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="don't ask")] = False,
-    not_private: Annotated[bool, typer.Option("--not-private", help="consent to noise.type: none")] = False,
+    which: Annotated[
+        str | None,
+        typer.Option("--run", metavar="ID", help="with --resume: go on with this one", autocompletion=completion.runs),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="don't ask; required where there is no terminal")] = False,
+    not_private: Annotated[
+        bool, typer.Option("--not-private", help="consent to a spec without noise (noise.type: none)")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Train under the plan, evaluate and report."""
+    """Train under the plan, evaluate and report.
+
+    Shows the plan and asks; then trains on Ray workers, evaluates on the hold-out users and writes the report. All of
+    it lies in runs/NAME/ID: the adapter, privacy.json, metrics.jsonl, report.html, and private/, which is never to be
+    published. Ctrl-C stops with a checkpoint and prints the command that goes on; a second one stops at once.
+    """
     from harness.errors import ArgumentError
 
     if which is not None and not resume:
         raise ArgumentError("--run: names the run to go on with; say --resume as well")
+    _check_installed()
     with _sigterm_as_ctrl_c():
         try:
             result = _run(spec, overrides or [], resume, which, yes, not_private, out)
@@ -54,6 +69,19 @@ def run(
         console.out(line)
     console.out(f"adapter: {result.folder / 'adapter'}")
     console.out(f"report: {result.report}" if result.report else f"run: {result.folder}")
+
+
+def _check_installed() -> None:
+    """Says what is missing before anything is planned or asked.
+
+    Raises:
+        ModuleNotFoundError: This is the base install, which trains nothing.
+    """
+    from importlib.util import find_spec
+
+    for name in ("torch", "transformers", "peft", "deepspeed", "safetensors"):
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def _run(

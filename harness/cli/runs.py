@@ -9,17 +9,26 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 
 
 def runs(
     what: Annotated[
-        list[str] | None, typer.Argument(metavar="[list | compare A B]", help="A, B: a run's folder, or its id")
+        list[str] | None,
+        typer.Argument(
+            metavar="list|compare A B",
+            help="A, B: a run's folder, or its id, or the beginning of one",
+            autocompletion=completion.runs_words,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """List runs, or compare two of them."""
+    """List runs, or compare two of them.
+
+    The list shows the guarantee and the hold-out loss (nats per token) of each. A comparison shows two runs' losses
+    by group, and where their specs differ.
+    """
     from harness.cli.report import find_run
     from harness.errors import ArgumentError
     from harness.plugins import suggest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import ArgumentError
@@ -33,105 +34,45 @@ dependencies = ["uudp"]
 [tool.setuptools]
 py-modules = ["@module@"]
 """
-_SEGMENTATION = '''\
-"""Segments by whether a user wrote much."""
+_README = """\
+# @name@
+
+A @kind@ plugin for uudp. What it does is in `@module@.py`; `test_@module@.py` checks what uudp relies on.
+
+    pip install -e .
+    pytest
+    uudp policies show @name@
+
+Then a spec can say
+
+    @usage@
+"""
+_MODULE = '''\
+"""@summary@"""
 
 from __future__ import annotations
-
+@imports@
 from pydantic import Field
 
-from harness.plugins import OwnRecordsSegmenter, PluginParameters, UserRecords
+from harness.plugins import @names@
 
 
 class @cls@Parameters(PluginParameters):
     """Parameters of `@name@`."""
 
-    edge: int = Field(default=10, ge=1, description="a public constant: so many records, or more, are much")
+    @parameter@
 
 
-class @cls@(OwnRecordsSegmenter):
-    """Two segments, by one user's own records.
+class @cls@(@base@):
+    """@headline@
 
-    Say here what it is good for. It sees one user at a time, and must keep nothing between users.
+    Say here what it is good for. @limits@
     """
 
     Parameters = @cls@Parameters
     parameters: @cls@Parameters
 
-    @property
-    def segments(self) -> tuple[str, ...]:
-        """The public names of all segments."""
-        return ("little", "much")
-
-    def assign(self, user: UserRecords) -> str:
-        """The segment of the user with these records."""
-        return "much" if len(user.texts) >= self.parameters.edge else "little"
-'''
-_SENSITIVITY = '''\
-"""Sensitivity by the length of a user's longest text."""
-
-from __future__ import annotations
-
-from pydantic import Field
-
-from harness.plugins import OwnRecordsScore, PluginParameters, UserRecords
-
-
-class @cls@Parameters(PluginParameters):
-    """Parameters of `@name@`."""
-
-    full: int = Field(default=1000, ge=1, description="a public constant: so many tokens in one text score 1")
-
-
-class @cls@(OwnRecordsScore):
-    """A score from 0 to 1, by one user's own records.
-
-    Say here what it is good for. It sees one user at a time, and must keep nothing between users.
-    """
-
-    Parameters = @cls@Parameters
-    parameters: @cls@Parameters
-
-    def score(self, user: UserRecords) -> float:
-        """How much is at stake for the user with these records."""
-        return min(1.0, max(user.token_counts, default=0) / self.parameters.full)
-'''
-_NOISE = '''\
-"""Targets for each group."""
-
-from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Annotated
-
-from pydantic import Field
-
-from harness.plugins import Group, Lever, NoisePolicy, PluginParameters, Proposal
-
-
-class @cls@Parameters(PluginParameters):
-    """Parameters of `@name@`."""
-
-    strictest: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.5, description="the last group's share of the budget; the groups before it lie between"
-    )
-
-
-class @cls@(NoisePolicy):
-    """The first group at the whole budget, the last one at a share of it.
-
-    Say here what it is good for. A policy proposes; uudp calibrates, accounts and executes.
-    """
-
-    Parameters = @cls@Parameters
-    parameters: @cls@Parameters
-
-    def propose(self, groups: Sequence[Group], epsilon: float) -> Proposal:
-        """Targets by the groups' names, in alphabetical order."""
-        names = sorted(group.name for group in groups)
-        step = (1 - self.parameters.strictest) / max(1, len(names) - 1)
-        return Proposal({name: epsilon * (1 - i * step) for i, name in enumerate(names)}, Lever.CLIP_NORM)
-'''
+@methods@'''
 _TEST = '''\
 """What uudp relies on."""
 
@@ -147,10 +88,66 @@ def test_it_conforms():
 def test_uudp_finds_it():
     assert plugins.@kind@.get("@name@") is @cls@
 '''
+_ONE_USER = "It sees one user at a time, and must keep nothing between users."
 _KINDS = {
-    "segmentation": (_SEGMENTATION, "check_segmenter", ', {"edge": 3}'),
-    "sensitivity": (_SENSITIVITY, "check_score", ', {"full": 50}'),
-    "noise": (_NOISE, "check_noise_policy", ', equal={"strictest": 1.0}'),
+    "segmentation": {
+        "usage": "segmentation: {type: @name@, edge: 10}",
+        "summary": "Segments by whether a user wrote much.",
+        "imports": "",
+        "names": "OwnRecordsSegmenter, PluginParameters, UserRecords",
+        "base": "OwnRecordsSegmenter",
+        "parameter": 'edge: int = Field(default=10, ge=1, description="a constant: so many records are much")',
+        "headline": "Two segments, by one user's own records.",
+        "limits": _ONE_USER,
+        "methods": '''\
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The public names of all segments."""
+        return ("little", "much")
+
+    def assign(self, user: UserRecords) -> str:
+        """The segment of the user with these records."""
+        return "much" if len(user.texts) >= self.parameters.edge else "little"
+''',
+        "check": "check_segmenter",
+        "arguments": ', {"edge": 3}',
+    },
+    "sensitivity": {
+        "usage": "sensitivity: {scores: [{type: @name@}], tiers: {edges: [0.5], names: [low, high]}}",
+        "summary": "Sensitivity by the length of a user's longest text.",
+        "imports": "",
+        "names": "OwnRecordsScore, PluginParameters, UserRecords",
+        "base": "OwnRecordsScore",
+        "parameter": 'full: int = Field(default=1000, ge=1, description="a constant: so many tokens score 1")',
+        "headline": "A score from 0 to 1, by one user's own records.",
+        "limits": _ONE_USER,
+        "methods": '''\
+    def score(self, user: UserRecords) -> float:
+        """How much is at stake for the user with these records."""
+        return min(1.0, max(user.token_counts, default=0) / self.parameters.full)
+''',
+        "check": "check_score",
+        "arguments": ', {"full": 50}',
+    },
+    "noise": {
+        "usage": "noise: {type: @name@, strictest: 0.5}",
+        "summary": "Targets for each group.",
+        "imports": "\nfrom collections.abc import Sequence\n",
+        "names": "Group, Lever, NoisePolicy, PluginParameters, Proposal",
+        "base": "NoisePolicy",
+        "parameter": 'strictest: float = Field(default=0.5, gt=0, le=1, description="the last group\'s share of ε")',
+        "headline": "The first group at the whole budget, the last one at a share of it, the others between them.",
+        "limits": "A policy proposes; uudp calibrates, accounts and executes.",
+        "methods": '''\
+    def propose(self, groups: Sequence[Group], epsilon: float) -> Proposal:
+        """Targets by the groups' names, in alphabetical order."""
+        names = sorted(group.name for group in groups)
+        step = (1 - self.parameters.strictest) / max(1, len(names) - 1)
+        return Proposal({name: epsilon * (1 - i * step) for i, name in enumerate(names)}, Lever.CLIP_NORM)
+''',
+        "check": "check_noise_policy",
+        "arguments": ', equal={"strictest": 1.0}',
+    },
 }
 
 
@@ -188,14 +185,19 @@ def scaffold(kind: str, name: str) -> tuple[Path, list[str]]:
     folder = Path(name)
     if folder.exists() or folder.is_symlink():
         raise ArgumentError(f"policies new: {folder} exists already; nothing was written")
-    text, check, arguments = _KINDS[kind]
     cls = "".join(part.capitalize() for part in name.split("_"))
-    words = {"kind": kind, "name": name, "module": module, "cls": cls, "check": check, "arguments": arguments}
-    files = {"pyproject.toml": _PYPROJECT, f"{module}.py": text, f"test_{module}.py": _TEST}
+    words = {"kind": kind, "name": name, "module": module, "cls": cls} | _KINDS[kind]
+    files = {"pyproject.toml": _PYPROJECT, "README.md": _README, f"{module}.py": _MODULE, f"test_{module}.py": _TEST}
     try:
         folder.mkdir(parents=True)
         for file, template in files.items():
-            (folder / file).write_text(re.sub(r"@(\w+)@", lambda m: words[m[1]], template), encoding="utf-8")
+            (folder / file).write_text(_filled(template, words), encoding="utf-8")
     except OSError as error:
         raise ArgumentError(f"policies new: can't write {folder}: {error.strerror}") from None
     return folder, sorted(files)
+
+
+def _filled(template: str, words: Mapping[str, str]) -> str:
+    """A template with its words put in, and the words that those hold."""
+    once = re.sub(r"@(\w+)@", lambda m: words[m[1]], template)
+    return re.sub(r"@(\w+)@", lambda m: words[m[1]], once)

@@ -7,14 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.cli import console
+from harness.cli import completion, console
 
 
 def validate(
-    specs: Annotated[list[str], typer.Argument(metavar="SPEC... [KEY=VALUE...]", help="spec files, then overrides")],
+    specs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SPEC",
+            help="files or packaged specs' names; then KEY=VALUE to replace values in all of them",
+            autocompletion=completion.specs,
+        ),
+    ],
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Check specs without touching data."""
+    """Check specs without touching data.
+
+    Every mistake is named at once, as FILE:LINE:COLUMN KEY: what is wrong, with a suggestion where one is near.
+    """
     from harness.errors import ArgumentError
     from harness.spec import SpecErrors, load_spec
 

@@ -15,8 +15,9 @@ from harness.data import guard
 from harness.data.holdout import is_holdout
 from harness.data.sources.base import Columns, RecordSource
 from harness.data.users import Users
-from harness.errors import ArgumentError
-from harness.plugins import OwnRecordsSegmenter, PublicSegmenter, Segmenter
+from harness.errors import ArgumentError, UserError
+from harness.packages import name_of as described
+from harness.plugins import OwnRecordsSegmenter, PluginError, PublicSegmenter, Segmenter
 from harness.spec.models import DataBlock
 
 if TYPE_CHECKING:
@@ -85,13 +86,27 @@ def public_counts(
         column: tuple(sorted({value for one in attributes_of_all if (value := one[column]) is not None}))
         for column in segmenter.columns
     }
-    bound = segmenter.bind(domain)
+    bound = _bound(segmenter, domain)
     names = _named(bound, bound.segments or ())
     assigned = _assign_public(bound, iter(attributes_of_all), names, private_dir)
     counts = dict.fromkeys(names, 0)
     for segment, out in zip(assigned, held, strict=True):
         counts[names[segment]] += not out
     return PublicCounts(train, holdout, counts, domain, bound)
+
+
+def _bound(segmenter: PublicSegmenter, domain: Mapping[str, Sequence[str]]) -> PublicSegmenter:
+    """The rule over the values that occur. What somebody's own rule raises may quote them: its type must do."""
+    what = "gives no public rule"
+    try:
+        bound = segmenter.bind(domain)
+        if isinstance(bound, PublicSegmenter):
+            return bound
+    except (UserError, PluginError):
+        raise
+    except Exception as error:
+        what = f"fails ({type(error).__name__})"
+    raise ArgumentError(f"segmentation: {described(type(segmenter))} {what} for the values of its columns")
 
 
 def _public(
@@ -129,7 +144,7 @@ def assign_groups(
             own = corpus.own_records(user)
             groups[user] = _ask(segmenter, own, index, private_dir)
         return groups
-    raise ArgumentError(f"segmentation: {guard.name_of(segmenter)} asks a private session, which is not built yet")
+    raise ArgumentError(f"segmentation: {described(type(segmenter))} asks a private session, which is not built yet")
 
 
 def _assign_public(
@@ -165,9 +180,8 @@ def _ask(
 def _named(segmenter: Segmenter, segments: Sequence[str]) -> tuple[str, ...]:
     names = tuple(segments)
     if not names or len(names) > _MOST_SEGMENTS or len(set(names)) != len(names):
-        raise ArgumentError(
-            f"segmentation: {guard.name_of(segmenter)} must announce between 1 and {_MOST_SEGMENTS} different segments"
-        )
+        who = described(type(segmenter))
+        raise ArgumentError(f"segmentation: {who} must announce between 1 and {_MOST_SEGMENTS} different segments")
     return names
 
 

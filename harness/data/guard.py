@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from harness.errors import ArgumentError, UserError
 from harness.files import append_private, private_folder
+from harness.packages import name_of as described
 
 R = TypeVar("R")
 
@@ -58,4 +59,4 @@ def plugin_error(plugin: object, problem: str, details: str, private_dir: Path |
         private_folder(private_dir)
         append_private(private_dir / LOG, f"{name_of(plugin)} {problem}\n{details}\n".encode(errors="replace"))
         hint = f"; see {private_dir.name}/{LOG}"
-    return ArgumentError(f"the plugin {name_of(plugin)} {problem}{hint}")
+    return ArgumentError(f"the plugin {described(type(plugin))} {problem}{hint}")

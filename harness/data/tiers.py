@@ -15,6 +15,7 @@ import numpy.typing as npt
 from harness import plugins
 from harness.data import guard
 from harness.errors import ArgumentError
+from harness.packages import name_of
 from harness.plugins import OwnRecordsScore, SensitivityScore, UserRecords
 from harness.spec.models import SensitivityBlock
 
@@ -77,7 +78,7 @@ def assign_tiers(corpus: Corpus, sensitivity: Sensitivity, *, private_dir: Path 
 def _ask(score: SensitivityScore, user: UserRecords, private_dir: Path | None) -> float:
     """What a fresh copy of the score says of one user."""
     if not isinstance(score, OwnRecordsScore):
-        raise ArgumentError(f"sensitivity: {guard.name_of(score)} is no score of a user's own records")
+        raise ArgumentError(f"sensitivity: {name_of(type(score))} is no score of a user's own records")
 
     def number() -> float | None:
         answer = copy.deepcopy(score).score(user)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.data.groups import PublicCounts, public_counts
 from harness.data.sources.base import Columns, RecordSource, open_source
 from harness.data.tiers import Sensitivity
 from harness.errors import ArgumentError, BudgetError
+from harness.packages import name_of
 from harness.planning.plan import Plan, Population
 from harness.plugins import (
     Group,
@@ -145,11 +146,16 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
         where = loaded.origins.get(key, str(loaded.path))
         raise ArgumentError(one_line(f"{where} {key}: {error.message}")) from None
     except Exception as error:  # somebody's own policy may raise anything
-        message = f"noise: {type(policy).__name__} fails ({type(error).__name__}: {error})"
+        message = f"noise: {name_of(type(policy))} fails ({type(error).__name__}: {error})"
         raise ArgumentError(one_line(message)) from None
+    who = f"noise: {name_of(type(policy))} proposes"
+    if not isinstance(proposal, Proposal) or not isinstance(proposal.epsilon, Mapping | None):
+        raise ArgumentError(f"{who} no Proposal with a target ε per group")
+    if not isinstance(proposal.lever, Lever):
+        raise ArgumentError(f"{who} a lever that does not exist")
     if proposal.epsilon is None:
         if policy.private:
-            raise ArgumentError("noise: this policy proposes no target and does not say that it is not private")
+            raise ArgumentError(f"{who} no target, and does not say that it is not private")
         return proposal
     for group in groups:
         target = proposal.epsilon.get(group.name)
@@ -157,13 +163,11 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
             continue  # nobody is in it
         number = isinstance(target, int | float) and math.isfinite(target)
         if target is None or not (number and 0 < target <= epsilon):
-            raise ArgumentError(f'noise: the policy proposes {target} for "{group.name}"; the budget is {epsilon:g}')
+            raise ArgumentError(one_line(f'{who} {target} for "{group.name}"; the budget is {epsilon:g}'))
         if target < SMALLEST_EPSILON:
             raise ArgumentError(
                 f'noise: {target:g} for "{group.name}" is below {SMALLEST_EPSILON:g}: nothing would be learnt'
             )
-    if not isinstance(proposal.lever, Lever):
-        raise ArgumentError("noise: the policy proposes a lever that does not exist")
     # Only these groups, in this order: a policy can't add one. Nobody is in those without weight.
     return Proposal({g.name: proposal.epsilon[g.name] for g in groups if g.weight}, proposal.lever)
 

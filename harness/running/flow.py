@@ -42,6 +42,7 @@ from harness.running.folders import (
 )
 from harness.running.watching import Observer, Watch
 from harness.training.job import Failure, Folder, Job
+from harness.training.ray import check_shadows
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def run(
     observer = observer or Observer()
     if not plan.mechanism.private and not not_private:
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
+    check_shadows(Path.cwd())
     folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
     with lease(folder), _interrupts_told(plan, folder):
         if resume and status_of(folder) == TRAINED:

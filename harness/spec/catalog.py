@@ -26,8 +26,7 @@ KINDS: dict[str, Registry[Any]] = {r.kind: r for r in (source, segmentation, sen
 def listing() -> list[dict[str, Any]]:
     """One entry per plugin: kind, name, summary, origin, access and target.
 
-    Raises:
-        PluginError: Two packages announce the same name.
+    One that can't be used is listed with the reason in place of a summary.
     """
     return [_entry(registry, name) for registry in KINDS.values() for name in registry]
 
@@ -65,8 +64,8 @@ def _entry(registry: Registry[Any], name: str) -> dict[str, Any]:
     entry["target"] = registry.targets().get(name, name)
     try:
         cls = registry.get(name)
-    except Exception as error:  # somebody's module may raise anything; the others are listed all the same
-        return entry | {"summary": f"can't be imported ({type(error).__name__})", "access": None}
+    except PluginError as error:
+        return entry | {"summary": f"can't be used: {error.message}", "access": None}
     return entry | {"summary": (inspect.getdoc(cls) or "").partition("\n")[0], "access": _access(cls)}
 
 
@@ -74,7 +73,7 @@ def _access(cls: type[Plugin]) -> str:
     access = getattr(cls, "access", None)
     if access is not None:
         return str(access.value)
-    return "names and weights of groups" if issubclass(cls, NoisePolicy) else "records, which it reads"
+    return "names and weights of groups" if issubclass(cls, NoisePolicy) else "the records, which it reads"
 
 
 def _detail(cls: type[Plugin]) -> dict[str, Any]:

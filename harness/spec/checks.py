@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.packages import name_of
 from harness.plugins import (
     Access,
     Group,
+    Lever,
     NoisePolicy,
     Plugin,
     PluginError,
@@ -212,11 +214,13 @@ def _ask(draft: Draft, rule: Segmenter, attribute: str) -> tuple[str, ...] | Non
     """Names that a segmentation gives; None where it has none yet, or fails, which is then a problem."""
     try:
         names = getattr(rule, attribute)
+        if isinstance(names, str):
+            raise TypeError(f"{attribute} is one text, not several")
         return None if names is None else tuple(str(name) for name in names)
     except PluginError as error:
         add_plugin_error(error, ("segmentation",), draft.merged)
     except Exception as error:  # somebody's own plugin may raise anything
-        message = f"{type(rule).__name__} fails ({type(error).__name__}: {error})"
+        message = f"{name_of(type(rule))} fails ({type(error).__name__}: {error})"
         draft.merged.add(("segmentation",), one_line(message), at_key=True)
     return None
 
@@ -226,7 +230,12 @@ def _segments(draft: Draft) -> tuple[str, ...] | None:
     rule = draft.plugins[("segmentation",)]
     if not isinstance(rule, Segmenter) or not draft.sure("segmentation"):
         return None
-    return _ask(draft, rule, "segments") or None
+    names = _ask(draft, rule, "segments")
+    if names is not None and not 0 < len(set(names)) == len(names):
+        message = f"{name_of(type(rule))} must announce at least one segment, all with different names"
+        draft.merged.add(("segmentation",), message, at_key=True)
+        return None
+    return names
 
 
 def _groups(draft: Draft) -> tuple[Group, ...] | None:
@@ -292,19 +301,25 @@ def _noise(draft: Draft, found: tuple[Group, ...] | None) -> None:
         add_plugin_error(error, ("noise",), draft.merged)
         return
     except Exception as error:  # somebody's own plugin may raise anything
-        message = f"{type(policy).__name__} fails ({type(error).__name__}: {error})"
+        message = f"fails ({type(error).__name__}: {error})"
     if message:
-        draft.merged.add(("noise",), one_line(message), at_key=True)
+        draft.merged.add(("noise",), one_line(f"{name_of(type(policy))} {message}"), at_key=True)
 
 
 def _flaw(proposal: Proposal, groups: list[Group], epsilon: float) -> str | None:
     """What is wrong with a proposal of somebody's own policy."""
+    if not isinstance(proposal, Proposal) or not isinstance(proposal.epsilon, Mapping | None):
+        return "proposes no Proposal with a target ε per group"
+    if not isinstance(proposal.lever, Lever):
+        return "proposes a lever that does not exist"
     if proposal.epsilon is None:
         return None
     for group in groups:
         target = proposal.epsilon.get(group.name)
         if target is None:
-            return f'the policy proposes nothing for the group "{group.name}"'
+            return f'proposes nothing for the group "{group.name}"'
+        if isinstance(target, bool) or not isinstance(target, int | float) or not math.isfinite(target):
+            return f'proposes {target!r} for "{group.name}", which is no number'
         if not 0 < target <= epsilon:
-            return f'the policy proposes ε = {target:g} for "{group.name}"; privacy.epsilon is {epsilon:g}'
+            return f'proposes ε = {target:g} for "{group.name}"; privacy.epsilon is {epsilon:g}'
     return None

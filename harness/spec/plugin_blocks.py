@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from harness.packages import name_of
 from harness.plugins import (
     Plugin,
     PluginError,
@@ -20,7 +21,7 @@ from harness.plugins import (
 )
 from harness.spec.merging import PLUGIN_BLOCKS, Merged
 from harness.spec.messages import findings
-from harness.spec.problems import KeyPath
+from harness.spec.problems import KeyPath, one_line
 
 REGISTRIES: dict[KeyPath, Registry[Any]] = {
     ("data", "source"): source,
@@ -69,9 +70,6 @@ def check_plugin(block: KeyPath, merged: Merged) -> Plugin | None:
     except PluginError as error:
         add_plugin_error(error, block, merged, name)
         return None
-    except Exception as error:  # importing somebody's module may raise anything
-        merged.add((*block, "type"), f"{name} can't be imported ({type(error).__name__}: {error})")
-        return None
     given = {k: v for k, v in data.items() if k != "type" and not _means_default(cls.Parameters, k, v)}
     return _build(cls, name, given, block, merged)
 
@@ -95,7 +93,7 @@ def _build(cls: type[Plugin], name: str, given: dict[str, Any], block: KeyPath, 
     except PluginError as error:
         add_plugin_error(error, block, merged, name)
     except Exception as error:  # somebody's constructor may raise anything
-        merged.add(block, f"{name} fails ({type(error).__name__}: {error})", at_key=True)
+        merged.add(block, one_line(f"{name_of(cls)} fails ({type(error).__name__}: {error})"), at_key=True)
     return None
 
 

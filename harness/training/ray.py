@@ -76,13 +76,11 @@ def check_shadows(folder: Path) -> None:
     Raises:
         ArgumentError: ``harness`` or ``policies`` in `folder` would be imported in place of uudp's own.
     """
-    from importlib.machinery import PathFinder
+    from harness.packages import shadow
 
-    home = Path(__file__).resolve().parents[2]
     for name in ("harness", "policies"):
-        found = PathFinder.find_spec(name, [str(folder)])
-        if found is not None and found.origin and home / name not in Path(found.origin).resolve().parents:
-            raise ArgumentError(f"{Path(found.origin)} shadows uudp's own package `{name}` on Ray's workers; rename it")
+        if found := shadow(name, folder):
+            raise ArgumentError(f"{found} shadows uudp's own package `{name}` on Ray's workers; rename it")
 
 
 def check_worker() -> None:
@@ -91,18 +89,17 @@ def check_worker() -> None:
     Raises:
         ArgumentError: Something in Ray's working folder shadows uudp's own packages.
     """
-    from importlib import import_module
+    from harness.packages import shadow
 
-    home = Path(__file__).resolve().parents[2]
-    for module in (import_module("harness"), import_module("policies")):
-        place = Path(str(module.__file__)).resolve()
-        if place.parent != home / module.__name__:
-            raise ArgumentError(f"{place.parent} shadows uudp's own package `{module.__name__}` on a Ray worker")
+    for name in ("harness", "policies"):
+        if found := shadow(name):
+            raise ArgumentError(f"{found} shadows uudp's own package `{name}` on a Ray worker; rename it")
 
 
 def _start_ray() -> bool:
     """Starts Ray on this machine, or joins the cluster that ``RAY_ADDRESS`` names; False if it was running."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of the workers, which inherit it
     import logging
 
     import ray
@@ -115,14 +112,19 @@ def _start_ray() -> bool:
     # Ray starts its workers through a shell and does not quote the interpreter's path: a space in it hangs the run.
     quoted = shlex.quote(sys.executable)
     environment = {"py_executable": quoted} if address == "local" and quoted != sys.executable else None
-    with _keeping_sigterm():
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=dashboard,
-            runtime_env=environment,
-        )
+    try:
+        with _keeping_sigterm():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=dashboard,
+                runtime_env=environment,
+            )
+    except Exception as error:  # Ray raises a bare Exception where a busy machine is too slow for it
+        ray.shutdown()
+        why = " ".join(str(error).split())
+        raise MachineError(f"Ray did not start; go on later with --resume ({type(error).__name__}: {why})") from error
     return True
 
 
@@ -203,7 +205,8 @@ def worker(config: Mapping[str, Any]) -> None:
 
 
 def prepare_process(threads: int) -> None:
-    """Sets up a worker process for DeepSpeed before anything imports it."""
+    """Sets up a worker process before anything imports DeepSpeed or the hub's library."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of a cluster that was there before
     import torch
 
     if not torch.cuda.is_available():

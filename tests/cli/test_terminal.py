@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from harness.cli import main
 from harness.cli.plan import origin_line
-from harness.spec import load_spec
+from harness.spec import catalog, load_spec
 from tests.launching import ROOT
 from tests.plans import write_spec
 
@@ -80,7 +81,95 @@ def test_origin_lines(value: object, origin: str, line: str) -> None:
     assert len(line) <= 81
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_plugin_is_explained_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it is, how a spec names it, every parameter in words. Break: print docstrings as they are written."""
+    for kind, registry in catalog.KINDS.items():
+        for name in registry:
+            assert main.run_app(["policies", "show", f"{kind}/{name}"]) == 0
+            out = capsys.readouterr().out
+            assert [line for line in out.splitlines() if len(line) > 80 and "/" not in line] == []
+            assert f"{{type: {name}" in out
+            assert "(default None)" not in out
+            (one,) = catalog.details(f"{kind}/{name}")
+            assert all(parameter["description"] for parameter in one["parameters"])
+
+
+def test_every_help_is_a_reference_in_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its arguments, an example and its exit codes. Break: a verb without an example, or a longer one."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for verb in main.VERBS:
+        assert main.run_app([verb, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert [line for line in out.splitlines() if len(line) > 80] == []
+        assert "[[" not in out
+        assert "\n  Example" in out
+        assert "\n  Exit codes:\n    0    done\n" in out
+        for command in re.findall(r"^    uudp (\w+)", out, flags=re.MULTILINE):
+            assert command == verb
+    assert main.run_app([]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if len(line) > 80] == []
+    assert "    130  interrupted; what was begun can be resumed" in out
+
+
+DRIVER = """\
+source <(uudp --show-completion bash)
+ask() {
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+    $(complete -p uudp | sed 's/.*-F \\([^ ]*\\).*/\\1/') uudp
+    printf '%s|' "${COMPREPLY[@]}"
+    echo
+}
+ask uudp ru
+ask uudp run --res
+ask uudp plan qu
+ask uudp validate m
+ask uudp validate my-spec.yaml i
+ask uudp policies show us
+ask uudp policies show noise/s
+ask uudp policies new se
+ask uudp generate 2026
+ask uudp runs compare 20260101-100000-aaaaaa 2
+ask uudp account --accountant r
+ask uudp plan my-spec.yaml train.
+"""
+
+
+def test_bash_completes_verbs_options_specs_plugins_and_runs(tmp_path: Path) -> None:
+    """With the function that bash calls. Break: any one of the `autocompletion` arguments taken out."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "uudp"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m harness "$@"\n')
+    command.chmod(0o755)
+    for path in ("my-spec.yaml", "my-data.csv", "inner/other.yml", "inner/notes.txt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    for name in ("20260101-100000-aaaaaa", "20260102-100000-bbbbbb"):
+        (tmp_path / "runs" / "mine" / name).mkdir(parents=True)
+        (tmp_path / "runs" / "mine" / name / "plan.json").touch()
+    environment = {**ENVIRONMENT, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "--norc", "-c", DRIVER], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert [sorted(filter(None, line.split("|"))) for line in done.stdout.splitlines()] == [
+        ["run", "runs"],
+        ["--resume"],
+        ["quickstart"],
+        ["my-spec.yaml"],
+        ["inner/other.yml"],
+        ["usage"],
+        ["noise/sample", "noise/scale"],
+        ["segmentation", "sensitivity"],
+        ["20260101-100000-aaaaaa", "20260102-100000-bbbbbb"],
+        ["20260102-100000-bbbbbb"],
+        ["rdp"],
+        [],
+    ], done.stderr
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_completion_offers_the_verbs(tmp_path: Path, shell: str) -> None:
     """Break: switch completion off again."""
     environment = {

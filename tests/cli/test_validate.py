@@ -81,7 +81,7 @@ def test_a_missing_file_is_one_line(spec: str, capsys: pytest.CaptureFixture[str
     [
         (["valdate"], "uudp: No such command 'valdate'. Did you mean 'validate'?"),
         (["validate", "--jsno", "x"], 'uudp: No such option: --jsno; did you mean "--json"?'),
-        (["validate"], "uudp: Missing argument 'SPEC... [KEY=VALUE...]'."),
+        (["validate"], "uudp: Missing argument 'SPEC'."),
         (["validate", "a=b"], "uudp: validate needs a spec"),
         (["--nonsense"], "uudp: No such option: --nonsense"),
         (["schema", "x"], "uudp: Got unexpected extra argument(s) (x)"),

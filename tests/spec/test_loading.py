@@ -209,8 +209,8 @@ def test_one_own_records_segment_needs_no_weights(tiny: str, write: Any, own: st
 def test_faults_of_own_plugins_are_spec_errors(tiny: str, write: Any, own: str) -> None:
     path = write(tiny)
     for overrides, line in [
-        ([f"segmentation.type={own}:Broken"], "<command line> segmentation: Broken fails (RuntimeError: two\\nlines)"),
-        ([f"noise.type={own}:Greedy"], '<command line> noise: the policy proposes ε = 16 for "free"'),
+        ([f"segmentation.type={own}:Broken"], f"segmentation: {__name__}.Broken fails (RuntimeError: two\\nlines)"),
+        ([f"noise.type={own}:Greedy"], f'<command line> noise: {__name__}.Greedy proposes ε = 16 for "free"'),
         ([f"noise.type={own}:Refusing"], "<command line> noise: no"),
     ]:
         with pytest.raises(SpecErrors) as caught:

@@ -1,4 +1,4 @@
-"""A folder of our packages' names, which Ray would put first on its workers."""
+"""What keeps Ray from working: a folder of our packages' names, which it would put first; a busy machine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sys
 import types
 
 import pytest
+import ray
 
-from harness.errors import ArgumentError
-from harness.training.ray import check_shadows, check_worker
+from harness.errors import ArgumentError, MachineError
+from harness.training.ray import _start_ray, check_shadows, check_worker
 
 
 @pytest.mark.parametrize("name", ["harness", "policies"])
@@ -19,6 +20,18 @@ def test_a_shadowing_folder_is_named_before_ray_starts(tmp_path, name):
     (tmp_path / name / "__init__.py").write_text("")
     with pytest.raises(ArgumentError, match=f"{tmp_path}/{name}.* shadows uudp's own package `{name}`"):
         check_shadows(tmp_path)
+
+
+def test_a_ray_that_does_not_start_is_said_so_in_a_line(monkeypatch):
+    """A busy machine; nothing of ours is wrong. Break: let what Ray raises pass (a traceback of "Exception")."""
+
+    def fail(**_):
+        raise Exception("The current node timed out\nduring startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(MachineError, match=r"^Ray did not start; .* \(Exception: The current node timed out during"):
+        _start_ray()
 
 
 def test_a_worker_that_imported_another_package_says_so(tmp_path, monkeypatch):

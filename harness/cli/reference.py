@@ -1,0 +1,99 @@
+"""What ``--help`` says below the options of a verb: examples, and what its exit codes mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MEANINGS = {
+    0: "done",
+    1: "anything else; the message names a file with the details",
+    2: "the spec, the data or the arguments are wrong",
+    3: "the privacy budget refuses",
+    4: "this machine can't do it",
+    130: "interrupted; what was begun can be resumed",
+}
+"""Of all exit codes."""
+
+CODES: Mapping[str, tuple[int, ...]] = {
+    "plan": (0, 2, 3, 4),
+    "run": (0, 1, 2, 3, 4, 130),
+    "generate": (0, 2, 4),
+    "export": (0, 2, 4),
+    "doctor": (0, 4),
+    "schema": (0,),
+}
+"""Which ones a verb ends with, where they are not 0 and 2."""
+
+EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "init": (
+        ("uudp init", "my-run.yaml, to be filled in"),
+        ("uudp init mails --data mails.csv", "mails.yaml, for the columns of that file"),
+    ),
+    "validate": (
+        ("uudp validate mails.yaml", ""),
+        ("uudp validate *.yaml train.steps=50", "several, all with an override"),
+    ),
+    "plan": (
+        ("uudp plan quickstart", "a packaged spec"),
+        ("uudp plan mails.yaml privacy.epsilon=4 --json", "an override; for a program"),
+    ),
+    "run": (
+        ("uudp run mails.yaml", "shows the plan and asks"),
+        ("uudp run mails.yaml --yes --out results", "asks nothing; for scripts"),
+        ("uudp run mails.yaml --resume", "goes on after Ctrl-C or a crash"),
+    ),
+    "runs": (
+        ("uudp runs", ""),
+        ("uudp runs compare 20260101 20260102-10", "the beginning of an id will do"),
+    ),
+    "report": (("uudp report 20260101-100000-a1b2c3", ""),),
+    "generate": (
+        ('uudp generate 20260101 --prompt "Dear customer,"', ""),
+        ('uudp generate 20260101 --prompt "Dear" --temperature 0', "the same each time"),
+    ),
+    "export": (("uudp export 20260101 --merge --to my-model", ""),),
+    "account": (
+        ("uudp account --noise-multiplier 1 --rate 0.01 --steps 1000 --delta 1e-5", ""),
+    ),
+    "policies": (
+        ("uudp policies", "all plugins"),
+        ("uudp policies show scale", "what it does, and its parameters"),
+        ("uudp policies show noise/none", "where kinds share a name"),
+        ("uudp policies new noise mine", "a package in ./mine, with its test"),
+    ),
+    "schema": (("uudp schema > schema.json", ""),),
+    "doctor": (("uudp doctor", ""), ("uudp doctor --json", "")),
+}  # fmt: skip
+
+
+def epilog(verb: str) -> str:
+    """The examples and exit codes of a verb, as lines that are not to be wrapped."""
+    width = max(len(command) for command, _ in EXAMPLES[verb])
+    lines = ["Examples:" if len(EXAMPLES[verb]) > 1 else "Example:"]
+    for command, meaning in EXAMPLES[verb]:
+        lines.append(f"  {command:<{width}}  {meaning}".rstrip())
+    return _kept([lines, _codes(CODES.get(verb, (0, 2)))])
+
+
+def root_epilog() -> str:
+    """What the help of `uudp` itself ends with."""
+    way = [
+        "The usual way:",
+        "  uudp init mails --data mails.csv   a commented spec for your own file",
+        "  uudp plan mails.yaml               what it will do, and at what ε",
+        "  uudp run mails.yaml                trains, evaluates, reports",
+    ]
+    more = [
+        "uudp VERB --help has examples; uudp policies show NAME explains a plugin.",
+        "uudp --install-completion lets your shell complete verbs, specs and runs.",
+    ]
+    return _kept([way, _codes(tuple(MEANINGS)), more])
+
+
+def _codes(codes: tuple[int, ...]) -> list[str]:
+    return ["Exit codes:", *(f"  {code:<4} {MEANINGS[code]}" for code in codes)]
+
+
+def _kept(paragraphs: list[list[str]]) -> str:
+    """Click wraps paragraphs unless they begin with a backspace."""
+    return "\n\n".join("\b\n" + "\n".join(lines) for lines in paragraphs)
