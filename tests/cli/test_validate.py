@@ -53,7 +53,7 @@ def test_a_wrong_spec(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run_app(["validate", "bad.yaml", spec]) == 2
     out, err = capsys.readouterr()
     assert out == "spec.yaml: ok\n"
-    assert err == 'bad.yaml:6:16 train.steps: must be a whole number of at least 1, found "many"\n'
+    assert err == 'bad.yaml:6:16 train.steps: must be a whole number of at least 1 and at most 1000000, found "many"\n'
 
 
 def test_json(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
