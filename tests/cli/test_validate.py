@@ -150,7 +150,7 @@ def test_as_a_process(spec: str) -> None:
     done = command("validate", spec, "clipping.norm=-1", env={"COLUMNS": "20"})
     assert done.returncode == 2
     assert done.stderr == (
-        "<command line> clipping.norm: must be a number of at least 1e-06 and at most 1000000.0, found -1\n"
+        "<command line> clipping.norm: must be a number of at least 1e-06 and at most 1000000, found -1\n"
     )
 
 
