@@ -57,7 +57,7 @@ def noise_multiplier(target: float, rate: float, steps: int, delta: float, accou
     low = high / 2
     while on_grid(low, coarse) <= target:
         if low <= SMALLEST_MULTIPLIER:
-            return low
+            return _within(exact, low, target)
         high, low = low, low / 2
     sigma = _solve(lambda x: on_grid(x, coarse), low, high, target, 1e-3)
     fine = settled_grid(of(sigma).event(0), delta) if accountant == "pld" else coarse
@@ -66,6 +66,11 @@ def noise_multiplier(target: float, rate: float, steps: int, delta: float, accou
     while on_grid(low, fine) <= target and low > SMALLEST_MULTIPLIER:
         high, low = low, low / 1.1
     sigma = _solve(lambda x: on_grid(x, fine), low, high, target, 1e-7)
+    return _within(exact, sigma, target)
+
+
+def _within(exact: Callable[[float], float], sigma: float, target: float) -> float:
+    """`sigma`, or as little more as brings ε to the target: the last word is with the accountant that reports it."""
     step = 1e-6
     while exact(sigma) > target:
         sigma *= 1 + step

@@ -135,7 +135,9 @@ def _report(found: Finding, merged: Merged) -> None:
         options = [*found.options, "extends"] if len(found.path) == 1 else found.options
         elsewhere = only_place(str(found.path[-1]), found.path[:-1])
         near = suggest(str(found.path[-1]), options)
-        elsewhere, near = (None, near) if near else (elsewhere, elsewhere)
+        if near and len(found.path) > 1:
+            elsewhere = None  # in a block, its own keys are meant; at the top, one that belongs into a block
+        near = elsewhere or near
         later = None if elsewhere else near_key(found.path, options)
     else:
         value = _get(merged.data, found.path)

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 # Every number has bounds, generous ones: beyond them lies a mistake, or what no accountant and no machine can do.
 MOST_USERS = 10**10
 MOST_STEPS = 1_000_000
-MOST_PLD_STEPS = 100_000
+MOST_PLD_STEPS = 50_000
 SMALLEST_DELTA = 1e-12
 SMALLEST_RATE = 1e-8
 Positive = Annotated[FiniteFloat, Field(gt=0, le=1e6)]

@@ -53,7 +53,7 @@ def test_a_wrong_spec(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run_app(["validate", "bad.yaml", spec]) == 2
     out, err = capsys.readouterr()
     assert out == "spec.yaml: ok\n"
-    assert err == 'bad.yaml:6:16 train.steps: must be a whole number of at least 1, found "many"\n'
+    assert err == 'bad.yaml:6:16 train.steps: must be a whole number of at least 1 and at most 1000000, found "many"\n'
 
 
 def test_json(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +150,7 @@ def test_as_a_process(spec: str) -> None:
     done = command("validate", spec, "clipping.norm=-1", env={"COLUMNS": "20"})
     assert done.returncode == 2
     assert done.stderr == (
-        "<command line> clipping.norm: must be a number of at least 1e-06 and at most 1000000.0, found -1\n"
+        "<command line> clipping.norm: must be a number of at least 1e-06 and at most 1000000, found -1\n"
     )
 
 
