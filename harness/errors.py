@@ -34,11 +34,11 @@ class Interrupted(UserError):
     """Stopped by the user.
 
     Attributes:
-        resumable: Whether something was begun that can go on; else nothing was, and nothing is left.
+        run_id: The run that can go on; None: nothing was begun, and nothing is left.
     """
 
     exit_code = 130
 
-    def __init__(self, message: str, *, resumable: bool = True) -> None:
+    def __init__(self, message: str, *, run_id: str | None = None) -> None:
         super().__init__(message)
-        self.resumable = resumable
+        self.run_id = run_id

@@ -7,9 +7,12 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from harness.errors import MachineError
 
 
 def private_folder(path: Path) -> Path:
@@ -92,3 +95,61 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
         yield held
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def hold(path: Path, *, seconds: float) -> Iterator[bool]:
+    """Holds a lock that somebody may be about to let go of; it must not be done without.
+
+    Args:
+        path: The lock.
+        seconds: So long it waits for another process to let go.
+
+    Yields:
+        Whether it is held: not, if another process keeps it.
+
+    Raises:
+        MachineError: The file system has no locks, or the file can't be made.
+    """
+    deadline = time.monotonic() + seconds
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise MachineError(f"{path} can't be made: {error.strerror}") from None
+    try:
+        held = _try_lock(handle, path)
+        while not held and time.monotonic() < deadline:
+            time.sleep(0.1)
+            held = _try_lock(handle, path)
+        yield held
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int, path: Path) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise MachineError(f"{path.parent} lies on a file system without locks ({error.strerror})") from None
+    return True
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether another process holds a lock; None where that can't be seen. Takes it for no longer than a look."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False

@@ -6,8 +6,12 @@ All runs here do the same as the undisturbed `secret_run`, with the same key, in
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
+import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +22,10 @@ import torch
 
 from harness import running
 from harness.cli import main
-from harness.errors import ArgumentError
+from harness.errors import ArgumentError, MachineError
+from harness.files import is_locked
 from harness.planning import make_plan
+from harness.running import folders
 from harness.training.job import Folder
 from tests import launching
 from tests.launching import KEY, Run, Workplace, adapter, read_json, released_step, rows
@@ -222,16 +228,72 @@ def test_a_lost_key_is_never_replaced(secret_run: Run, trained: Path, monkeypatc
         running.run(make_plan(str(secret_run.place.spec)), out=trained.parents[1], resume=True)
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
-    """Break: no lock, or one that outlives its process."""
+def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break: no lock, or one that outlives its process; a look at the lease that takes it away from a run."""
+    monkeypatch.setattr(folders, "LEASE_SECONDS", 0.3)
     folder = Folder(tmp_path)
     folder.private.mkdir()
-    with running._lease(folder):
-        with pytest.raises(ArgumentError, match="another process is working on"), running._lease(folder):
+    assert is_locked(folder.lease) is False
+    with folders.lease(folder):
+        assert is_locked(folder.lease) is True
+        with pytest.raises(ArgumentError, match="another process is working on"), folders.lease(folder):
             pass
-        assert (folder.private / "lease").stat().st_mode & 0o777 == 0o600
-    with running._lease(folder):
+        assert folder.lease.stat().st_mode & 0o777 == 0o600
+    assert is_locked(folder.lease) is False
+    look = os.open(folder.lease, os.O_RDONLY)
+    fcntl.flock(look, fcntl.LOCK_SH)
+    threading.Timer(0.1, os.close, [look]).start()
+    with folders.lease(folder):  # `uudp runs` looked, for a moment
+        assert is_locked(folder.lease) is True
+
+
+def test_without_locks_a_run_does_not_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break: take every error of a lock for "somebody has it", or go on without."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    folder = Folder(tmp_path)
+    folder.private.mkdir()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(MachineError, match="file system without locks"), folders.lease(folder):
         pass
+
+
+def test_which_run_goes_on(secret_run: Run, tmp_path: Path) -> None:
+    """The newest of the same mechanism that nobody works on, or the one that is named. Break: take the newest."""
+    plan = make_plan(str(secret_run.place.spec))
+
+    def made(run_id: str, status: str, digest: str) -> Path:
+        root = tmp_path / plan.spec.name / run_id
+        (root / "private").mkdir(parents=True)
+        (root / "private" / "run.json").write_text(json.dumps({"status": status}))
+        (root / "plan.json").write_text(json.dumps({"mechanism_digest": digest}))
+        return root
+
+    def found(run_id: str | None = None) -> str:
+        return folders.find_unfinished(plan, tmp_path, run_id).root.name
+
+    same = plan.mechanism.digest
+    with pytest.raises(ArgumentError, match="there is no unfinished run"):
+        found()
+    made("20260101-a", "interrupted", "another")
+    assert found() == "20260101-a"  # which will be refused, with the reason
+    made("20260102-b", "interrupted", same)
+    made("20260103-c", "interrupted", same)
+    made("20260104-d", "running", "another")
+    made("20260105-e", "finished", same)
+    assert found() == "20260103-c"
+    with folders.lease(Folder(tmp_path / plan.spec.name / "20260103-c")):
+        assert found() == "20260102-b"
+        assert found("20260103") == "20260103-c"  # and is refused, being worked on
+    assert found("20260101-a") == "20260101-a"
+    for wrong, message in {
+        "2026": "several runs begin with", "20260105-e": "is finished: there is nothing to go on with",
+        "20260103-x": 'there is no run "20260103-x" .* did you mean "20260103-c"',
+    }.items():  # fmt: skip
+        with pytest.raises(ArgumentError, match=message):
+            found(wrong)
 
 
 def test_the_digest_tells_runs_apart(secret_run: Run) -> None:
@@ -243,7 +305,7 @@ def test_the_digest_tells_runs_apart(secret_run: Run) -> None:
     corpus, base = Corpus.load(Path(job["corpus"])), find_base(job["base"], Path("/"), Path("/"))
 
     def digest(*overrides: str) -> str:
-        return running.run_digest(make_plan(str(secret_run.place.spec), overrides), corpus, base)
+        return folders.run_digest(make_plan(str(secret_run.place.spec), overrides), corpus, base)
 
     same = digest()
     assert same == read_json(secret_run.folder / "private" / "run.json")["run_digest"]

@@ -31,6 +31,10 @@ def run(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="replace values of the spec: train.steps=50")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the newest unfinished run of this spec")] = False,
+    which: Annotated[
+        str | None,
+        typer.Option("--run", metavar="ID", help="with --resume: go on with this one", autocompletion=completion.runs),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="don't ask; required where there is no terminal")] = False,
     not_private: Annotated[
         bool, typer.Option("--not-private", help="consent to a spec without noise (noise.type: none)")
@@ -44,14 +48,18 @@ def run(
     it lies in runs/NAME/ID: the adapter, privacy.json, metrics.jsonl, report.html, and private/, which is never to be
     published. Ctrl-C stops with a checkpoint and prints the command that goes on; a second one stops at once.
     """
+    from harness.errors import ArgumentError
+
+    if which is not None and not resume:
+        raise ArgumentError("--run: names the run to go on with; say --resume as well")
     _check_installed()
     with _sigterm_as_ctrl_c():
         try:
-            result = _run(spec, overrides or [], resume, yes, not_private, out)
+            result = _run(spec, overrides or [], resume, which, yes, not_private, out)
         except Interrupted as stopped:
-            if not stopped.resumable:
+            if stopped.run_id is None:
                 raise
-            command = resume_command(spec, overrides or [], not_private, out)
+            command = resume_command(spec, overrides or [], stopped.run_id, yes, not_private, out)
             raise Interrupted(f"{stopped}\ngo on with: {command}") from None
     if json:
         report = str(result.report) if result.report else None
@@ -76,7 +84,9 @@ def _check_installed() -> None:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def _run(spec: str, overrides: Sequence[str], resume: bool, yes: bool, not_private: bool, out: Path) -> RunResult:
+def _run(
+    spec: str, overrides: Sequence[str], resume: bool, which: str | None, yes: bool, not_private: bool, out: Path
+) -> RunResult:
     from harness.cli.plan import describe
     from harness.planning import make_plan
     from harness.running import run as execute
@@ -87,13 +97,13 @@ def _run(spec: str, overrides: Sequence[str], resume: bool, yes: bool, not_priva
         console.err(line)
     console.err()
     _ask(yes)
-    return execute(plan, out=out, resume=resume, not_private=not_private, observer=_console())
+    return execute(plan, out=out, resume=resume, run_id=which, not_private=not_private, observer=_console())
 
 
-def resume_command(spec: str, overrides: Sequence[str], not_private: bool, out: Path) -> str:
+def resume_command(spec: str, overrides: Sequence[str], run_id: str, yes: bool, not_private: bool, out: Path) -> str:
     """What to type, in the same folder, to go on with an interrupted run."""
-    words = ["uudp", "run", spec, *overrides, "--resume"]
-    words += ["--not-private"] * not_private + ["--out", str(out)] * (out != Path("runs"))
+    words = ["uudp", "run", spec, *overrides, "--resume", "--run", run_id]
+    words += ["--yes"] * yes + ["--not-private"] * not_private + ["--out", str(out)] * (out != Path("runs"))
     return shlex.join(words)
 
 

@@ -153,8 +153,8 @@ def trade_offs(
         accountant: With which δ(ε) is computed; an upper bound by either.
 
     Returns:
-        Per group, points (ε, δ) at the same ε for all, from ε = 0 to a quarter above the largest group's; empty where
-        all groups have one sampling rate.
+        Per group, points (ε, δ) at the same round ε for all, from ε = 0 to a quarter above the largest group's; empty
+        where all groups have one sampling rate.
     """
     if len({g.sampling_rate for g in mechanism.groups}) == 1:
         return ()
@@ -162,8 +162,15 @@ def trade_offs(
     largest = max(_drafted(event, delta, accountant) for event in events)
     if not math.isfinite(largest):
         return ()
-    marks = [largest * i / 8 for i in range(11)]
+    step = _round_step(largest / 8)
+    marks = [step * i for i in range(math.ceil(1.25 * largest / step) + 1)]
     return tuple(tuple(zip(marks, _deltas(event, marks, delta, accountant), strict=True)) for event in events)
+
+
+def _round_step(least: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not (by much) below `least`."""
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= 0.99 * least)
 
 
 def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accountant) -> list[float]:

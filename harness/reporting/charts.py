@@ -53,6 +53,7 @@ class Axes:
         y_name: Above the y axis.
         notes: A second line under the tick at x.
         from_zero: The y axis starts at zero.
+        tick: How a value of the y axis is written; None: as a number.
     """
 
     title: str
@@ -61,6 +62,7 @@ class Axes:
     y_name: str
     notes: Mapping[float, str] = field(default_factory=dict)
     from_zero: bool = False
+    tick: Callable[[float], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, width: int) -> M
     for value in grid:
         y = at((x_low, value))[1]
         body.append(element("line", x1=left, x2=right, y1=y, y2=y, class_="grid"))
-        body.append(_text(_tick(value, grid), left - 8, y + 4, "tick end"))
+        body.append(_text(axes.tick(value) if axes.tick else _tick(value, grid), left - 8, y + 4, "tick end"))
     for x in _thinned(xs, 5 if narrow else 11):
         body.append(_text(_plain(x), at((x, grid[0]))[0], bottom + 18, "tick mid"))
         if x in axes.notes:

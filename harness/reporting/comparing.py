@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
-from harness.files import locked
+from harness.files import is_locked
 from harness.reporting.records import RunRecord, number, read_run
 from harness.reporting.summary import summarize_record
 
@@ -58,7 +58,8 @@ def status_of(folder: Path) -> str:
         UserError: The folder holds no run that can be read.
     """
     status = str(read_run(folder).privacy.get("status"))
-    if status in UNDER_WAY and not _held(folder / "private" / "lease"):
+    # None: of somebody else's run, whose private part is theirs, only what it says can be known.
+    if status in UNDER_WAY and is_locked(folder / "private" / "lease") is False:
         return INTERRUPTED
     return "running" if status in UNDER_WAY else status
 
@@ -113,14 +114,6 @@ def _begun(run_id: str) -> str:
         return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).isoformat()
     except ValueError:
         return ""
-
-
-def _held(lease: Path) -> bool:
-    """Whether a process works on the run; the lease itself is left as it is."""
-    if not lease.exists():
-        return False
-    with locked(lease, wait=False) as free:
-        return not free
 
 
 def _flat(spec: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,8 @@ from harness.reporting.records import RunRecord, block, number
 from harness.reporting.summary import Losses, RunSummary, curve
 
 _COLORS = 8
+_SMALLEST_DELTA = 1e-15
+"""Below that, a δ is rounding."""
 
 
 def color(index: int) -> str:
@@ -129,6 +131,30 @@ def groups_chart(groups: Sequence[Mapping[str, Any]], summary: RunSummary) -> Ma
     told = "; ".join(f"{row.name}: {f.loss(row.start)} to {f.loss(row.end)}" for row in rows)
     title = "Hold-out loss of each group before and after training"
     return charts.responsive(lambda width: charts.dumbbells("groups", rows, title, f"Nats per token. {told}.", width))
+
+
+def trade_off_chart(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Markup | None:
+    """δ against ε of each group, δ on a logarithmic scale; None where there is nothing to draw.
+
+    Args:
+        curves: Per group, in the order of the plan, points (ε, δ).
+    """
+    lines, told = [], []
+    for index, (name, curve_) in enumerate(curves.items()):
+        points = [(epsilon, math.log10(delta)) for epsilon, delta in curve_ if delta > _SMALLEST_DELTA]
+        if len(points) > 1:
+            lines.append(charts.Series(name, points, color(index), markers=False))
+            told.append(f"{name}: δ {f.delta(curve_[0][1])} at ε {f.significant(curve_[0][0])}")
+    if not lines:
+        return None
+    axes = charts.Axes(
+        "δ against ε of each group",
+        "; ".join(told) + ". Logarithmic; lower is better.",
+        "ε",
+        "δ",
+        tick=f.power_of_ten,
+    )
+    return charts.responsive(lambda width: charts.line_chart("trade-offs", lines, axes, width))
 
 
 def group_bells(groups: Sequence[Mapping[str, Any]], index: int) -> Markup | None:

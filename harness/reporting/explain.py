@@ -54,6 +54,8 @@ def group_reason(group: Group, groups: Sequence[Group]) -> str:
         return f"Every user has the same protection: the noise is {size}{_clipped(clip)}.{turns}"
     if multiplier <= lowest * 1.001:
         same = sum((number(entry.get("noise_multiplier")) or math.inf) <= lowest * 1.001 for entry in known)
+        if same == len(groups) and len({number(entry.get("sampling_rate")) for entry in groups}) > 1:
+            return _drawn(group, groups, f"Each time, the noise is {size}{_clipped(clip)}.")
         if same == len(groups):
             return f"Protected like every other group: the noise is {size}{_clipped(clip)}.{turns}"
         return f"{_target(group, 'the loosest target')}: the noise is {size}{_clipped(clip)}.{turns}"
@@ -68,6 +70,19 @@ def spending(charges: Sequence[Mapping[str, Any]]) -> str:
     return (
         f"Training and {names} drew on private data. What they cost together is composed, group by group, "
         "so the parts need not add up to the whole."
+    )
+
+
+def _drawn(group: Group, groups: Sequence[Group], noise: str) -> str:
+    """What sets groups apart that have one noise and one clip norm: how often their users take part."""
+    most = max(groups, key=lambda entry: number(entry.get("sampling_rate")) or 0.0)
+    rate, highest = number(group.get("sampling_rate")) or 0.0, number(most.get("sampling_rate")) or 0.0
+    if rate >= highest * 0.999:
+        return f"{_target(group, 'the loosest target')}.{_turns(group, groups)} {noise}"
+    less = f.percent(1 - rate / highest)
+    return (
+        f"{_target(group, 'a stricter target')}. Users are drawn {less} less often than in “{most.get('name')}”: "
+        f"with probability {f.rate(rate)} in each of {f.whole(number(group.get('steps')) or 0)} steps. {noise}"
     )
 
 

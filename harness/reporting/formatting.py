@@ -35,6 +35,11 @@ def delta(value: float | None) -> str:
     return _power(exponent) if mantissa == 1 else f"{mantissa:g} × {_power(exponent)}"
 
 
+def power_of_ten(exponent: float) -> str:
+    """Ten to the power of a number, as a tick of a logarithmic axis: ``10⁻⁵``, ``2.5 × 10⁻³``."""
+    return _power(round(exponent)) if math.isclose(exponent, round(exponent), abs_tol=1e-9) else delta(10**exponent)
+
+
 def _power(exponent: int) -> str:
     return "10" + str(exponent).translate(_SUPERSCRIPTS)
 

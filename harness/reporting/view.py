@@ -235,10 +235,16 @@ def _trade_offs(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if len(curves) < 2 or len({tuple(e for e, _ in curve) for curve in curves.values()}) != 1:
         return None
     marks = [e for e, _ in next(iter(curves.values()))]
-    if not marks:
+    if not marks or any(e is None or d is None for curve in curves.values() for e, d in curve):
         return None
-    rows = [[f.epsilon(e), *(f.delta(curve[i][1]) for curve in curves.values())] for i, e in enumerate(marks)]
-    return {"heads": ["at ε", *(f"δ, {name}" for name in curves)], "rows": rows}
+    known = {name: [(e or 0.0, d or 0.0) for e, d in curve] for name, curve in curves.items()}
+    rows = [[f.significant(e or 0.0), *(f.delta(curve[i][1]) for curve in known.values())] for i, e in enumerate(marks)]
+    return {
+        "heads": ["at ε", *(f"δ, {name}" for name in known)],
+        "rows": rows,
+        "chart": drawings.trade_off_chart(known),
+        "legend": [{"name": name, "color": drawings.color(index)} for index, name in enumerate(known)],
+    }
 
 
 # --- where it went --------------------------------------------------------------------------------------------

@@ -83,6 +83,16 @@ class Folder:
         return self.private / "key"
 
     @property
+    def lease(self) -> Path:
+        """Locked by the process that drives the run."""
+        return self.private / "lease"
+
+    @property
+    def worker_lease(self) -> Path:
+        """Locked by the workers' first rank while it trains: they can outlive their driver on a shared cluster."""
+        return self.private / "worker-lease"
+
+    @property
     def metrics(self) -> Path:
         """Released metrics."""
         return self.root / "metrics.jsonl"

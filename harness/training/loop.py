@@ -5,9 +5,10 @@ Imports no Ray, so that a machine with a GPU and nothing else can train and meas
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from harness.data.cohorts import MicroBatch, Unit, deal, draw_cohort, micro_batches
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, MachineError, UserError
-from harness.files import append_private, as_json, write_private, write_released
+from harness.files import append_private, as_json, hold, write_private, write_released
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness, load_key
 from harness.training import checkpoints
@@ -35,6 +36,8 @@ from harness.training.noise import noisy_mean
 
 Release = Callable[[Mapping[str, Any]], None]
 PRIVATE, ORDINARY = "private", "ordinary"
+WORKERS_GONE_SECONDS = 30.0
+"""So long the workers of a resumed run wait for those of the interrupted one to end."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,49 @@ def train(run_dir: Path, release: Release = lambda row: None) -> None:
     """
     folder = Folder(run_dir)
     try:
-        job = Job.load(run_dir)
-        inputs = Inputs.load(job, folder)
-        if not Series(PRIVATE, job, folder, inputs, job.mechanism, release).run():
-            return
-        if job.spec.evaluation.ordinary and job.mechanism.private:
-            # Its own draws: a cohort that noise protects is never drawn again without.
-            others = Inputs(inputs.corpus, inputs.members, inputs.holdout, inputs.randomness.derive(ORDINARY))
-            Series(ORDINARY, job, folder, others, job.mechanism.without_privacy(), release).run()
+        with _alone(folder):
+            _train(Job.load(run_dir), folder, release)
     except UserError as error:
         if _ranks().rank == 0:
             Failure(str(error), error.exit_code).save(run_dir)
+
+
+def _train(job: Job, folder: Folder, release: Release) -> None:
+    inputs = Inputs.load(job, folder)
+    if not Series(PRIVATE, job, folder, inputs, job.mechanism, release).run():
+        return
+    if job.spec.evaluation.ordinary and job.mechanism.private:
+        # Its own draws: a cohort that noise protects is never drawn again without.
+        others = Inputs(inputs.corpus, inputs.members, inputs.holdout, inputs.randomness.derive(ORDINARY))
+        Series(ORDINARY, job, folder, others, job.mechanism.without_privacy(), release).run()
+
+
+@contextlib.contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    """Nobody else trains this run meanwhile: workers can outlive their driver on a cluster. Collective.
+
+    Raises:
+        MachineError: Workers of an earlier try are still at work.
+    """
+    ranks, problem = _ranks(), ""
+    with contextlib.ExitStack() as stack:
+        if ranks.rank == 0:
+            try:
+                if not stack.enter_context(hold(folder.worker_lease, seconds=WORKERS_GONE_SECONDS)):
+                    problem = "workers of an earlier try of this run are still at work; wait until they have ended"
+            except MachineError as error:
+                problem = str(error)
+        if _any_rank(bool(problem), _collective_device()):
+            raise MachineError(problem or "the first worker could not begin")
+        yield
+
+
+def _any_rank(happened: bool, device: torch.device) -> bool:
+    """Whether something happened on any rank; collective."""
+    flag = torch.tensor([float(happened)], device=device)
+    if _ranks().world > 1:
+        dist.all_reduce(flag)
+    return bool(flag.item())
 
 
 class Series:
@@ -307,10 +342,7 @@ class Series:
                 checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
             except MachineError as error:
                 problem = str(error)
-        failed = torch.tensor([float(bool(problem))], device=self.device)
-        if self.ranks.world > 1:
-            dist.all_reduce(failed)
-        if failed.item():
+        if _any_rank(bool(problem), self.device):
             raise MachineError(problem or "a checkpoint could not be written")
         self._publish()
 
@@ -342,6 +374,11 @@ class Series:
 
 def _ranks() -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks(0, 1)
+
+
+def _collective_device() -> torch.device:
+    nccl = dist.is_initialized() and dist.get_backend() == "nccl"
+    return torch.device("cuda") if nccl else torch.device("cpu")
 
 
 def _append_missing(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

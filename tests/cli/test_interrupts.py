@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -101,7 +100,8 @@ def test_sigterm_in_training_checkpoints_and_the_printed_command_goes_on(place: 
     assert said == f"uudp: stopped with a checkpoint ({folder})"
     prefix = "uudp: go on with: uudp "
     assert how.startswith(prefix)
-    again = place.start(*shlex.split(how.removeprefix(prefix)), "--yes")
+    assert f" --resume --run {folder.name} --yes " in how
+    again = place.start(*shlex.split(how.removeprefix(prefix)))
     assert again.wait() == 0, again.err
     assert place.runs() == [folder]
     assert read_json(folder / "privacy.json")["status"] == "finished"
@@ -130,8 +130,9 @@ def test_an_interrupted_conversion_leaves_no_half_of_a_model(tmp_path: Path, mon
 
 def test_the_resume_command_repeats_what_was_asked() -> None:
     overrides = ["name=a b", "train.steps=3"]
-    assert resume_command("my spec.yaml", overrides, True, Path("else where")) == (
-        "uudp run 'my spec.yaml' 'name=a b' train.steps=3 --resume --not-private --out 'else where'"
+    assert resume_command("my spec.yaml", overrides, "20260101-000000-abc", True, True, Path("else where")) == (
+        "uudp run 'my spec.yaml' 'name=a b' train.steps=3 --resume --run 20260101-000000-abc "
+        "--yes --not-private --out 'else where'"
     )
-    assert resume_command("s.yaml", [], False, Path("runs")) == "uudp run s.yaml --resume"
-    assert json.dumps(resume_command("s.yaml", [], False, Path("runs")))  # one line
+    plain = resume_command("s.yaml", [], "20260101-000000-abc", False, False, Path("runs"))
+    assert plain == "uudp run s.yaml --resume --run 20260101-000000-abc"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,24 @@ def test_a_run_that_is_worked_on_is_running(made_runs: MadeRuns, capsys: pytest.
     with locked(lease):
         assert document(made_runs, capsys, "runs")["runs"][2]["status"] == "running"
     lease.unlink()
+
+
+def test_what_others_keep_private_is_no_obstacle(
+    made_runs: MadeRuns, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of somebody else's runs, released files alone can be read. Break: look into `private/` without leave."""
+    real, asked = os.open, []
+
+    def refuse(path: Any, *rest: Any, **more: Any) -> int:
+        if "private" in str(path):
+            asked.append(path)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    found = document(made_runs, capsys, "runs")["runs"]
+    assert [r["status"] for r in found] == ["finished", "finished", "running"]  # as far as its own word goes
+    assert asked
 
 
 def test_a_damaged_run_does_not_hide_the_others(made_runs: MadeRuns, capsys: pytest.CaptureFixture[str]) -> None:

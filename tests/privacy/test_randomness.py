@@ -402,7 +402,9 @@ def test_nothing_but_a_key_file_leads_to_draws():
     assert {file for file, _ in calls("Randomness")} == {"harness/privacy/randomness.py"}
     assert {file for file, _ in calls("load_key")} == {"harness/training/loop.py"}
     made = calls("create_key")
-    assert [(file, ast.unparse(call)) for file, call in made] == [("harness/running.py", "create_key(folder.key, key)")]
+    assert [(file, ast.unparse(call)) for file, call in made] == [
+        ("harness/running/flow.py", "create_key(folder.key, key)")
+    ]
     source = (ROOT / "harness" / "privacy" / "randomness.py").read_text()
     imported = {
         alias.name

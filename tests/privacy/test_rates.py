@@ -78,4 +78,8 @@ def test_the_trade_off_agrees_with_epsilon(accountant):
         spent = group_epsilon(mechanism, i, 1e-5, accountant)
         assert all(delta >= 1e-5 * (1 - 1e-2) for epsilon, delta in curve if epsilon < spent * 0.99)
         assert all(delta <= 1e-5 * (1 + 1e-1) for epsilon, delta in curve if epsilon > spent * 1.01)
+    marks = [epsilon for epsilon, _ in curves[0]]
+    assert marks == [round(mark, 2) for mark in marks]  # which people can read
+    assert max(marks) >= max(group_epsilon(mechanism, i, 1e-5, accountant) for i in range(3))
+    assert 8 <= len(marks) <= 14
     assert trade_offs(sampled(dict.fromkeys(TARGETS, 2.0), steps=1, rate=1.0), 1e-5, accountant) == ()

@@ -76,3 +76,19 @@ def test_charges_are_composed() -> None:
     assert spending([]).startswith("All of it went into training.")
     assert spending([{"what": "a", "epsilon": 0.4}]).startswith("Training and one more answer drew on private data.")
     assert "2 more answers" in spending([{"what": "a"}, {"what": "b"}])
+
+
+def test_groups_that_differ_in_how_often_they_are_drawn(plan: dict[str, Any]) -> None:
+    """One noise for all does not mean one protection. Break: look at the noise multiplier alone."""
+    alike = {"noise_multiplier": 0.5, "clip_norm": 0.5, "steps": 20}
+    rates = (0.04, 0.02, 0.01)
+    groups = [group | alike | {"sampling_rate": rate} for group, rate in zip(plan["groups"], rates, strict=True)]
+    noise = "Each time, the noise is 0.5 times the most that one of these users can move a step’s sum"
+    assert group_reason(groups[0], groups) == (
+        f"The loosest target, ε 8. A user is drawn with probability 4 % in each of 20 steps. {noise} "
+        "(gradients are clipped to norm 0.5)."
+    )
+    assert group_reason(groups[2], groups) == (
+        "A stricter target, ε 2. Users are drawn 75 % less often than in “few”: with probability 1 % in each of 20 "
+        f"steps. {noise} (gradients are clipped to norm 0.5)."
+    )

@@ -137,6 +137,18 @@ def test_charges_and_ledger(make_run: Callable[..., Path], plan: dict[str, Any])
     assert "s3cret" not in shown
 
 
+def test_what_differing_rates_trade_for_what(make_run: Callable[..., Path], plan: dict[str, Any]) -> None:
+    """A chart, and its numbers for those who don't see it. Break: show the curves of one group for all."""
+    assert "What each group trades for what" not in page(make_run(plan=plan))
+    for group, scale in zip(plan["groups"], (1.0, 0.1, 0.01), strict=True):
+        group["curve"] = [[0.0, 0.05 * scale], [2.0, 2e-3 * scale], [4.0, 0.0]]
+    html = page(make_run(plan=plan))
+    assert 'id="trade-offs-760-t"' in html
+    shown = words(html)
+    assert "few: δ 5 × 10⁻² at ε 0; some: δ 5 × 10⁻³ at ε 0; many: δ 5 × 10⁻⁴ at ε 0" in shown
+    assert "at ε δ, few δ, some δ, many 0 5 × 10⁻² 5 × 10⁻³ 5 × 10⁻⁴ 2 2 × 10⁻³ 2 × 10⁻⁴ 2 × 10⁻⁵ 4 0 0 0" in shown
+
+
 def test_an_interrupted_run_says_so(make_run: Callable[..., Path], privacy: dict[str, Any]) -> None:
     shown = words(page(make_run(privacy=privacy | {"steps_completed": 7, "status": "stopped"})))
     assert "Training stopped after 7 of 20 steps." in shown

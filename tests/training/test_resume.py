@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.files import locked
 from harness.training.checkpoints import Checkpoint, load_newest
 from harness.training.job import Failure, Folder
 from harness.training.loop import _append_missing
@@ -202,6 +203,21 @@ def test_a_released_step_is_never_computed_again(
     assert workers(2)(checks.train, run_dir) == [message] * 2
     assert Failure.load(run_dir) == Failure(message, exit_code=4)
     assert Folder(run_dir).metrics.read_bytes() == before
+
+
+def test_workers_that_outlive_their_driver_keep_others_out(
+    base: Path, cache: Path, tmp_path: Path, workers: Callable[[int], Any]
+) -> None:
+    """Two sets of workers on one run would release a step twice. Break: train without the workers' lease."""
+    run_dir = prepared(tmp_path / "run", base, cache, 0, ADAMW)
+    with locked(Folder(run_dir).worker_lease):
+        message = "workers of an earlier try of this run are still at work; wait until they have ended"
+        assert workers(2)(checks.train_beside_others, run_dir) == [message] * 2
+        assert Failure.load(run_dir) == Failure(message, exit_code=4)
+        assert not Folder(run_dir).metrics.exists()
+    Folder(run_dir).failure.unlink()
+    assert workers(2)(checks.train_beside_others, run_dir) == [None] * 2
+    assert released(run_dir) == ALL
 
 
 def test_a_finished_run_is_left_as_it_is(

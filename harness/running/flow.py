@@ -1,23 +1,14 @@
-"""One run, from a plan to a report: prepare → train → evaluate → report. Lose nothing, release nothing twice.
-
-The run's folder is the whole truth about it: what was asked, what was computed, what was released, and, in
-`private/`, what a resumed run needs to repeat the very same draws.
-"""
+"""The way through a run: prepare → train → finish. Interrupted anywhere, it goes on where it was durable."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
-import os
-import secrets
 import shutil
 import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,44 +20,29 @@ from harness.data.sources.base import Columns
 from harness.data.store import Corpus
 from harness.data.tiers import assign_tiers
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
-from harness.files import as_json, locked, write_private, write_released
+from harness.files import as_json, write_private, write_released
 from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key
+from harness.running.folders import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RUNNING,
+    TRAINED,
+    check_promise,
+    check_same,
+    create_folder,
+    find_unfinished,
+    lease,
+    released_rows,
+    run_digest,
+    set_status,
+    status_of,
+    write_privacy,
+)
+from harness.running.watching import Observer, Watch
 from harness.training.job import Failure, Folder, Job
-from harness.training.model import Base
 from harness.training.ray import check_shadows
-
-FINISHED, TRAINED, RUNNING, INTERRUPTED, FAILED = "finished", "trained", "running", "interrupted", "failed"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is; steps are public, and nothing else is in here.
-
-    Attributes:
-        series: ``private`` or ``ordinary``.
-        step: Steps taken in it.
-        steps: Steps to take.
-        epsilon: ε spent by then, from the public curve; None where there is none.
-    """
-
-    series: str
-    step: int
-    steps: int
-    epsilon: float | None = None
-
-
-class Observer:
-    """What a console shows of a run. This one shows nothing; nothing that it is told is private."""
-
-    def note(self, text: str) -> None:
-        """A line about what happens now."""
-
-    def progress(self, progress: Progress) -> None:
-        """Training went on."""
-
-    def released(self, row: dict[str, Any]) -> None:
-        """A row of metrics was released."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +65,7 @@ def run(
     *,
     out: Path | str = "runs",
     resume: bool = False,
+    run_id: str | None = None,
     not_private: bool = False,
     observer: Observer | None = None,
     _key: bytes | None = None,
@@ -98,7 +75,8 @@ def run(
     Args:
         plan: What to do.
         out: Where runs are kept: the run's folder is ``out/<name>/<run id>``.
-        resume: Go on with the newest unfinished run of this name, which must be the same in everything that matters.
+        resume: Go on with an unfinished run of this name, which must be the same in everything that matters.
+        run_id: Which one; None: the newest one that nobody works on, of the same mechanism if there is one.
         not_private: Consent to train without noise, where the plan says so.
         observer: Is told how it goes.
         _key: The run's secret key, for tests alone.
@@ -117,47 +95,18 @@ def run(
     if not plan.mechanism.private and not not_private:
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
     check_shadows(Path.cwd())
-    folder = _find(plan, Path(out)) if resume else _create(plan, Path(out))
-    with _lease(folder), _interrupts_told(plan, folder):
-        if resume and _status(folder) == TRAINED:
-            _check_promise(plan, folder)
+    folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
+    with lease(folder), _interrupts_told(plan, folder):
+        if resume and status_of(folder) == TRAINED:
+            check_promise(plan, folder)
         else:
             job = _prepare(plan, folder, observer, resume, _key)
             _train(plan, folder, job, observer)
-            _set_status(plan, folder, TRAINED)
+            set_status(plan, folder, TRAINED)
         return _finish(plan, folder)
 
 
 # --- the folder ---------------------------------------------------------------------------------------------
-
-
-def _create(plan: Plan, out: Path) -> Folder:
-    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    folder = Folder((out / plan.spec.name / run_id).absolute())
-    try:
-        folder.private.mkdir(parents=True, mode=0o700)
-        os.chmod(folder.private, 0o700)
-    except OSError as error:
-        raise MachineError(f"can't make the run's folder {folder.root}: {error.strerror}") from None
-    return folder
-
-
-def _find(plan: Plan, out: Path) -> Folder:
-    candidates = sorted((out / plan.spec.name).glob("*/private/run.json"), reverse=True)
-    for path in candidates:
-        folder = Folder(path.parent.parent.absolute())
-        if _status(folder) not in (FINISHED, FAILED):
-            return folder
-    raise ArgumentError(f"there is no unfinished run of {plan.spec.name} in {out}")
-
-
-@contextlib.contextmanager
-def _lease(folder: Folder) -> Iterator[None]:
-    """One process at a time works on a run; the lease ends with the process, however it ends."""
-    with locked(folder.private / "lease", wait=False) as held:
-        if not held:
-            raise ArgumentError(f"another process is working on {folder.root}")
-        yield
 
 
 @contextlib.contextmanager
@@ -167,11 +116,11 @@ def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if (folder.private / "run.json").exists():
-            if _status(folder) == RUNNING:
-                _set_status(plan, folder, INTERRUPTED)
-            raise Interrupted(f"stopped; what was durable is kept ({folder.root})") from None
+            if status_of(folder) == RUNNING:
+                set_status(plan, folder, INTERRUPTED)
+            raise Interrupted(f"stopped; what was durable is kept ({folder.root})", run_id=folder.root.name) from None
         shutil.rmtree(folder.root, ignore_errors=True)
-        raise Interrupted("stopped before training; nothing was spent, and nothing is left", resumable=False) from None
+        raise Interrupted("stopped before training; nothing was spent, and nothing is left") from None
 
 
 # --- before training ----------------------------------------------------------------------------------------
@@ -199,7 +148,7 @@ def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: 
         observer.note(f"  {skipped}")
     digest = run_digest(plan, corpus, base)
     if resume:
-        _check_same(folder, digest)
+        check_same(folder, digest)
     job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan))
     job.save(folder.root)
     if not resume:
@@ -208,50 +157,8 @@ def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: 
         document = {**plan.document(), "model": {**plan.document()["model"], "origin": base.origin}}
         write_released(folder.root / "spec.yaml", _yaml(plan))
         write_released(folder.root / "plan.json", as_json(document))
-    _set_status(plan, folder, RUNNING, digest)
+    set_status(plan, folder, RUNNING, digest)
     return job
-
-
-def run_digest(plan: Plan, corpus: Corpus, base: Base) -> str:
-    """Identifies everything that decides a run's releases: a resumed run must have the same.
-
-    Workers and ZeRO stage are not in it; they may change. It is keyed through the corpus's fingerprint.
-    """
-    spec = plan.spec
-    parts = {
-        "mechanism": plan.mechanism.digest,
-        "guarantee": plan.guarantee.document("", 0),
-        "data": corpus.fingerprint,
-        "segmentation": spec.segmentation.model_dump(mode="json"),
-        "sensitivity": spec.sensitivity.model_dump(mode="json") if spec.sensitivity else None,
-        "model": base.digest,
-        "tokenizer": base.tokenizer_digest,
-        "adapter": spec.model.model_dump(mode="json"),
-        "optimizer": spec.train.optimizer.model_dump(mode="json"),
-        "checkpoint_every": spec.train.checkpoint_every,
-        "evaluation": spec.evaluation.model_dump(mode="json"),
-        "seed": spec.seed,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _check_same(folder: Folder, digest: str) -> None:
-    before = json.loads((folder.private / "run.json").read_text())["run_digest"]
-    if before != digest:
-        raise ArgumentError(
-            f"{folder.root} was begun with another mechanism, data, model, optimizer or seed: it can't be resumed with "
-            "this spec (a draw is never used on different data); start a new run without --resume"
-        )
-    if not folder.key.exists():
-        raise ArgumentError(f"the key of {folder.root} is gone: it can't be resumed")
-
-
-def _check_promise(plan: Plan, folder: Folder) -> None:
-    """What is left of a trained run is to state its guarantee: it must be the one it was trained under."""
-    stated = json.loads((folder.root / "privacy.json").read_text())
-    planned = plan.guarantee.document(stated["status"], stated["steps_completed"])
-    if stated != json.loads(json.dumps(planned)):
-        raise ArgumentError(f"{folder.root} was trained under another guarantee: it can't be finished with this spec")
 
 
 def _save_groups(plan: Plan, corpus: Corpus, folder: Folder) -> None:
@@ -285,28 +192,6 @@ def _yaml(plan: Plan) -> str:
     return yaml.safe_dump(plan.loaded.resolved, sort_keys=False, allow_unicode=True)
 
 
-def _status(folder: Folder) -> str:
-    return str(json.loads((folder.private / "run.json").read_text())["status"])
-
-
-def _set_status(plan: Plan, folder: Folder, status: str, digest: str | None = None) -> None:
-    path = folder.private / "run.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    known.update({"status": status} | ({"run_digest": digest} if digest else {}))
-    write_private(path, as_json(known).encode())
-    _write_privacy(plan, folder, status)
-
-
-def _write_privacy(plan: Plan, folder: Folder, status: str) -> None:
-    steps = plan.mechanism.steps if status in (TRAINED, FINISHED) else _released_steps(folder)
-    write_released(folder.root / "privacy.json", as_json(plan.guarantee.document(status, steps)))
-
-
-def _released_steps(folder: Folder) -> int:
-    rows = _rows(folder.metrics)
-    return max((int(r["step"]) for r in rows if r["series"] == "private"), default=0)
-
-
 # --- training -----------------------------------------------------------------------------------------------
 
 
@@ -315,7 +200,7 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
 
     folder.stop.unlink(missing_ok=True)
     folder.progress.unlink(missing_ok=True)
-    watch = _Watch(folder, job, observer)
+    watch = Watch(folder, job, observer)
     compute = plan.spec.compute
     observer.note(f"training: {compute.workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
     try:
@@ -324,17 +209,17 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
     except UserError as error:
         if Failure.load(folder.root) is not None and error.exit_code != MachineError.exit_code:
             # It would fail again in the same way: there is nothing to go on with, and no use for its draws.
-            _set_status(plan, folder, FAILED)
+            set_status(plan, folder, FAILED)
             destroy_key(folder.key)
         raise
     watch.look()
     if not _complete(plan, folder):
-        _set_status(plan, folder, INTERRUPTED)
-        raise Interrupted(f"stopped with a checkpoint ({folder.root})")
+        set_status(plan, folder, INTERRUPTED)
+        raise Interrupted(f"stopped with a checkpoint ({folder.root})", run_id=folder.root.name)
 
 
 def _complete(plan: Plan, folder: Folder) -> bool:
-    done = {(r["series"], r["step"]) for r in _rows(folder.metrics)}
+    done = {(r["series"], r["step"]) for r in released_rows(folder.metrics)}
     last = plan.mechanism.steps
     ordinary = plan.spec.evaluation.ordinary and plan.mechanism.private
     return folder.adapter.exists() and ("private", last) in done and (not ordinary or ("ordinary", last) in done)
@@ -364,36 +249,6 @@ def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[None]:
             signal.signal(one, handler)
 
 
-class _Watch:
-    """Follows a run through its folder and tells the observer what is new."""
-
-    def __init__(self, folder: Folder, job: Job, observer: Observer) -> None:
-        self.folder, self.job, self.observer = folder, job, observer
-        self.seen = {(r["series"], int(r["step"])) for r in _rows(folder.metrics)}
-        self.last: Progress | None = None
-
-    def look(self) -> None:
-        for row in _rows(self.folder.metrics):
-            place = (row["series"], int(row["step"]))
-            if place not in self.seen:
-                self.seen.add(place)
-                self.observer.released(row)
-        with contextlib.suppress(OSError, ValueError):
-            document = json.loads(self.folder.progress.read_text())
-            series, step = document["series"], document["step"]
-            epsilon = self.job.epsilon_after(step) if series == "private" else None
-            progress = Progress(series, step, document["steps"], epsilon)
-            if progress != self.last:
-                self.last = progress
-                self.observer.progress(progress)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
 # --- after training -----------------------------------------------------------------------------------------
 
 
@@ -407,9 +262,9 @@ def _finish(plan: Plan, folder: Folder) -> RunResult:
     destroy_key(folder.key)
     shutil.rmtree(folder.private / "checkpoints", ignore_errors=True)
     shutil.rmtree(folder.private / "ray", ignore_errors=True)
-    _write_privacy(plan, folder, FINISHED)
+    write_privacy(plan, folder, FINISHED)
     summary = summarize(folder.root)
     write_released(folder.adapter / "README.md", model_card(folder.root))
     report = write_report(folder.root) if plan.spec.report.html else None
-    _set_status(plan, folder, FINISHED)
+    set_status(plan, folder, FINISHED)
     return RunResult(folder.root, summary, report)

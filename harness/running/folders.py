@@ -1,0 +1,182 @@
+"""A run's folder is the whole truth about it: what was asked, what was computed, what was released, how far it is.
+
+In `private/` lies what a resumed run needs to repeat the very same draws.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.data.store import Corpus
+from harness.errors import ArgumentError, MachineError
+from harness.files import as_json, hold, is_locked, write_private, write_released
+from harness.planning import Plan
+from harness.plugins import suggest
+from harness.training.job import Folder
+from harness.training.model import Base
+
+FINISHED, TRAINED, RUNNING, INTERRUPTED, FAILED = "finished", "trained", "running", "interrupted", "failed"
+LEASE_SECONDS = 2.0
+"""So long a run waits for its own lease: another command may be looking whether it is free."""
+
+
+def create_folder(plan: Plan, out: Path) -> Folder:
+    """Makes the folder of a new run, ``out/<name>/<run id>``, with its private part.
+
+    Raises:
+        MachineError: It can't be made.
+    """
+    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    folder = Folder((out / plan.spec.name / run_id).absolute())
+    try:
+        folder.private.mkdir(parents=True, mode=0o700)
+        os.chmod(folder.private, 0o700)
+    except OSError as error:
+        raise MachineError(f"can't make the run's folder {folder.root}: {error.strerror}") from None
+    return folder
+
+
+def find_unfinished(plan: Plan, out: Path, run_id: str | None = None) -> Folder:
+    """The run to go on with.
+
+    Args:
+        plan: What is asked for now.
+        out: Where runs are kept.
+        run_id: The run's id, or its beginning; None: the newest one that nobody works on, of the same mechanism if
+            there is one.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    below = out / plan.spec.name
+    found = [Folder(p.parents[1].absolute()) for p in sorted(below.glob("*/private/run.json"), reverse=True)]
+    if run_id is not None:
+        return _named(run_id, found, below)
+    unfinished = [folder for folder in found if status_of(folder) not in (FINISHED, FAILED)]
+    if not unfinished:
+        raise ArgumentError(f"there is no unfinished run of {plan.spec.name} in {out}")
+    free = [folder for folder in unfinished if not is_locked(folder.lease)]
+    same = [folder for folder in free if _mechanism_digest(folder) == plan.mechanism.digest]
+    return (same or free or unfinished)[0]
+
+
+def _named(run_id: str, found: Sequence[Folder], below: Path) -> Folder:
+    hits = [folder for folder in found if folder.root.name.startswith(run_id)]
+    if len(hits) > 1:
+        raise ArgumentError(f'--run: several runs begin with "{run_id}": {", ".join(f.root.name for f in hits)}')
+    if not hits:
+        near = suggest(run_id, [folder.root.name for folder in found])
+        raise ArgumentError(
+            f'--run: there is no run "{run_id}" in {below}' + (f'; did you mean "{near}"?' if near else "")
+        )
+    if status_of(hits[0]) in (FINISHED, FAILED):
+        raise ArgumentError(f"--run: {hits[0].root.name} is {status_of(hits[0])}: there is nothing to go on with")
+    return hits[0]
+
+
+def _mechanism_digest(folder: Folder) -> str | None:
+    try:
+        return str(json.loads((folder.root / "plan.json").read_text())["mechanism_digest"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def lease(folder: Folder) -> Iterator[None]:
+    """One process at a time works on a run; the lease ends with the process, however it ends.
+
+    Raises:
+        ArgumentError: Another process has it.
+        MachineError: The file system has no locks.
+    """
+    with hold(folder.lease, seconds=LEASE_SECONDS) as held:
+        if not held:
+            raise ArgumentError(f"another process is working on {folder.root}")
+        yield
+
+
+def run_digest(plan: Plan, corpus: Corpus, base: Base) -> str:
+    """Identifies everything that decides a run's releases: a resumed run must have the same.
+
+    Workers and ZeRO stage are not in it; they may change. It is keyed through the corpus's fingerprint.
+    """
+    spec = plan.spec
+    parts = {
+        "mechanism": plan.mechanism.digest,
+        "guarantee": plan.guarantee.document("", 0),
+        "data": corpus.fingerprint,
+        "segmentation": spec.segmentation.model_dump(mode="json"),
+        "sensitivity": spec.sensitivity.model_dump(mode="json") if spec.sensitivity else None,
+        "model": base.digest,
+        "tokenizer": base.tokenizer_digest,
+        "adapter": spec.model.model_dump(mode="json"),
+        "optimizer": spec.train.optimizer.model_dump(mode="json"),
+        "checkpoint_every": spec.train.checkpoint_every,
+        "evaluation": spec.evaluation.model_dump(mode="json"),
+        "seed": spec.seed,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def check_same(folder: Folder, digest: str) -> None:
+    """A draw is never used on anything but what it was first used on.
+
+    Raises:
+        ArgumentError: The run was begun with something else, or its key is gone.
+    """
+    before = json.loads((folder.private / "run.json").read_text())["run_digest"]
+    if before != digest:
+        raise ArgumentError(
+            f"{folder.root} was begun with another mechanism, data, model, optimizer or seed: it can't be resumed with "
+            "this spec (a draw is never used on different data); start a new run without --resume"
+        )
+    if not folder.key.exists():
+        raise ArgumentError(f"the key of {folder.root} is gone: it can't be resumed")
+
+
+def check_promise(plan: Plan, folder: Folder) -> None:
+    """What is left of a trained run is to state its guarantee: it must be the one it was trained under."""
+    stated = json.loads((folder.root / "privacy.json").read_text())
+    planned = plan.guarantee.document(stated["status"], stated["steps_completed"])
+    if stated != json.loads(json.dumps(planned)):
+        raise ArgumentError(f"{folder.root} was trained under another guarantee: it can't be finished with this spec")
+
+
+def status_of(folder: Folder) -> str:
+    """How far a run is, as its driver last said."""
+    return str(json.loads((folder.private / "run.json").read_text())["status"])
+
+
+def set_status(plan: Plan, folder: Folder, status: str, digest: str | None = None) -> None:
+    """Notes how far a run is, and states its guarantee as far as it has come."""
+    path = folder.private / "run.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known.update({"status": status} | ({"run_digest": digest} if digest else {}))
+    write_private(path, as_json(known).encode())
+    write_privacy(plan, folder, status)
+
+
+def write_privacy(plan: Plan, folder: Folder, status: str) -> None:
+    """States the guarantee, and how many steps were released under it."""
+    steps = plan.mechanism.steps if status in (TRAINED, FINISHED) else _released_steps(folder)
+    write_released(folder.root / "privacy.json", as_json(plan.guarantee.document(status, steps)))
+
+
+def _released_steps(folder: Folder) -> int:
+    rows = released_rows(folder.metrics)
+    return max((int(r["step"]) for r in rows if r["series"] == "private"), default=0)
+
+
+def released_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of metrics; half a line, which a kill leaves, is none."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
