@@ -69,9 +69,21 @@ if [ ${#failed[@]} -gt 0 ]; then
     say "FAILED: $(printf '%s; ' "${failed[@]}")the tests follow"
 fi
 
-say "== pytest"
+# Whole runs on Ray wait for processes most of the time: they go on beside the other tests.
 status=0
-"$bin/python" -m pytest -m "$expression" ${arguments[@]+"${arguments[@]}"} || status=$?
+if [ ${#arguments[@]} -eq 0 ]; then
+    say "== pytest, in two parts: whole runs on Ray (shown at the end), and beside them all others"
+    runs=$(mktemp)
+    trap 'kill "$beside" 2>/dev/null || true; rm -f -- "$runs"' EXIT
+    "$bin/python" -m pytest -m "${expression:+($expression) and }ray" >"$runs" 2>&1 &
+    beside=$!
+    "$bin/python" -m pytest -m "${expression:+($expression) and }not ray" || status=$?
+    wait "$beside" || status=$?
+    cat -- "$runs"
+else
+    say "== pytest"
+    "$bin/python" -m pytest -m "$expression" "${arguments[@]}" || status=$?
+fi
 if [ "$status" -eq 0 ] && [ ${#failed[@]} -gt 0 ]; then
     status=1
 fi

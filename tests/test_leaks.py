@@ -23,7 +23,7 @@ from harness.spec.models import ComputeBlock
 from tests import launching
 from tests.launching import CANARY, KEY, PERSON, Run, Workplace, read_json, rows
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
 
 FAILING_WORKER = f"""\
 import sys

@@ -19,6 +19,8 @@ from tests.launching import ROOT, Workplace
 from tests.plans import write_spec
 from tests.tiny import make_spec, save_base, write_posts
 
+pytestmark = pytest.mark.ray
+
 STARTED = {"segmentation": "theirs_s", "sensitivity": "theirs_r", "noise": "theirs_n"}
 """Kinds, and the names that specs say."""
 

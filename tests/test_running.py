@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import threading
 import time
@@ -30,7 +31,7 @@ from harness.training.job import Folder
 from tests import launching
 from tests.launching import KEY, Run, Workplace, adapter, read_json, released_step, rows
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
 STEPS = 16
 
 
@@ -141,7 +142,7 @@ def test_ctrl_c_and_other_workers(secret_run: Run, place: Workplace) -> None:
     folder = place.run_folder()
     said, how = process.err.splitlines()[-2:]
     assert said == f"uudp: stopped with a checkpoint ({folder})"
-    assert how == f"uudp: go on with: uudp run {place.spec} --resume --out {place.out}"
+    assert how == f"uudp: go on with: uudp run {place.spec} --resume --run {folder.name} --yes --out {place.out}"
     assert "stopping after this step, with a checkpoint; press Ctrl-C again to stop at once" in process.err
     assert "Traceback" not in process.err
     privacy = read_json(folder / "privacy.json")
@@ -151,8 +152,10 @@ def test_ctrl_c_and_other_workers(secret_run: Run, place: Workplace) -> None:
     (newest,) = sorted((folder / "private" / "checkpoints" / "private").glob("step-*"))[-1:]
     assert newest.name == f"step-{taken:08d}"  # nothing that was computed is lost
 
-    resumed = place.start_run("compute.workers=1", "compute.deepspeed.stage=0", "--resume")
+    words = shlex.split(how.removeprefix("uudp: go on with: uudp "))
+    resumed = place.start(*words, "compute.workers=1", "compute.deepspeed.stage=0")
     assert resumed.wait() == 0, resumed.err
+    assert place.runs() == [folder]
     ours, theirs = adapter(folder), adapter(secret_run.folder)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-5)
@@ -169,12 +172,13 @@ def test_a_second_ctrl_c_leaves_at_once(place: Workplace) -> None:
     asked = time.monotonic()
     process.interrupt()
     assert process.wait() == 130
+    folder = place.run_folder()
     assert time.monotonic() - asked < 60  # and not after the workers' first step; generous, for a busy machine
     said, how = process.err.splitlines()[-2:]
     assert said.startswith("uudp: stopped; what was durable is kept (")
-    assert how == f"uudp: go on with: uudp run {place.spec} --resume --out {place.out}"
+    assert how == f"uudp: go on with: uudp run {place.spec} --resume --run {folder.name} --yes --out {place.out}"
     assert "Traceback" not in process.err
-    assert read_json(place.run_folder() / "privacy.json")["status"] == "interrupted"
+    assert read_json(folder / "privacy.json")["status"] == "interrupted"
 
 
 # --- the ends of a run, without Ray -------------------------------------------------------------------------

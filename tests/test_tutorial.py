@@ -16,6 +16,8 @@ from harness.planning import make_plan
 from tests.launching import ROOT
 from tests.tiny import save_base
 
+pytestmark = pytest.mark.ray
+
 SCRIPT = ROOT / "scripts" / "tutorial.py"
 SMALL = (
     "train.steps=2", "train.checkpoint_every=1", "data.max_tokens=64", "model.dtype=float32", "sampling.expected=8",

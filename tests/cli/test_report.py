@@ -11,6 +11,8 @@ import pytest
 from harness.cli import main
 from tests.launching import Run
 
+pytestmark = pytest.mark.ray
+
 IDS = ("20260102-030405-aaaaaa", "20260102-030405-bbbbbb", "20270102-030405-cccccc")
 
 

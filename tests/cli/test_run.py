@@ -19,6 +19,8 @@ from harness.spec import load_spec
 from tests.launching import ROOT, Run, Workplace, adapter, read_json, rows
 from tests.tiny import made_posts, make_spec, write_posts
 
+pytestmark = pytest.mark.ray
+
 STEP = re.compile(r"(private|ordinary) step (\d+)(: ε spent [\d.]+)?(, hold-out loss [\d.]+|: hold-out loss [\d.]+)?")
 
 

@@ -65,7 +65,7 @@ def test_every_count_has_one_segment_and_more_usage_never_a_lower_one(edges, cou
         ({"edges": ()}, "at least 1 item"),
         ({"edges": (3, 3)}, "must rise"),
         ({"edges": (5, 3)}, "must rise"),
-        ({"edges": (0, 3)}, "at least 1"),
+        ({"edges": (0, 3)}, "greater than or equal to 1"),
         ({"names": ("few", "many")}, "2 edges make 3 segments"),
         ({"names": ("few", "few", "many")}, "the same name twice"),
         ({"measure": "words"}, "'records', 'examples' or 'tokens'"),
