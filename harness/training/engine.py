@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UserError
 from harness.spec.models import OptimizerBlock
 from harness.training.gradients import Trainable, UnitGradients
 
@@ -102,7 +103,12 @@ class Engine:
             sink.hand_zeros_to_optimizer = False
 
     def step(self, gradient: Tensor) -> None:
-        """Steps the optimizer on this flat gradient (float32, [coordinates]), the same on every rank; collective."""
+        """Steps the optimizer on this flat gradient (float32, [coordinates]), the same on every rank; collective.
+
+        Raises:
+            UserError: DeepSpeed left the step out, as it does where a gradient's norm is beyond the numbers: what is
+                trained would no longer be what was accounted.
+        """
         from deepspeed.utils import safe_set_full_grad
 
         for trainable in self.trainables:
@@ -112,6 +118,8 @@ class Engine:
             else:
                 safe_set_full_grad(trainable.parameter, value)
         self._engine.step()
+        if self._engine.skipped_steps:
+            raise UserError("a step's noisy gradient is beyond float32 and was left out; try a smaller clipping.norm")
 
     def gradient(self) -> Tensor:
         """What the optimizer would step on now, as DeepSpeed holds it: flat, [coordinates]; collective."""

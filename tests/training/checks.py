@@ -8,10 +8,11 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 
-from harness.errors import MachineError
+from harness.errors import MachineError, UserError
 from harness.spec.models import AdapterBlock, ModelBlock, OptimizerBlock
 from harness.training import checkpoints, engine, loop
 from harness.training.batches import pad, weighted_loss
@@ -59,6 +60,15 @@ def train_beside_others(run_dir: Path) -> str | None:
     """`train`, not waiting long for other workers of the same run."""
     with mock.patch.object(loop, "WORKERS_GONE_SECONDS", 0.2):
         return train(run_dir)
+
+
+def complaint_about_weights(run_dir: Path, value: float) -> str:
+    """What `Series` says of weights that are all `value`."""
+    series = _series(run_dir)
+    beyond = {name: torch.full_like(weight, value) for name, weight in series.engine.parameters().items()}
+    with mock.patch.object(series.engine, "parameters", return_value=beyond), pytest.raises(UserError) as caught:
+        series._check_moves(1)
+    return str(caught.value)
 
 
 def released(run_dir: Path) -> list[tuple[str, int]]:
