@@ -10,6 +10,8 @@ class UserError(Exception):
     """
 
     exit_code = 1
+    run_id: str | None = None
+    """The run that can go on, where one can."""
 
 
 class ArgumentError(UserError):
@@ -34,7 +36,7 @@ class Interrupted(UserError):
     """Stopped by the user.
 
     Attributes:
-        run_id: The run that can go on; None: nothing was begun, and nothing is left.
+        run_id: The run that can go on; None: nothing was begun.
     """
 
     exit_code = 130

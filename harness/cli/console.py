@@ -10,14 +10,14 @@ from typing import Any
 
 
 def out(line: str = "") -> None:
-    """Prints one line of the result to stdout, never wrapped."""
-    _print(line, sys.stdout)
+    """Prints one line of the result to stdout, never wrapped, without what steers a terminal."""
+    _print(printable(line), sys.stdout)
 
 
 def err(line: str = "") -> None:
     """Prints one line about the work, or an error, to stderr, never wrapped."""
     sys.stdout.flush()
-    _print(line, sys.stderr)
+    _print(printable(line), sys.stderr)
 
 
 def shortened(text: str, width: int) -> str:
@@ -37,7 +37,7 @@ def emit_json(document: Mapping[str, Any]) -> None:
     Raises:
         ValueError: A number in it is not finite, which JSON can't say.
     """
-    out(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    _print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), sys.stdout)
 
 
 def _print(text: str, stream: Any) -> None:

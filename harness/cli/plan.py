@@ -63,10 +63,10 @@ def describe(document: Mapping[str, Any]) -> list[str]:
         f"  {'group':<20}{'weight':>7}{'ε':>8}{'clip':>9}{'σ':>8}{'rate':>9}{'noise/signal':>14}",
     ]
     for g in document["groups"]:
-        epsilon = f.epsilon(g["epsilon"])
+        name, epsilon = console.shortened(g["name"], 19), f.epsilon(g["epsilon"])
         lines.append(
-            f"  {g['name'][:19]:<20}{g['weight']:>7.3f}{epsilon:>8}{g['clip_norm']:>9.4f}"
-            f"{g['noise_multiplier']:>8.3f}{g['sampling_rate']:>9.5f}{g['noise_to_signal']:>14.4f}"
+            f"  {name:<20}{g['weight']:>7.3f}{epsilon:>8}{_cell(g['clip_norm'], 4, 9)}"
+            f"{_cell(g['noise_multiplier'], 3, 8)}{_cell(g['sampling_rate'], 5, 9)}{_cell(g['noise_to_signal'], 4, 14)}"
         )
     lines.append("")
     lines.append("  charges     none besides training" if not document["charges"] else "  charges")
@@ -74,6 +74,12 @@ def describe(document: Mapping[str, Any]) -> list[str]:
     for note in document["notes"]:
         lines += textwrap.wrap(note, 80, initial_indent="  note        ", subsequent_indent=" " * 14)
     return lines
+
+
+def _cell(value: float, decimals: int, width: int) -> str:
+    """A number at the right of its column, with a blank before it: with fewer digits where they would not fit."""
+    text = f"{value:.{decimals}f}"
+    return f"{text if len(text) < width else f'{value:.2g}':>{width}}"
 
 
 def origin_line(key: str, value: Any, origin: str, width: int = 80) -> str:

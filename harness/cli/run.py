@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import completion, console
-from harness.errors import Interrupted
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.running import Observer, RunResult
@@ -56,11 +56,11 @@ def run(
     with _sigterm_as_ctrl_c():
         try:
             result = _run(spec, overrides or [], resume, which, yes, not_private, out)
-        except Interrupted as stopped:
-            if stopped.run_id is None:
-                raise
-            command = resume_command(spec, overrides or [], stopped.run_id, yes, not_private, out)
-            raise Interrupted(f"{stopped}\ngo on with: {command}") from None
+        except UserError as stopped:
+            if stopped.run_id is not None:
+                command = resume_command(spec, overrides or [], stopped.run_id, yes, not_private, out)
+                stopped.args = (f"{stopped}\ngo on with: {command}",)
+            raise
     if json:
         report = str(result.report) if result.report else None
         console.emit_json({"run": str(result.folder), "report": report, "summary": result.summary})

@@ -35,7 +35,7 @@ from harness.running.folders import (
     find_unfinished,
     lease,
     released_rows,
-    run_digest,
+    run_parts,
     set_status,
     status_of,
     write_privacy,
@@ -95,6 +95,7 @@ def run(
     if not plan.mechanism.private and not not_private:
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
     check_shadows(Path.cwd())
+    _device(plan)
     folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
     with lease(folder), _interrupts_told(plan, folder):
         if resume and status_of(folder) == TRAINED:
@@ -115,12 +116,30 @@ def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if (folder.private / "run.json").exists():
+        if not _begun(folder):
+            shutil.rmtree(folder.root, ignore_errors=True)
+            raise Interrupted("stopped before training; nothing was spent, and nothing is left") from None
+        if status_of(folder) == RUNNING:
+            set_status(plan, folder, INTERRUPTED)
+        raise Interrupted(f"stopped; what was durable is kept ({folder.root})", run_id=folder.root.name) from None
+    except Exception as error:
+        # Being refused changes nothing of a run that has begun.
+        if _begun(folder) and not isinstance(error, ArgumentError) and status_of(folder) not in (FAILED, FINISHED):
             if status_of(folder) == RUNNING:
                 set_status(plan, folder, INTERRUPTED)
-            raise Interrupted(f"stopped; what was durable is kept ({folder.root})", run_id=folder.root.name) from None
+            if isinstance(error, UserError):
+                error.run_id = folder.root.name
+        raise
+
+
+def _begun(folder: Folder) -> bool:
+    """Whether a run has begun; one that has not is removed, unless it says why (records or plugins that failed)."""
+    if (folder.private / "run.json").exists():
+        return True
+    destroy_key(folder.key)
+    if {path.name for path in folder.private.iterdir()} <= {folder.lease.name, "job.json", folder.members.name}:
         shutil.rmtree(folder.root, ignore_errors=True)
-        raise Interrupted("stopped before training; nothing was spent, and nothing is left") from None
+    return False
 
 
 # --- before training ----------------------------------------------------------------------------------------
@@ -135,10 +154,12 @@ def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: 
     base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
     observer.note(f"  from {base.origin}")
     observer.note(f"data: {spec.data.name}")
+    tokenizer = model.load_tokenizer(base)
+    model.check_fits(base, tokenizer, spec.data.max_tokens)
     corpus = build_corpus(
         plan.source,
         Columns.of(spec.data),
-        tokenizer=model.load_tokenizer(base),
+        tokenizer=tokenizer,
         tokenizer_digest=base.tokenizer_digest,
         data=spec.data,
         cache_dir=cache,
@@ -146,9 +167,9 @@ def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: 
     )
     if skipped := describe_bad_records(corpus, spec.data.visibility):
         observer.note(f"  {skipped}")
-    digest = run_digest(plan, corpus, base)
+    parts = run_parts(plan, corpus, base)
     if resume:
-        check_same(folder, digest)
+        check_same(folder, parts)
     job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan))
     job.save(folder.root)
     if not resume:
@@ -157,7 +178,7 @@ def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: 
         document = {**plan.document(), "model": {**plan.document()["model"], "origin": base.origin}}
         write_released(folder.root / "spec.yaml", _yaml(plan))
         write_released(folder.root / "plan.json", as_json(document))
-    set_status(plan, folder, RUNNING, digest)
+    set_status(plan, folder, RUNNING, parts)
     return job
 
 

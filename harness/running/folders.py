@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,13 @@ def lease(folder: Folder) -> Iterator[None]:
         yield
 
 
-def run_digest(plan: Plan, corpus: Corpus, base: Base) -> str:
-    """Identifies everything that decides a run's releases: a resumed run must have the same.
+def run_parts(plan: Plan, corpus: Corpus, base: Base) -> dict[str, str]:
+    """Identifies everything that decides a run's releases, part by part: a resumed run must have the same.
 
-    Workers and ZeRO stage are not in it; they may change. It is keyed through the corpus's fingerprint.
+    Workers and ZeRO stage are not in it; they may change. The data's part is keyed.
     """
     spec = plan.spec
-    parts = {
+    parts: dict[str, Any] = {
         "mechanism": plan.mechanism.digest,
         "guarantee": plan.guarantee.document("", 0),
         "data": corpus.fingerprint,
@@ -123,20 +123,30 @@ def run_digest(plan: Plan, corpus: Corpus, base: Base) -> str:
         "evaluation": spec.evaluation.model_dump(mode="json"),
         "seed": spec.seed,
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return {name: _sha256(part) for name, part in parts.items()}
 
 
-def check_same(folder: Folder, digest: str) -> None:
+def run_digest(parts: Mapping[str, str]) -> str:
+    """All parts in one."""
+    return _sha256(dict(parts))
+
+
+def _sha256(part: object) -> str:
+    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+
+
+def check_same(folder: Folder, parts: Mapping[str, str]) -> None:
     """A draw is never used on anything but what it was first used on.
 
     Raises:
         ArgumentError: The run was begun with something else, or its key is gone.
     """
-    before = json.loads((folder.private / "run.json").read_text())["run_digest"]
-    if before != digest:
+    before = json.loads((folder.private / "run.json").read_text())
+    if before["run_digest"] != run_digest(parts):
+        changed = [name for name, part in parts.items() if before["parts"].get(name) != part]
         raise ArgumentError(
-            f"{folder.root} was begun with another mechanism, data, model, optimizer or seed: it can't be resumed with "
-            "this spec (a draw is never used on different data); start a new run without --resume"
+            f"{folder.root} was begun with another {' and '.join(changed)}: it can't be resumed with this spec (a draw "
+            "is never used on anything else); start a new run without --resume"
         )
     if not folder.key.exists():
         raise ArgumentError(f"the key of {folder.root} is gone: it can't be resumed")
@@ -146,6 +156,12 @@ def check_promise(plan: Plan, folder: Folder) -> None:
     """What is left of a trained run is to state its guarantee: it must be the one it was trained under."""
     stated = json.loads((folder.root / "privacy.json").read_text())
     planned = plan.guarantee.document(stated["status"], stated["steps_completed"])
+    before, now = json.loads((folder.root / "plan.json").read_text()), json.loads(json.dumps(plan.document()))
+    for part in ("model", "train"):
+        if any(before[part].get(key) != value for key, value in now[part].items()):
+            raise ArgumentError(
+                f"{folder.root} was trained with another {part} block: it can't be finished with this spec"
+            )
     if stated != json.loads(json.dumps(planned)):
         raise ArgumentError(f"{folder.root} was trained under another guarantee: it can't be finished with this spec")
 
@@ -155,11 +171,11 @@ def status_of(folder: Folder) -> str:
     return str(json.loads((folder.private / "run.json").read_text())["status"])
 
 
-def set_status(plan: Plan, folder: Folder, status: str, digest: str | None = None) -> None:
+def set_status(plan: Plan, folder: Folder, status: str, parts: Mapping[str, str] | None = None) -> None:
     """Notes how far a run is, and states its guarantee as far as it has come."""
     path = folder.private / "run.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    known.update({"status": status} | ({"run_digest": digest} if digest else {}))
+    known.update({"status": status} | ({"run_digest": run_digest(parts), "parts": dict(parts)} if parts else {}))
     write_private(path, as_json(known).encode())
     write_privacy(plan, folder, status)
 

@@ -269,7 +269,10 @@ class Series:
         """Sees on made-up tokens that the model computes and that the adapter can learn, before a record is read."""
         self.sink.reset()
         self.sink.begin([0])
-        loss_of = weighted_loss(pad([list(range(1, 17))], self.device), [1.0 / 15])
+        # As long as an example can be, and with the last tokens that there are.
+        rows: int = self.engine.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        made_up = [rows - 1 - i % rows for i in range(max(16, self.job.spec.data.max_tokens))]
+        loss_of = weighted_loss(pad([made_up], self.device), [1.0 / (len(made_up) - 1)])
         seen: list[float] = []
 
         def probe(model: Any) -> Tensor:

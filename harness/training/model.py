@@ -161,6 +161,31 @@ def load_tokenizer(base: Base) -> Any:
     return AutoTokenizer.from_pretrained(base.folder)
 
 
+def check_fits(base: Base, tokenizer: Any, max_tokens: int) -> None:
+    """Refuses what some record could break: whether a run ends must not depend on what a user wrote.
+
+    Args:
+        base: The base model.
+        tokenizer: Its tokenizer.
+        max_tokens: Tokens of the longest example.
+
+    Raises:
+        ArgumentError: An example can be longer than the model's context, or a token without an embedding.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base.folder).get_text_config()
+    context = getattr(config, "max_position_embeddings", None)
+    if isinstance(context, int) and max_tokens > context > 0:
+        raise ArgumentError(f"data.max_tokens: {max_tokens}, but the model's context has {context} tokens")
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if highest >= config.vocab_size:
+        raise ArgumentError(
+            f"model.base: its tokenizer has tokens up to {highest}, its embeddings only {config.vocab_size}: they "
+            "don't belong together"
+        )
+
+
 def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
     """The base model with a fresh adapter, the same on every rank.
 

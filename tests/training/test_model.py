@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from harness.errors import ArgumentError
 from harness.spec.models import AdapterBlock, ModelBlock
 from harness.training.checkpoints import load_newest
 from harness.training.job import Folder
-from harness.training.model import Base, _check_supported, build_model, find_base, load_tokenizer
+from harness.training.model import Base, _check_supported, build_model, check_fits, find_base, load_tokenizer
 from tests.tiny import save_base
 from tests.training import checks
 
@@ -27,6 +28,21 @@ def block(base: Path, dtype: str = "float32", **adapter: Any) -> ModelBlock:
 
 
 # --- saved for plain peft -----------------------------------------------------------------------------------
+
+
+def test_what_some_record_could_break_is_refused_beforehand(base: Path, tmp_path: Path) -> None:
+    """Whether a run ends must not depend on what a user wrote. Break: either check taken out."""
+    found, tokenizer = Base(base, ""), load_tokenizer(Base(base, ""))
+    check_fits(found, tokenizer, 256)
+    with pytest.raises(ArgumentError, match=r"data.max_tokens: 257, but the model's context has 256 tokens"):
+        check_fits(found, tokenizer, 257)
+    short = tmp_path / "short"
+    shutil.copytree(base, short)
+    config = json.loads((short / "config.json").read_text())
+    highest = max(tokenizer.get_vocab().values())
+    (short / "config.json").write_text(json.dumps({**config, "vocab_size": highest}))
+    with pytest.raises(ArgumentError, match=f"tokens up to {highest}, its embeddings only {highest}"):
+        check_fits(Base(short, ""), tokenizer, 8)
 
 
 @pytest.mark.parametrize("kind", ["plain", "tied"])
