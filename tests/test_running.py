@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from harness.cli import main
 from harness.errors import ArgumentError, MachineError
 from harness.files import is_locked
 from harness.planning import make_plan
-from harness.running import folders
+from harness.running import flow, folders
 from harness.training.job import Folder
 from tests import launching
 from tests.launching import KEY, Run, Workplace, adapter, read_json, released_step, rows
@@ -182,6 +183,20 @@ def test_a_second_ctrl_c_leaves_at_once(place: Workplace) -> None:
     assert how == f"uudp: go on with: uudp run {place.spec} --resume --run {folder.name} --yes --out {place.out}"
     assert "Traceback" not in process.err
     assert read_json(folder / "privacy.json")["status"] == "interrupted"
+
+
+def test_a_second_ctrl_c_that_a_library_swallows_is_not_lost(tmp_path: Path) -> None:
+    """Raised in a callback of C code, an exception is printed and forgotten. Break: raise it in the handler alone."""
+    folder = Folder(tmp_path)
+    folder.private.mkdir()
+    with flow._first_interrupt_asks(folder, running.Observer()) as check:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert folder.stop.exists()
+        check()
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check()
 
 
 # --- the ends of a run, without Ray -------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import io
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,8 +225,13 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
     compute = plan.spec.compute
     observer.note(f"training: {compute.workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
     try:
-        with _first_interrupt_asks(folder, observer):
-            ray.fit(folder.root, compute, job.device, watch.look)
+        with _first_interrupt_asks(folder, observer) as check:
+
+            def tick() -> None:
+                watch.look()
+                check()
+
+            ray.fit(folder.root, compute, job.device, tick)
     except UserError as error:
         if Failure.load(folder.root) is not None and error.exit_code != MachineError.exit_code:
             # It would fail again in the same way: there is nothing to go on with, and no use for its draws.
@@ -247,24 +252,33 @@ def _complete(plan: Plan, folder: Folder) -> bool:
 
 
 @contextlib.contextmanager
-def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[None]:
+def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[Callable[[], None]]:
     """Inside, the first Ctrl-C asks the workers to stop with a checkpoint; the second one interrupts at once.
 
     SIGTERM, with which schedulers and containers end a process, counts as a Ctrl-C.
+
+    Yields:
+        To be called now and then: interrupts, if a second Ctrl-C was lost in a callback of a library.
     """
+    at_once: list[bool] = []
+
+    def check() -> None:
+        if at_once:
+            raise KeyboardInterrupt
 
     def stop(*_: object) -> None:
         if folder.stop.exists():
+            at_once.append(True)
             raise KeyboardInterrupt
         folder.stop.touch(mode=0o600)
         observer.note("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield check
         return
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
