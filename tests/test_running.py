@@ -253,6 +253,33 @@ def test_a_lost_key_is_never_replaced(secret_run: Run, trained: Path, monkeypatc
         running.run(make_plan(str(secret_run.place.spec)), out=trained.parents[1], resume=True)
 
 
+@pytest.mark.parametrize("change", ["model.base=/nope", "data.max_tokens=257"])
+def test_a_start_that_fails_leaves_nothing(secret_run: Run, tmp_path: Path, change: str) -> None:
+    """Break: leave the folder, which nothing would ever list or go on with."""
+    with pytest.raises(ArgumentError):
+        running.run(make_plan(str(secret_run.place.spec), [change]), out=tmp_path)
+    assert list(tmp_path.glob("*/*")) == []
+
+
+def test_a_machine_that_can_not_run_it_leaves_a_run_to_go_on_with(
+    secret_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break: leave it as running, with its key, and say nothing of it."""
+    from harness.training import ray
+
+    def refuse(*_: object) -> None:
+        raise MachineError("compute.workers: too many")
+
+    monkeypatch.setenv("UUDP_CACHE", secret_run.place.environment["UUDP_CACHE"])
+    monkeypatch.setattr(ray, "fit", refuse)
+    with pytest.raises(MachineError) as caught:
+        running.run(make_plan(str(secret_run.place.spec)), out=tmp_path)
+    (folder,) = tmp_path.glob("*/*")
+    assert caught.value.run_id == folder.name
+    assert read_json(folder / "privacy.json")["status"] == "interrupted"
+    assert Folder(folder).key.exists()
+
+
 def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Break: no lock, or one that outlives its process; a look at the lease that takes it away from a run."""
     monkeypatch.setattr(folders, "LEASE_SECONDS", 0.3)
