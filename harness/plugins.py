@@ -328,7 +328,8 @@ class Registry(Generic[T]):
             if near in self._reserved:
                 message = f'there is no {self.kind} "{name}"; did you mean "{near}", which is not built yet?'
                 raise PluginError(message, ("type",))
-            raise PluginError(f'there is no {self.kind} "{name}"', ("type",), sorted(known))
+            there = "" if near else f" (there are: {', '.join(sorted(known))})"
+            raise PluginError(f'there is no {self.kind} "{name}"{there}', ("type",), sorted(known))
         if len(owners) > 1:
             who = " and ".join(f"{_owner(origin)} ({target})" for target, origin in owners)
             raise PluginError(f'{self.kind} "{name}" is announced by {who}: uninstall all but one', ("type",))

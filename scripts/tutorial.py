@@ -13,10 +13,14 @@ import argparse
 import csv
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 USERS = 120
 OPENINGS = ("Hello,", "Good morning,", "Hi there,", "Dear team,")
@@ -46,22 +50,26 @@ def main() -> None:
     named = [part for key in ("user", "text") if (value := getattr(options, key)) for part in (f"--{key}", value)]
 
     say("2. A spec for them. `init` looks at the columns, and explains every line that it writes.")
-    if (folder / "first.yaml").exists():
-        print("(first.yaml is there already, and is left as it is)")
+    name = name_of(data)
+    spec = f"{name}.yaml"
+    if (folder / spec).exists():
+        if differs := other_data(folder / spec, data, options.user, options.text):
+            sys.exit(f"tutorial: {folder / spec} {differs}; change it, move it away, or give another --folder")
+        print(f"({spec} is there already, and is left as it is)")
     else:
-        uudp(folder, "init", "first", "--data", os.path.relpath(data, folder), *named)
+        uudp(folder, "init", name, "--data", os.path.relpath(data, folder), *named)
 
     say("3. Is the spec right? This reads the spec alone.")
-    uudp(folder, "validate", "first.yaml", *changes)
+    uudp(folder, "validate", spec, *changes)
 
     say("4. What would it cost, and what would it promise? This counts users, and reads no text.")
-    uudp(folder, "plan", "first.yaml", *changes)
+    uudp(folder, "plan", spec, *changes)
 
     say("5. Train, evaluate and report. (Without --yes it asks first; Ctrl-C stops with a checkpoint.)")
-    uudp(folder, "run", "first.yaml", *changes, "--yes")
+    uudp(folder, "run", spec, *changes, "--yes")
 
     say("6. The report again, as for any run that is there. Open it in a browser.")
-    newest = max((folder / "runs" / "first").iterdir(), key=lambda run: run.stat().st_mtime)
+    newest = max((folder / "runs" / name).iterdir(), key=lambda run: run.stat().st_mtime)
     uudp(folder, "report", str(newest.relative_to(folder)))
 
 
@@ -73,6 +81,30 @@ def split(arguments: list[str]) -> tuple[Path | None, list[str]]:
     if files and not Path(files[0]).exists():
         sys.exit(f"tutorial: there is no file {files[0]}")
     return Path(files[0]) if files else None, [argument for argument in arguments if argument not in files]
+
+
+def name_of(data: Path) -> str:
+    """A spec's name for a file: its own, as far as the letters can stand in one, so that each has its own spec."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", data.name.split(".")[0]).strip("-._")[:100] or "mine"
+
+
+def other_data(spec: Path, data: Path, user: str | None, text: str | None) -> str:
+    """What a spec that is there says of its data other than what was given; nothing if it is the spec for them."""
+    try:
+        block = yaml.safe_load(spec.read_text(encoding="utf-8"))["data"]
+        path = block["source"]["path"]
+        same = (spec.parent / path.removesuffix("/*")).resolve() == data.resolve()
+    except Exception:  # broken, or no longer what `init` wrote: `validate` says more, of the right data or not
+        return "does not say that it is for these data"
+    if not same:
+        return f"is for other data, {path}"
+    columns: dict[str, tuple[str | None, Any]] = {
+        "user": (user, block.get("user", "user")), "text": (text, block.get("text") or block.get("messages")),
+    }  # fmt: skip
+    for key, (given, said) in columns.items():
+        if given is not None and given != said:
+            return f"has another column of {key}s, {said}"
+    return ""
 
 
 def make_tickets(path: Path) -> Path:

@@ -45,11 +45,11 @@ def test_from_ones_own_csv_of_users_and_texts_to_a_report(tmp_path: Path) -> Non
     answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     said = answer.stdout + answer.stderr
     assert answer.returncode == 0, said
-    (report,) = (tmp_path / "here" / "runs" / "first").glob("*/report.html")
+    (report,) = (tmp_path / "here" / "runs" / "mine").glob("*/report.html")
     commands = [line for line in answer.stdout.splitlines() if line.startswith("$ uudp ")]
     assert [line.split()[2] for line in commands] == ["init", "validate", "plan", "run", "report"]
-    assert commands[0] == "$ uudp init first --data ../mine.csv"
-    assert commands[-1] == f"$ uudp report runs/first/{report.parent.name}"
+    assert commands[0] == "$ uudp init mine --data ../mine.csv"
+    assert commands[-1] == f"$ uudp report runs/mine/{report.parent.name}"
     assert [line for line in answer.stdout.splitlines() if line.startswith("report: ")] == [f"report: {report}"] * 2
     assert "is at the caf" not in said
     for control in ("\x1b", "\r"):
@@ -73,3 +73,46 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytes
     assert script().split(["a=b.csv", "train.steps=1"]) == (Path("a=b.csv"), ["train.steps=1"])
     with pytest.raises(SystemExit, match=r"^tutorial: there is no file nothing\.csv$"):
         script().split(["nothing.csv"])
+
+
+def test_each_file_has_a_spec_and_one_for_other_data_stops_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Break: keep whatever spec is there, and train on the data of the last time."""
+    monkeypatch.chdir(tmp_path)
+    found = script()
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(found, "uudp", lambda folder, *arguments: ran.append(arguments))
+    for folder in ("here/runs/mine/x", "here/runs/My-2nd/x", "b"):
+        Path(folder).mkdir(parents=True)
+    for name in ("mine.csv", "b/mine.csv", "My 2nd.v1.csv"):
+        Path(name).touch()
+
+    def run(*arguments: str) -> str | None:
+        ran.clear()
+        monkeypatch.setattr(sys, "argv", ["tutorial.py", *arguments, "--folder", "here"])
+        try:
+            found.main()
+        except SystemExit as stop:
+            return str(stop.code)
+        return None
+
+    spec = "data: {source: {type: csv, path: ../mine.csv}, user: ann, text: {prompt: p, completion: c}}\n"
+    assert run("mine.csv") is None
+    assert ran[0] == ("init", "mine", "--data", "../mine.csv")
+    Path("here/mine.yaml").write_text(spec)
+    assert run("mine.csv", "--user", "ann") is None
+    assert ran[0] == ("validate", "mine.yaml")
+    assert run("My 2nd.v1.csv") is None
+    assert ran[0] == ("init", "My-2nd", "--data", "../My 2nd.v1.csv")
+    tail = "; change it, move it away, or give another --folder"
+    for arguments, why in (
+        (["b/mine.csv"], "is for other data, ../mine.csv"),
+        (["mine.csv", "--user", "bob"], "has another column of users, ann"),
+        (["mine.csv", "--text", "p"], "has another column of texts, {'prompt': 'p', 'completion': 'c'}"),
+    ):
+        assert run(*arguments) == f"tutorial: here/mine.yaml {why}{tail}"
+        assert not ran
+    Path("here/mine.yaml").write_text("data: 3")
+    assert run("mine.csv") == f"tutorial: here/mine.yaml does not say that it is for these data{tail}"
+    capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,7 +78,8 @@ def _starter(name: str, data: str | None, user: str | None, text: str | None) ->
     try:
         data.encode()
     except UnicodeEncodeError:
-        raise ArgumentError("--data: the path is not UTF-8, which a spec must be; rename the file") from None
+        mend = "rename the file" if sys.getfilesystemencoding() == "utf-8" else "set PYTHONUTF8=1, or rename the file"
+        raise ArgumentError(f"--data: the path is not UTF-8, which a spec must be; {mend}") from None
     found = guess(data, user=user, text=text)
     why_user = f"it repeats in the first {ROWS} rows" if found.repeats else f"NOBODY repeats in the first {ROWS} rows"
     why_user = why_user if found.repeats or user is None else f"you named it, but {why_user}"
@@ -97,4 +99,5 @@ def _starter(name: str, data: str | None, user: str | None, text: str | None) ->
         why_user=why_user,
         why_text=why_text,
         encoding_guessed=found.encoding_guessed,
+        runner_up=found.runner_up,
     )

@@ -100,6 +100,11 @@ def run_app(arguments: list[str]) -> int:
             return _unexpected(error)
         console.err(f'uudp: {error.name} is not installed, which this needs: pip install "uudp[train]"')
         return 4
+    except UnicodeEncodeError as error:
+        if error.encoding.replace("-", "").lower() == "utf8" or error.encoding != sys.getfilesystemencoding():
+            return _unexpected(error)
+        console.err(f"uudp: a path has letters that this locale ({error.encoding}) can't write; set PYTHONUTF8=1")
+        return 4
     except Exception as error:
         return _usage_error(error) if hasattr(error, "format_message") else _unexpected(error)
     if code == 130:

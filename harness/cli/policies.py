@@ -86,8 +86,13 @@ def _listed(found: list[dict[str, Any]]) -> list[str]:
         if one["kind"] != kind:
             kind = one["kind"]
             lines += ["", kind] if lines else [kind]
-        lines += textwrap.wrap(one["summary"], 80, initial_indent=f"  {one['name']:<14}", subsequent_indent=" " * 16)
-        lines.append(" " * 16 + f"{one['origin']}; sees {one['access'] or 'nothing'}")
+        name, margin = f"  {one['name']}", " " * 16
+        if len(name) >= len(margin):  # no room beside it
+            lines.append(name)
+            name = ""
+        lines += textwrap.wrap(one["summary"], 80, initial_indent=f"{name:<16}", subsequent_indent=margin)
+        origin = f"{one['origin']}; sees {one['access'] or 'nothing'}"
+        lines += textwrap.wrap(origin, 80, initial_indent=margin, subsequent_indent=margin)
     return lines
 
 

@@ -37,6 +37,11 @@ ENDINGS = {
     ".pq": "parquet", ".arrow": "huggingface",
 }  # fmt: skip
 _USERS = ("user", "author", "customer", "account", "member", "sender", "client", "patient", "email", "person", "owner")
+_PEOPLE = (*_USERS, "username", "uid", "handle", "login", "reviewer", "speaker")
+_PERSON = re.compile(
+    rf"(?:(?P<which>.+)_)??(?:id_)?(?:{'|'.join(_PEOPLE)})(?:_?(?:id|uid|uuid|key|name|number|no|nr|hash))?"
+)
+"""What a column of users is plainly called, before which may stand which of them is meant."""
 _TEXTS = ("text", "body", "message", "content", "comment", "post", "note", "description", "review")
 _PAIRS = (
     ("prompt", ("completion", "response", "answer")),
@@ -67,6 +72,7 @@ class Guess:
         source: The block ``data.source``.
         encoding_guessed: Whether the encoding in it is no more than likely.
         user: The column that says who a record belongs to.
+        runner_up: The column that would have been it otherwise, if the user column is a guess.
         form: What is learnt: a text, the second of a pair, or the answers in messages.
         text: The column of the text, of the prompt, or of the messages.
         completion: The column of a pair's completion.
@@ -77,6 +83,7 @@ class Guess:
     source: Mapping[str, str]
     encoding_guessed: bool
     user: str
+    runner_up: str | None
     form: Form
     text: str
     completion: str | None
@@ -111,11 +118,13 @@ def guess(given: str, *, user: str | None = None, text: str | None = None) -> Gu
         raise ArgumentError(f'--user and --text are the same column "{user}"')
     form, found, completion = _what_is_learnt(rows, [c for c in columns if c != user], text)
     private = (found, completion)
-    owner = user or _user_column(rows, [c for c in columns if c not in private])
+    likely = [user] if user is not None else _user_columns(rows, [c for c in columns if c not in private])
+    owner, runner_up = [*likely, None][:2]
+    assert owner is not None
     names = [row.get(owner) for row in rows]
     repeats = len(set(map(str, names))) < len(names)
     attributes = _attributes(rows, [c for c in columns if c not in private], owner)
-    return Guess(source, unsure, owner, form, found, completion, attributes, repeats)
+    return Guess(source, unsure, owner, runner_up, form, found, completion, attributes, repeats)
 
 
 def check(block: Mapping[str, Any]) -> None:
@@ -322,26 +331,38 @@ def _text_column(rows: Sequence[Row], columns: Sequence[str]) -> str:
     return best
 
 
-def _user_column(rows: Sequence[Row], columns: Sequence[str]) -> str:
-    """A column with a telling name, or else the one that repeats, with the most values."""
+def _plainness(column: str) -> int:
+    """How plainly a name says user: 3 by nothing else, 2 with a word before, 1 somewhere in it, 0 not at all."""
+    words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column).lower()).strip("_")
+    found = _PERSON.fullmatch(words)
+    if found:
+        return 2 if found["which"] else 3
+    return int(_named(column, _USERS))
+
+
+def _user_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """Columns that may be the user, the likeliest first: by their names, then by whether and how much they repeat."""
 
     def values(column: str) -> list[str]:
         return [name for row in rows if (name := user_of(row.get(column))[0]) is not None]
 
-    def score(column: str) -> tuple[bool, bool, int]:
+    def score(column: str) -> tuple[int, bool, int, bool, int]:
         found = values(column)
         distinct = len(set(found))
-        return _named(column, _USERS), distinct < len(found), distinct
+        many, plain = distinct > _MOST_VALUES, _plainness(column)
+        # "user_type" has few values, whatever its name; "user" may, where the rows are sorted by user.
+        named = 2 if plain >= 2 else int(plain == 1 and many)
+        return named, many, plain, distinct < len(found), distinct
 
-    usable = [c for c in columns if 2 * len(values(c)) >= len(rows)]
-    likely = [c for c in usable if score(c)[0] or (score(c)[1] and score(c)[2] > _MOST_VALUES)]
-    likely = likely or [c for c in usable if score(c)[1]]
+    scores = {c: score(c) for c in columns if 2 * len(values(c)) >= len(rows)}
+    likely = [c for c, (_, many, plain, repeats, _) in scores.items() if plain or (repeats and many)]
+    likely = likely or [c for c, (_, _, _, repeats, _) in scores.items() if repeats]
     if not likely:
         there = f" (there are: {', '.join(columns[:20])})" if columns else ""
         raise ArgumentError(
             one_line(f"--data: no column looks like a user, who comes more than once{there}; say --user")
         )
-    return max(likely, key=score)
+    return sorted(likely, key=lambda c: scores[c], reverse=True)
 
 
 def _attributes(rows: Sequence[Row], columns: Sequence[str], user: str) -> tuple[str, ...]:

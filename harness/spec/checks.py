@@ -24,7 +24,7 @@ from harness.spec.merging import Merged
 from harness.spec.models import MOST_PLD_STEPS, Spec, TextBlock, private_columns
 from harness.spec.plugin_blocks import add_plugin_error
 from harness.spec.privacy_groups import groups_of
-from harness.spec.problems import KeyPath, one_line
+from harness.spec.problems import COMMAND_LINE, KeyPath, one_line
 
 OPTIMIZER_PARAMETERS: Mapping[str, frozenset[str]] = {
     "adamw": frozenset({"lr", "betas", "eps", "weight_decay"}),
@@ -87,7 +87,8 @@ def _sampling(draft: Draft) -> None:
     sampling, merged = draft.spec.sampling, draft.merged
     expected, rate = draft.written("sampling.expected"), draft.written("sampling.rate")
     if expected and rate:
-        merged.add(("sampling", "rate"), "give either sampling.expected or sampling.rate, not both", at_key=True)
+        message = "give either sampling.expected or sampling.rate, not both" + _weaker(merged)
+        merged.add(("sampling", "rate"), message, at_key=True)
     elif not (expected or rate) and merged.complete and draft.sure("sampling.expected", "sampling.rate"):
         merged.add(("sampling",), "one of expected and rate must be given", at_key=True)
     population, holdout = draft.spec.data.population, draft.spec.data.holdout.users
@@ -100,6 +101,17 @@ def _sampling(draft: Draft) -> None:
                 f"{sampling.expected:g} users per step are more than the {training:g} users that train "
                 f"(data.population {population}, less the hold-out)",
             )
+
+
+def _weaker(merged: Merged) -> str:
+    """How to be rid of the one that stands in a weaker layer, and is probably no longer meant."""
+    order = [layer.name for layer in merged.layers]
+    by_strength = sorted(("expected", "rate"), key=lambda k: order.index(merged.place_of_key(("sampling", k)).file))
+    weak, strong = (merged.place_of_key(("sampling", key)) for key in by_strength)
+    if weak.file == strong.file:
+        return ""
+    takes = f"sampling.{by_strength[0]}=null" if strong == COMMAND_LINE else f"{by_strength[0]}: null"
+    return f"; {takes} takes out that of {weak.file}"
 
 
 def _holdout(draft: Draft) -> None:

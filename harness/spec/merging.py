@@ -113,7 +113,7 @@ def find_spec(name: str | Path) -> Path:
 
 def merge(path: Path, overrides: Sequence[str]) -> Merged:
     """Reads a spec with everything that it extends, and applies overrides. Interpolations stay as they are."""
-    spec = read_file(path)
+    spec = read_file(path, _packaged_names())
     layers = list(_chain(spec, path, ())) if spec.readable else [spec]
     merged = Merged(layers, str(path))
     for layer in layers:
@@ -174,6 +174,15 @@ def _find(name: str, folder: Path) -> Path | None:
         return next((root / name for root in roots if (root / name).exists()), None)
     except (ArgumentError, OSError, ValueError):
         return None
+
+
+def _packaged_names() -> list[str]:
+    """The names by which packaged specs are called."""
+    try:
+        packaged = packaged_specs()
+    except ArgumentError:
+        return []
+    return [p.relative_to(packaged).with_suffix("").as_posix() for p in packaged.rglob("*.y*ml")]
 
 
 def _names_near(folder: Path) -> list[str]:

@@ -17,6 +17,9 @@ PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": 'letters, digits, ".", "_" and "-", the first a letter or a digit',
 }
 
+# What people call some options, which look like others.
+SYNONYMS = {"gpu": "cuda", "nvidia": "cuda"}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -91,6 +94,8 @@ def _finding(
         return Finding(path, f"{item['msg']}, found {show(found)}")
     options = [o for s in _at(schema, path) for o in _options(s, schema) if isinstance(o, str)]
     near = suggest(found, options) if isinstance(found, str) else None
+    if isinstance(found, str) and SYNONYMS.get(found.lower()) in options:
+        near = SYNONYMS[found.lower()]
     quoted = " (text: drop the quotes)" if "number" in expected and _is_number(found) else ""
     return Finding(path, f"must be {expected}, found {show(found)}{quoted}", near, options=tuple(options))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -99,8 +100,13 @@ class Layer:
         return self
 
 
-def read_file(path: Path) -> Layer:
-    """Reads one spec file. What is wrong with it stands in the layer's `problems`."""
+def read_file(path: Path, packaged: Sequence[str] = ()) -> Layer:
+    """Reads one spec file. What is wrong with it stands in the layer's `problems`.
+
+    Args:
+        path: The file.
+        packaged: Names that would have done as well, for "did you mean".
+    """
     layer = Layer(str(path))
     try:
         if path.is_dir():
@@ -108,7 +114,7 @@ def read_file(path: Path) -> Layer:
         if path.is_symlink() and not path.exists():
             return layer.fail("is a link to a file that does not exist", 0, 0)
         if not path.exists():
-            near = suggest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else None
+            near = _meant(path, packaged)
             layer.problems.append(Problem(Place(layer.name), "", "there is no such file", near))
             layer.readable = False
             return layer
@@ -128,6 +134,16 @@ def read_file(path: Path) -> Layer:
     if "\0" in text:
         return layer.fail("is binary, not text")
     return read_text(text, layer)
+
+
+def _meant(path: Path, packaged: Sequence[str]) -> str | None:
+    """The spec that was probably meant: a file beside it, or a packaged one, first of the kind that was written."""
+    written = path.suffix in {".yaml", ".yml"}
+    bare = path.with_suffix("") if written else path  # endings are alike in all of them
+    beside = {p.stem: p.name for p in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+    own = beside.get(suggest(bare.name, beside) or "")
+    shipped = suggest(bare.as_posix(), packaged)
+    return (own or shipped) if written else (shipped or own)
 
 
 def read_text(text: str, layer: Layer) -> Layer:
@@ -170,7 +186,7 @@ def _compose(text: str, layer: Layer) -> tuple[yaml.Node, dict[int, str]] | None
         if "'\\t'" in problem:
             words = "a tab; YAML indents with spaces"
         elif problem.startswith(("expected ',' or '}'", "expected ',' or ']'")):
-            words = "a bracket that is not closed, or a comma too few"
+            words = _unquoted(text, mark) or "a bracket that is not closed, or a comma too few"
         else:
             words = _WORDS.get(problem) or _in_words(problem)
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -182,6 +198,12 @@ def _compose(text: str, layer: Layer) -> tuple[yaml.Node, dict[int, str]] | None
     else:
         return None if node is None else (node, composer.tagged)
     return None
+
+
+def _unquoted(text: str, mark: yaml.Mark | None) -> str | None:
+    """What to do where the bracket at fault is that of an interpolation."""
+    found = re.compile(r"\$\{[^{}\n]{0,200}\}").match(text, mark.index - 1) if mark and mark.index else None
+    return f'within brackets {found[0]} needs quotes: "{found[0]}"' if found else None
 
 
 def _in_words(problem: str) -> str:

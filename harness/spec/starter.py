@@ -28,6 +28,7 @@ class Starter:
         completion: The column of a pair's completion.
         candidates: Columns that could be declared public attributes.
         encoding_guessed: Whether the encoding in `source` is only likely.
+        runner_up: The column that is the next best guess of the user.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Starter:
     completion: str | None = None
     candidates: Sequence[str] = ()
     encoding_guessed: bool = False
+    runner_up: str | None = None
 
 
 def scalar(text: str) -> str:
@@ -65,7 +67,7 @@ seed: 0 § initialisation only; cohorts and noise come from a secret key
 data:
   name: {scalar(s.name)} § the data set: runs on the same data should say the same name
 {_source(s)}
-  user: {scalar(s.user)} § (?) {s.why_user};
+  user: {scalar(s.user)} § (?) {s.why_user}{_runner_up(s)};
 § says who a record belongs to: all records of one user are protected together
 {_learnt(s)}
 {_attributes(s)}
@@ -113,7 +115,7 @@ def _aligned(text: str) -> str:
         if mark and len(code.rstrip()) > _COLUMN:  # no room beside it
             lines.append(code.rstrip())
             code = ""
-        for part in textwrap.wrap(comment, 120 - _COLUMN - 4) if mark else ():
+        for part in textwrap.wrap(comment.strip(), 120 - _COLUMN - 4) if mark else ():
             lines.append(f"{code.rstrip():<{_COLUMN}}  # {part}")
             code = ""
     return "\n".join(lines) + "\n"
@@ -123,6 +125,10 @@ def _source(s: Starter) -> str:
     block = ", ".join(f"{key}: {scalar(value)}" for key, value in s.source.items())
     line = f"  source: {{{block}}}"
     return f"{line} § (?) the encoding is a guess: the files are not UTF-8" if s.encoding_guessed else line
+
+
+def _runner_up(s: Starter) -> str:
+    return f" (or is it {scalar(s.runner_up)}?)" if s.runner_up is not None else ""
 
 
 def _learnt(s: Starter) -> str:

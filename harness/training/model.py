@@ -85,7 +85,8 @@ def find_base(name: str, beside: Path, cache: Path) -> Base:
         if (folder / "config.json").exists():
             return Base(folder.resolve(), "a local folder")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ArgumentError(f'model.base: "{name}" is neither a folder with a config.json nor a hub id')
+        form = "" if "/" in name else ", which is OWNER/NAME, as openai-community/gpt2"
+        raise ArgumentError(f'model.base: "{name}" is neither a folder with a config.json nor a hub id{form}')
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read once, when the library is imported
     from huggingface_hub import snapshot_download
 

@@ -283,3 +283,61 @@ def test_a_user_without_a_telling_name_is_the_one_that_repeats() -> None:
     Path("x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = guess("x.jsonl")
     assert (found.user, found.text, found.attributes, found.repeats) == ("who", "what", ("kind",), True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "user", "runner_up"),
+    [
+        ({"user_id": 300, "account_type": 3}, "user_id", "account_type"),
+        ({"uid": 300, "country_region": 3}, "uid", None),
+        ({"account_type": 3, "AuthorID": 300}, "AuthorID", "account_type"),
+        ({"sender": 2, "customer_id": 30}, "customer_id", "sender"),
+        ({"user_type": 3, "who": 30}, "who", "user_type"),
+        ({"user": 5, "user_agent": 40}, "user", "user_agent"),  # sorted by user, there may be few in the first rows
+        ({"parent_author": 60, "id_author": 50}, "id_author", "parent_author"),
+    ],
+)
+def test_who_wrote_it_is_told_by_plain_names_first(
+    columns: dict[str, int], user: str, runner_up: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where users come once each. Break: a name that holds a telling word weighs as much as that word."""
+    lines = [{**{c: f"{n % k}" for c, k in columns.items()}, "text": "longer than the others"} for n in range(300)]
+    Path("x.jsonl").write_bytes(jsonl(lines))
+    assert init(capsys, "--data", "x.jsonl")[0] == 0
+    written = Path("x.yaml").read_text()
+    assert yaml.safe_load(written)["data"]["user"] == user
+    assert (f"(or is it {runner_up}?)" in " ".join(written.split())) == (runner_up is not None)
+    assert ("or is it" in written) == (runner_up is not None)
+    assert not [line for line in written.splitlines()[5:] if "#  " in line]
+
+
+def test_a_path_that_the_locale_cannot_write_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the spec is UTF-8 and names it, and the locale is ASCII."""
+
+    def encode(*_: object) -> None:
+        "\u00fc.csv".encode("ascii")
+
+    monkeypatch.setattr("harness.spec.load_spec", encode)
+    for locale, code, line in (
+        ("ascii", 4, "uudp: a path has letters that this locale (ascii) can't write; set PYTHONUTF8=1\n"),
+        ("utf-8", 1, "uudp: unexpected UnicodeEncodeError; "),
+    ):
+        monkeypatch.setattr("sys.getfilesystemencoding", lambda locale=locale: locale)
+        assert main.run_app(["validate", "x.yaml"]) == code
+        said = capsys.readouterr().err
+        assert said.startswith(line)
+        assert said.count("\n") == 1
+
+
+def test_plugins_are_listed_in_eighty_columns() -> None:
+    from harness.cli.policies import _listed
+
+    one = {"kind": "noise", "summary": "It adds noise.", "access": "the records, and " * 5}
+    names = ("thirteen-long", "fourteen-longs", "n" * 60)
+    lines = _listed([{**one, "name": name, "origin": "some-long-package 1.0 (module)"} for name in names])
+    assert max(map(len, lines)) <= 80
+    assert f"  {names[0]} It adds noise." in lines
+    assert all(f"  {name}" in lines for name in names[1:])
+    assert lines.count(" " * 16 + "It adds noise.") == 2

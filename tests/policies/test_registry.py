@@ -78,6 +78,8 @@ def test_an_unknown_name_has_candidates(registry):
     assert (caught.value.candidates, caught.value.key, caught.value.not_built) == (("mine",), ("type",), False)
     assert suggest("mime", caught.value.candidates) == "mine"
     assert suggest("zzz", caught.value.candidates) is None
+    with pytest.raises(PluginError, match=r'^there is no noise "zzz" \(there are: mine\)$'):  # where nothing is near
+        registry.get("zzz")
 
 
 def test_a_plugin_by_module_and_attribute(registry):

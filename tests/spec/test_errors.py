@@ -99,6 +99,9 @@ def test_expanding_anchors_are_stopped(write: Any) -> None:
 def test_files_that_cannot_be_read(tiny: str, write: Any, tmp_path: Path) -> None:
     write(tiny, "quickstart.yaml")
     assert errors("quickstat.yaml") == ['quickstat.yaml: there is no such file; did you mean "quickstart.yaml"?']
+    (tmp_path / "quickstart.yaml").rename(tmp_path / "c.yaml")
+    for wrong in ("quickstrt", "quickstrt.yaml"):  # alike are only the endings: a packaged one is meant
+        assert errors(wrong) == [f'{wrong}: there is no such file; did you mean "quickstart"?']
     (tmp_path / "folder").mkdir()
     assert errors("folder") == ["folder: is a folder, not a spec"]
     assert errors("/dev/null") == ["/dev/null: is not a file"]

@@ -170,7 +170,8 @@ def test_a_folder_is_found_by_its_path_and_beside_the_spec(base: Path, tmp_path:
 def test_what_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArgumentError) as caught:
         find_base(name, tmp_path, tmp_path)
-    assert str(caught.value) == f'model.base: "{name}" is neither a folder with a config.json nor a hub id'
+    form = "" if "/" in name else ", which is OWNER/NAME, as openai-community/gpt2"
+    assert str(caught.value) == f'model.base: "{name}" is neither a folder with a config.json nor a hub id{form}'
 
 
 def test_digests_tell_models_and_tokenizers_apart(base: Path, tied_base: Path, tmp_path: Path) -> None:
