@@ -302,6 +302,19 @@ def _fresh(cls: type, parameters: Mapping[str, Any], extra: Mapping[str, Any], *
 
 def _child() -> None:
     """Runs one job from stdin: the other side of `_fresh`."""
+    import tempfile
+
+    from harness.data.quiet import LOG, Quiet
+
+    with tempfile.TemporaryDirectory() as folder:
+        with Quiet(Path(folder)):  # before opening files is noticed
+            document = _answer_job()
+        if (Path(folder) / LOG).exists():
+            document["reached"].append("the console (it prints, logs or warns)")
+    print(json.dumps(document))
+
+
+def _answer_job() -> dict[str, Any]:
     import importlib
 
     job = json.loads(sys.stdin.read())
@@ -326,7 +339,7 @@ def _child() -> None:
         answer = _answers(cls, job["parameters"], backwards=False)
     watching[0] = False
     reached.update(dict.fromkeys(m for m in FORBIDDEN_MODULES if m in sys.modules))
-    print(json.dumps({"answer": answer, "reached": list(reached)}))
+    return {"answer": answer, "reached": list(reached)}
 
 
 def _reach(event: str, arguments: tuple[Any, ...], *, files: bool) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from harness import conformance, plugins
@@ -47,6 +49,20 @@ class Calling(OwnRecordsScore):
     def score(self, user):
         import torch  # noqa: F401
 
+        return 0.0
+
+
+class Printing(OwnRecordsSegmenter):
+    segments = ("a",)
+
+    def assign(self, user):
+        print(user.texts[:1])
+        return "a"
+
+
+class Warning_(OwnRecordsScore):
+    def score(self, user):
+        warnings.warn(str(user.texts[:1]), stacklevel=1)
         return 0.0
 
 
@@ -124,6 +140,8 @@ def test_the_built_in_plugins_conform(tmp_path):
         (check_score, Reading, "reaches for the file hosts"),
         (check_score, Loud, r"a score is a number in \[0, 1\]"),
         (check_score, Calling, "reaches for .*torch"),
+        (check_segmenter, Printing, "reaches for the console"),
+        (check_score, Warning_, "reaches for the console"),
         (check_score, Foreign, "is no subclass of SensitivityScore"),
         (check_segmenter, Misplaced, "must have the access tier one user's records at a time"),
         (check_segmenter, Peeking, 'looked at the column "region", which it had not declared'),

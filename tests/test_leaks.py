@@ -40,6 +40,8 @@ if any("default_worker" in argument for argument in sys.orig_argv):
 """In Ray's workers alone, reading a record fails, with an exception that quotes it."""
 
 LEAKY_RULE = """\
+import warnings
+
 from harness.plugins import OwnRecordsSegmenter
 
 
@@ -47,6 +49,8 @@ class Rule(OwnRecordsSegmenter):
     segments = ("few", "many")
 
     def assign(self, user):
+        print("printed", user.texts[0])
+        warnings.warn("warned " + user.texts[0])
         raise ValueError(f"can't make anything of {user.texts[0]}")
 """
 

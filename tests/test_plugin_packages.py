@@ -172,6 +172,10 @@ def test_a_whole_run_with_plugins_from_three_wheels(installed: Path, tmp_path: P
 BROKEN = """
 from harness.plugins import NoisePolicy, OwnRecordsScore, OwnRecordsSegmenter, Proposal, PublicSegmenter
 
+class Leaving(NoisePolicy):
+    def propose(self, groups, epsilon):
+        raise SystemExit(0)
+
 class Raising(NoisePolicy):
     def propose(self, groups, epsilon):
         raise RuntimeError("two\\nlines")
@@ -231,7 +235,8 @@ ENTRIES = {
     "noise": {
         "unfound": "nowhere_at_all:Thing", "halfway": "bad_half:Thing", "leaving": "bad_exit:Thing",
         "lost": "bad_plugins:Lost", "stray": "bad_plugins:Failing", "plain": "bad_plugins:Proposal",
-        "raising": "bad_plugins:Raising", "silent": "bad_plugins:Silent", "text": "bad_plugins:Text",
+        "raising": "bad_plugins:Raising", "exiting": "bad_plugins:Leaving",
+        "silent": "bad_plugins:Silent", "text": "bad_plugins:Text",
         "greedy": "bad_plugins:Greedy", "unbuildable": "bad_plugins:Unbuildable", "sample": "bad_plugins:Raising",
     },
     "segmentation": {
@@ -274,6 +279,7 @@ IMPORTED, KIND = "can't be imported", "is no noise: it must be a subclass of Noi
         ("noise", "plain", f'"plain" {OWNER} (bad_plugins:Proposal) {KIND}'),
         ("noise", "sample", '"sample" is announced by uudp itself (policies.noise.sample:Sample) and bad-plugins 1.2'),
         ("noise", "raising", f"noise: bad_plugins.Raising {OWNER} fails (RuntimeError: two\\nlines)"),
+        ("noise", "exiting", f"noise: bad_plugins.Leaving {OWNER} fails (SystemExit: 0)"),
         ("noise", "silent", f"noise: bad_plugins.Silent {OWNER} proposes no Proposal with a target ε per group"),
         ("noise", "text", f"noise: bad_plugins.Text {OWNER} proposes 'much' for \"everyone\", which is no number"),
         ("noise", "greedy", f'noise: bad_plugins.Greedy {OWNER} proposes ε = 80 for "everyone"; privacy.epsilon is 8'),

@@ -16,6 +16,7 @@ from harness.data import guard, store
 from harness.data.answers import Piece, RefusedError, pieces_of
 from harness.data.holdout import holdout_order, is_holdout
 from harness.data.packing import EVERY, Answers, Example, Tokenizer, pack, pack_answers, tokenize
+from harness.data.quiet import Quiet
 from harness.data.sources.base import BadRecord, Columns, Record, RecordSource, remade, user_of
 from harness.data.store import Table, TableWriter
 from harness.data.users import Users
@@ -150,7 +151,8 @@ class Builder:
         numbers = array("q")
         batch: list[tuple[str, list[Piece]]] = []
         characters = 0
-        with TableWriter(path, store.INCOMING_SCHEMA) as writer:
+        # Around all of it: a chat template is somebody's code as well, and nothing of ours speaks in between.
+        with Quiet(self._private_dir), TableWriter(path, store.INCOMING_SCHEMA) as writer:
             for record in self._all_records():
                 number = -1 if record.user is None else self._users.add(record.user, record.attributes)
                 try:

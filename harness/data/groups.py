@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from harness.data import guard
 from harness.data.holdout import is_holdout
+from harness.data.quiet import Quiet
 from harness.data.sources.base import Columns, RecordSource
 from harness.data.users import Users
 from harness.errors import ArgumentError, UserError
@@ -99,12 +100,13 @@ def _bound(segmenter: PublicSegmenter, domain: Mapping[str, Sequence[str]]) -> P
     """The rule over the values that occur. What somebody's own rule raises may quote them: its type must do."""
     what = "gives no public rule"
     try:
-        bound = segmenter.bind(domain)
+        with Quiet(None):
+            bound = segmenter.bind(domain)
         if isinstance(bound, PublicSegmenter):
             return bound
     except (UserError, PluginError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = f"fails ({type(error).__name__})"
     raise ArgumentError(f"segmentation: {described(type(segmenter))} {what} for the values of its columns")
 
@@ -140,9 +142,10 @@ def assign_groups(
     if isinstance(segmenter, OwnRecordsSegmenter):
         groups = np.empty(corpus.n_users, dtype=np.int16)
         index = {name: i for i, name in enumerate(names)}
-        for user in range(corpus.n_users):
-            own = corpus.own_records(user)
-            groups[user] = _ask(segmenter, own, index, private_dir)
+        with Quiet(private_dir):
+            for user in range(corpus.n_users):
+                own = corpus.own_records(user)
+                groups[user] = _ask(segmenter, own, index, private_dir)
         return groups
     raise ArgumentError(f"segmentation: {described(type(segmenter))} asks a private session, which is not built yet")
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from harness.data.quiet import LOG, Quiet, silent
 from harness.errors import ArgumentError, UserError
 from harness.files import append_private, private_folder
 from harness.packages import name_of as described
 
 R = TypeVar("R")
 
-LOG = "plugin-errors.log"
+_BATCH, _BATCH_SECONDS = 256, 0.005
 
 
 def name_of(plugin: object) -> str:
@@ -22,7 +24,7 @@ def name_of(plugin: object) -> str:
 
 
 def guarded(plugin: object, call: Callable[[], R], private_dir: Path | None) -> R:
-    """What `call` returns.
+    """What `call` returns. What it prints, warns or logs goes to the private folder, or nowhere.
 
     Args:
         plugin: Whose code it runs, for the error.
@@ -33,7 +35,10 @@ def guarded(plugin: object, call: Callable[[], R], private_dir: Path | None) -> 
         ArgumentError: It raised something. The message names the plugin alone; nothing is chained to it.
     """
     try:
-        return call()
+        if silent():  # a caller around the loop has seen to it
+            return call()
+        with Quiet(private_dir):
+            return call()
     except UserError:
         raise
     except (Exception, SystemExit):
@@ -42,14 +47,32 @@ def guarded(plugin: object, call: Callable[[], R], private_dir: Path | None) -> 
 
 
 def guarded_iteration(plugin: object, items: Iterator[R], private_dir: Path | None) -> Iterator[R]:
-    """The same items; an error on the way becomes one that names the plugin alone.
+    """The same items, some read ahead while the console is redirected; an error names the plugin alone.
 
     Raises:
-        ArgumentError: As `guarded`.
+        ArgumentError: As `guarded`; the items before the error come first.
     """
-    end = object()
-    while (item := guarded(plugin, lambda: next(items, end), private_dir)) is not end:
-        yield item  # type: ignore[misc]
+    batch: list[R] = []
+
+    def fill() -> bool:
+        # Few items, and fewer of large ones, are in memory at a time.
+        until = time.perf_counter() + _BATCH_SECONDS
+        for item in items:
+            batch.append(item)
+            if len(batch) >= _BATCH or time.perf_counter() >= until:
+                return True
+        return False
+
+    more, failed = True, None
+    while more:
+        try:
+            more = guarded(plugin, fill, private_dir)
+        except UserError as error:
+            more, failed = False, error
+        yield from batch
+        batch.clear()
+    if failed is not None:
+        raise failed
 
 
 def plugin_error(plugin: object, problem: str, details: str, private_dir: Path | None) -> ArgumentError:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from harness import plugins
 from harness.data import guard
+from harness.data.quiet import Quiet
 from harness.errors import ArgumentError
 from harness.packages import name_of
 from harness.plugins import OwnRecordsScore, SensitivityScore, UserRecords
@@ -72,7 +73,8 @@ def assign_tiers(corpus: Corpus, sensitivity: Sensitivity, *, private_dir: Path 
         ArgumentError: A score fails, or is no number in [0, 1]. The message names the plugin alone.
     """
     found = (sensitivity.tier(corpus.own_records(user), private_dir) for user in range(corpus.n_users))
-    return np.fromiter(found, dtype=np.int16, count=corpus.n_users)
+    with Quiet(private_dir):
+        return np.fromiter(found, dtype=np.int16, count=corpus.n_users)
 
 
 def _ask(score: SensitivityScore, user: UserRecords, private_dir: Path | None) -> float:

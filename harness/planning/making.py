@@ -145,7 +145,7 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
         key = ".".join(("noise", *map(str, error.key)))
         where = loaded.origins.get(key, str(loaded.path))
         raise ArgumentError(one_line(f"{where} {key}: {error.message}")) from None
-    except Exception as error:  # somebody's own policy may raise anything
+    except (Exception, SystemExit) as error:  # somebody's own policy may raise anything
         message = f"noise: {name_of(type(policy))} fails ({type(error).__name__}: {error})"
         raise ArgumentError(one_line(message)) from None
     who = f"noise: {name_of(type(policy))} proposes"

@@ -231,7 +231,7 @@ def _ask(draft: Draft, rule: Segmenter, attribute: str) -> tuple[str, ...] | Non
         return None if names is None else tuple(str(name) for name in names)
     except PluginError as error:
         add_plugin_error(error, ("segmentation",), draft.merged)
-    except Exception as error:  # somebody's own plugin may raise anything
+    except (Exception, SystemExit) as error:  # somebody's own plugin may raise anything
         message = f"{name_of(type(rule))} fails ({type(error).__name__}: {error})"
         draft.merged.add(("segmentation",), one_line(message), at_key=True)
     return None
@@ -312,7 +312,7 @@ def _noise(draft: Draft, found: tuple[Group, ...] | None) -> None:
     except PluginError as error:
         add_plugin_error(error, ("noise",), draft.merged)
         return
-    except Exception as error:  # somebody's own plugin may raise anything
+    except (Exception, SystemExit) as error:  # somebody's own plugin may raise anything
         message = f"fails ({type(error).__name__}: {error})"
     if message:
         draft.merged.add(("noise",), one_line(f"{name_of(type(policy))} {message}"), at_key=True)
