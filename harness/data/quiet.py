@@ -64,8 +64,8 @@ def silent() -> bool:
 class Quiet:
     """As a context: stdout, stderr, their file descriptors and logging go to the private log, or nowhere.
 
-    Contexts may lie within each other and in several threads: the first redirects (some 0.1 ms), the last undoes it, and
-    those between cost nothing to speak of. Whoever asks much of foreign code therefore opens one around the loop.
+    Contexts may lie within each other and in several threads: the first redirects (some 0.1 ms), the last undoes it,
+    and those between cost nothing to speak of. Whoever asks much of foreign code opens one around the loop.
     """
 
     def __init__(self, private_dir: Path | None) -> None:
