@@ -79,6 +79,7 @@ if [ ${#arguments[@]} -eq 0 ]; then
     beside=$!
     "$bin/python" -m pytest -m "${expression:+($expression) and }not ray" || status=$?
     wait "$beside" || status=$?
+    trap 'rm -f -- "$runs"' EXIT
     cat -- "$runs"
 else
     say "== pytest"
