@@ -69,18 +69,19 @@ if [ ${#failed[@]} -gt 0 ]; then
     say "FAILED: $(printf '%s; ' "${failed[@]}")the tests follow"
 fi
 
-# Whole runs on Ray wait for processes most of the time: they go on beside the other tests.
+# Whole runs on Ray wait for processes most of the time: the other tests go on beside them. (Those are the ones in the
+# background, where bash has Ctrl-C ignored, which the tests of runs need.)
 status=0
 if [ ${#arguments[@]} -eq 0 ]; then
-    say "== pytest, in two parts: whole runs on Ray (shown at the end), and beside them all others"
-    runs=$(mktemp)
-    trap 'kill "$beside" 2>/dev/null || true; rm -f -- "$runs"' EXIT
-    "$bin/python" -m pytest -m "${expression:+($expression) and }ray" >"$runs" 2>&1 &
+    say "== pytest, in two parts: whole runs on Ray, and beside them all others (shown at the end)"
+    others=$(mktemp)
+    "$bin/python" -m pytest -m "${expression:+($expression) and }not ray" >"$others" 2>&1 &
     beside=$!
-    "$bin/python" -m pytest -m "${expression:+($expression) and }not ray" || status=$?
+    trap 'kill "$beside" 2>/dev/null || true; rm -f -- "$others"' EXIT
+    "$bin/python" -m pytest -m "${expression:+($expression) and }ray" || status=$?
     wait "$beside" || status=$?
-    trap 'rm -f -- "$runs"' EXIT
-    cat -- "$runs"
+    trap 'rm -f -- "$others"' EXIT
+    cat -- "$others"
 else
     say "== pytest"
     "$bin/python" -m pytest -m "$expression" "${arguments[@]}" || status=$?

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -155,7 +156,7 @@ def test_as_a_process(spec: str) -> None:
 
 
 def test_a_reader_that_leaves_early() -> None:
-    script = f"{sys.executable} -m harness schema | true; echo ${{PIPESTATUS[0]}}"
+    script = f"{shlex.quote(sys.executable)} -m harness schema | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
     )  # fmt: skip
