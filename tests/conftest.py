@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
@@ -19,6 +20,10 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("RAY_ADDRESS", None)
+
+# A shell that starts us in the background has Ctrl-C ignored, and every process of ours would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRE_ALL = os.environ.get("UUDP_REQUIRE_ALL") == "1"
 _OWN_CACHE = "UUDP_CACHE" not in os.environ
