@@ -101,6 +101,8 @@ def _start_ray() -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray Train looks after its workers every two seconds; at the end of a short run that is time lost.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # A busy machine may take longer than its minute to start all workers.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of the workers, which inherit it
     import logging
 
