@@ -240,8 +240,10 @@ def test_a_workers_exception(place: Workplace) -> None:
     process = place.start_run("compute.retries=0")
     assert process.wait() == 1, process.err
     folder = place.run_folder()
-    last = process.err.splitlines()[-1]
-    assert last == f"uudp: training failed; details are in {folder / 'private' / 'error.log'}"
+    said, how = process.err.splitlines()[-2:]
+    assert said == f"uudp: training failed; details are in {folder / 'private' / 'error.log'}"
+    command = f"uudp run {place.spec} compute.retries=0 --resume --run {folder.name} --yes --out {place.out}"
+    assert how == f"uudp: go on with: {command}"
     assert "Traceback" not in process.err
     logs = list((folder / "private").glob("worker-*-error.log"))
     assert logs, "no worker failed"
