@@ -258,7 +258,8 @@ def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[Callab
     SIGTERM, with which schedulers and containers end a process, counts as a Ctrl-C.
 
     Yields:
-        To be called now and then: interrupts, if a second Ctrl-C was lost in a callback of a library.
+        To be called twice a second: interrupts after a second Ctrl-C. Raised in the signal's handler, the interrupt
+        could be printed and forgotten in a callback of a library.
     """
     at_once: list[bool] = []
 
@@ -269,7 +270,9 @@ def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[Callab
     def stop(*_: object) -> None:
         if folder.stop.exists():
             at_once.append(True)
-            raise KeyboardInterrupt
+            if len(at_once) > 1:  # whoever insists does not wait for the next look either
+                raise KeyboardInterrupt
+            return
         folder.stop.touch(mode=0o600)
         observer.note("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
 
