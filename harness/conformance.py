@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.plugins import (
     Access,
@@ -100,12 +100,13 @@ def check_noise_policy(
     if not cls.private:
         return
     some = dict(equal if equal is not None else given)
-    alike = _targets(cls, _build(cls, some).propose(tuple(groups), epsilon), groups, epsilon)
+    even = _build(cls, some).propose(tuple(groups), epsilon)
+    alike = _targets(cls, even, groups, epsilon)
     if equal is None:
         alike = dict.fromkeys(alike, epsilon)
     if len(set(alike.values())) != 1:
         raise ConformanceError(f"{cls.__name__} proposes different targets where they should be equal")
-    _check_uniform(cls, proposal.lever, alike, groups)
+    _check_uniform(cls, even, alike, groups)
     answer = _fresh(cls, given, {"groups": [[g.name, g.segment, g.tier, g.weight] for g in groups], "epsilon": epsilon})
     if answer != targets:
         raise ConformanceError(f"{cls.__name__} proposes something else in another process")
@@ -235,25 +236,26 @@ def _targets(cls: type, proposal: Any, groups: Sequence[Group], epsilon: float) 
     return found
 
 
-def _check_uniform(cls: type, lever: Lever, targets: Mapping[str, float], groups: Sequence[Group]) -> None:
-    from harness.privacy import calibration
+def _check_uniform(cls: type, proposal: Proposal, targets: Mapping[str, float], groups: Sequence[Group]) -> None:
+    from harness.privacy.levers import calibrate, stretches
+    from harness.privacy.terms import Terms
 
-    calibrate = {Lever.CLIP_NORM: calibration.by_clip_norm, Lever.SAMPLING_RATE: calibration.by_sampling_rate}[lever]
-    weights = {g.name: g.weight or 1 / len(groups) for g in groups}
-    mechanism = calibrate(
-        targets,
-        weights,
+    unit: Literal["user", "example"] = "example" if proposal.lever is Lever.EXAMPLES else "user"
+    terms = Terms(
+        weights={g.name: g.weight or 1 / len(groups) for g in groups},
         users=1000.0,
         rate=0.02,
         steps=20,
         delta=1e-5,
         clip_norm=0.5,
-        examples_per_user=1,
-        relation="add_or_remove",
+        examples_per_user=2,
         accountant="rdp",
+        unit=unit,
+        schedule=stretches(proposal.schedule, 20),
     )
-    for g in mechanism.groups:
-        if abs(g.clip_norm / 0.5 - 1) > 1e-6 or abs(g.sampling_rate / 0.02 - 1) > 1e-6:
+    for g in calibrate(proposal, targets, terms).groups:
+        close = abs(g.clip_norm / 0.5 - 1) <= 1e-6 and abs(g.sampling_rate / 0.02 - 1) <= 1e-6
+        if not close or (g.steps, g.examples_per_user) != (20, 2):
             raise ConformanceError(f"{cls.__name__}: equal targets do not give uniform levers")
 
 

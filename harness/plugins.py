@@ -16,6 +16,7 @@ import difflib
 import enum
 import functools
 import importlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -198,6 +199,31 @@ class Lever(enum.Enum):
 
     CLIP_NORM = "clip_norm"
     SAMPLING_RATE = "sampling_rate"
+    CLIP_NORM_AND_SAMPLING_RATE = "clip_norm_and_sampling_rate"
+    STEPS = "steps"
+    EXAMPLES = "examples_per_user"
+
+
+MOST_PLATEAUS = 32
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """A part of the run with constant noise and clip norms, which a public schedule consists of.
+
+    Attributes:
+        share: Of the steps, in proportion to the other plateaus' shares.
+        noise: Of the noise std, in proportion to the other plateaus'.
+        clip: Of every clip norm, in proportion to the other plateaus'.
+    """
+
+    share: float
+    noise: float = 1.0
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(x) and x > 0 for x in (self.share, self.noise, self.clip)):
+            raise ValueError(f"expected positive numbers, found {self}")
 
 
 @dataclass(frozen=True)
@@ -207,10 +233,20 @@ class Proposal:
     Attributes:
         epsilon: Target ε per group name: the user's total, at most ``privacy.epsilon``. None: no protection at all.
         lever: What reaches the targets.
+        clip_share: Of ``CLIP_NORM_AND_SAMPLING_RATE``: how much of it the clip norms do, from 0 to 1.
+        schedule: How noise and clip norms change during the run, at most `MOST_PLATEAUS`; empty: not at all.
     """
 
     epsilon: Mapping[str, float] | None
     lever: Lever = Lever.CLIP_NORM
+    clip_share: float = 1.0
+    schedule: tuple[Plateau, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clip_share <= 1:
+            raise ValueError(f"expected 0 <= clip_share={self.clip_share} <= 1")
+        if len(self.schedule) > MOST_PLATEAUS:
+            raise ValueError(f"a schedule has at most {MOST_PLATEAUS} plateaus, not {len(self.schedule)}")
 
 
 class NoisePolicy(Plugin):

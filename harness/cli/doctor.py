@@ -15,7 +15,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="print one JSON doc
 
     Looks at Python, cores, memory, disk, packages, the GPU, and whether the model hub answers. Changes nothing.
     """
-    from harness.data.cache import default_cache_dir
+    from harness.cache import default_cache_dir
     from harness.training.machine import examine
 
     checks = examine(default_cache_dir())

@@ -35,7 +35,7 @@ def export(
     if not merge:
         raise ArgumentError(f"say --merge for the whole model; the adapter itself is in {folder / 'adapter'}")
     target = (to.expanduser() if to else folder / "merged").absolute()
-    from harness.data.cache import default_cache_dir
+    from harness.cache import default_cache_dir
     from harness.reporting.model_card import model_card
     from harness.training import inference
 

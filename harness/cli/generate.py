@@ -33,7 +33,7 @@ def generate(
     Control characters in what it writes are left out.
     """
     folder = finished_run(run, out)
-    from harness.data.cache import default_cache_dir
+    from harness.cache import default_cache_dir
     from harness.training import inference
 
     base = inference.base_of(folder, default_cache_dir())

@@ -16,10 +16,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from harness.cache import default_cache_dir, machine_errors, secret_key
 from harness.data import guard, store
 from harness.data.answers import check_template
 from harness.data.building import Builder, Preparation
-from harness.data.cache import default_cache_dir, machine_errors, secret_key
 from harness.data.packing import Tokenizer
 from harness.data.sources.base import Columns, RecordSource
 from harness.data.store import Corpus

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.data.groups import PublicCounts, public_counts
@@ -26,7 +27,9 @@ from harness.plugins import (
 from harness.privacy import calibration
 from harness.privacy.accounting import answering, epsilon_curve, trade_offs
 from harness.privacy.guarantee import Guarantee
+from harness.privacy.levers import calibrate, stretches
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
+from harness.privacy.terms import Terms
 from harness.spec import LoadedSpec, Spec, load_spec
 from harness.spec.models import SMALLEST_EPSILON, SMALLEST_RATE
 from harness.spec.privacy_groups import groups_of
@@ -169,7 +172,7 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
                 f'noise: {target:g} for "{group.name}" is below {SMALLEST_EPSILON:g}: nothing would be learnt'
             )
     # Only these groups, in this order: a policy can't add one. Nobody is in those without weight.
-    return Proposal({g.name: proposal.epsilon[g.name] for g in groups if g.weight}, proposal.lever)
+    return replace(proposal, epsilon={g.name: proposal.epsilon[g.name] for g in groups if g.weight})
 
 
 def _calibrate(
@@ -197,10 +200,8 @@ def _calibrate(
         )
         return Mechanism(steps, 0.0, made, relation), None
     delta, accountant = _delta(spec, population), spec.privacy.accountant
-    calibrate = {Lever.CLIP_NORM: calibration.by_clip_norm, Lever.SAMPLING_RATE: calibration.by_sampling_rate}
-    mechanism = calibrate[proposal.lever](
-        proposal.epsilon,
-        population.weights,
+    terms = Terms(
+        weights=population.weights,
         users=population.users,
         rate=rate,
         steps=steps,
@@ -209,7 +210,9 @@ def _calibrate(
         examples_per_user=per_user,
         relation=relation,
         accountant=accountant,
+        schedule=stretches(proposal.schedule, steps),
     )
+    mechanism = calibrate(proposal, proposal.epsilon, terms)
     epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, accountant)
     return mechanism, epsilon
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.privacy.mechanism import Mechanism
+from harness.privacy.remembering import remembered
 
 if TYPE_CHECKING:
     from dp_accounting.dp_event import DpEvent
@@ -26,28 +27,27 @@ LARGEST_PLD = 1e3
 """Above it ε says nothing, and a PLD would not fit into memory: RDP, a valid upper bound, answers."""
 
 
-def _quiet() -> None:
-    """dp-accounting floods stderr with advice about Rényi orders; none of it is for our user."""
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
-
-
 def rdp_epsilon(event: DpEvent, delta: float) -> float:
     """ε at `delta` by Rényi DP (Mironov 2017; conversion as in dp-accounting)."""
-    from dp_accounting.rdp import RdpAccountant
+    from harness.privacy.renyi import accountant
 
-    _quiet()
-    return float(RdpAccountant().compose(event).get_epsilon(delta))
+    return float(accountant().compose(event).get_epsilon(delta))
 
 
 def pld_epsilon(event: DpEvent, delta: float, grid: float) -> float:
     """ε at `delta` by a privacy loss distribution discretised at `grid` (nats); an upper bound at any grid."""
-    from dp_accounting.pld import PLDAccountant
+    return float(_pld(event, grid).get_epsilon(delta))
 
-    _quiet()
-    accountant = PLDAccountant(value_discretization_interval=_dense(event, grid))
-    return float(accountant.compose(event).get_epsilon(delta))
+
+def _pld(event: DpEvent, grid: float) -> Any:
+    """dp-accounting's accountant after this event, at this grid or a finer one that the event needs."""
+    import numpy as np
+
+    from harness.privacy.mixture import accountant
+
+    # Overflow to infinity and the like are part of how it bounds tails.
+    with np.errstate(all="ignore"):
+        return accountant(_dense(event, grid)).compose(event)
 
 
 def _dense(event: DpEvent, grid: float) -> float:
@@ -58,20 +58,35 @@ def _dense(event: DpEvent, grid: float) -> float:
     Raises:
         ValueError: One step's loss would have more values than memory holds.
     """
-    widest = _one_step(event)
-    if widest is None:
-        return grid
-    if getattr(event, "count", 1) >= MANY_STEPS:
-        grid = min(grid, 2.0 ** math.floor(math.log2(widest / 1100)))
-    if widest / grid > MOST_VALUES:
-        raise ValueError("the privacy loss distribution needs too fine a grid; use accountant: rdp")
+    for step, count in parts(event):
+        widest = _one_step(step)
+        if widest is not None and count >= MANY_STEPS:
+            grid = min(grid, 2.0 ** math.floor(math.log2(widest / 1100)))
+        if widest is not None and widest / grid > MOST_VALUES:
+            raise ValueError("the privacy loss distribution needs too fine a grid; use accountant: rdp")
     return grid
 
 
-def _one_step(event: DpEvent) -> float | None:
+def parts(event: DpEvent) -> list[tuple[DpEvent, int]]:
+    """The releases that an event of a `Mechanism` is composed of, each with how often it happens."""
+    if hasattr(event, "events"):
+        return [part for each in event.events for part in parts(each)]
+    if hasattr(event, "count"):
+        return [(each, count * event.count) for each, count in parts(event.event)]
+    return [(event, 1)]
+
+
+def _steps(event: DpEvent) -> int:
+    return max((count for _, count in parts(event)), default=1)
+
+
+def _one_step(step: DpEvent) -> float | None:
     """How far apart the losses of one step are (nats), as far as 10 standard deviations of the noise; None: unknown."""
-    one = getattr(event, "event", None)
-    sigma, rate = getattr(getattr(one, "event", None), "noise_multiplier", 0), getattr(one, "sampling_probability", 0)
+    if hasattr(step, "sensitivities"):
+        furthest = max(c for c, p in zip(step.sensitivities, step.sampling_probs, strict=True) if p > 1e-16)
+        far = float(furthest / step.standard_deviation)
+        return 20 * far + far**2
+    sigma, rate = getattr(getattr(step, "event", None), "noise_multiplier", 0), getattr(step, "sampling_probability", 0)
     if not sigma or not rate:
         return None
     furthest = 10 / sigma + 0.5 / sigma**2
@@ -82,10 +97,9 @@ def _one_step(event: DpEvent) -> float | None:
 
 def rough_epsilon(event: DpEvent, delta: float) -> float:
     """About how large ε is: an upper bound from a few integer Rényi orders, in a millisecond."""
-    from dp_accounting.rdp import RdpAccountant
+    from harness.privacy.renyi import accountant
 
-    _quiet()
-    return float(RdpAccountant(orders=(2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 512)).compose(event).get_epsilon(delta))
+    return float(accountant((2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 512)).compose(event).get_epsilon(delta))
 
 
 def settled_grid(event: DpEvent, delta: float) -> float:
@@ -98,7 +112,7 @@ def settled_grid(event: DpEvent, delta: float) -> float:
 
 
 def _settle(event: DpEvent, delta: float, tolerance: float = GRID_TOLERANCE) -> tuple[float, float]:
-    many = getattr(event, "count", 1) >= MANY_STEPS
+    many = _steps(event) >= MANY_STEPS
     if many:
         tolerance = max(tolerance, MANY_STEPS_TOLERANCE)
     # A power of two, so that nearby mechanisms are accounted on the same grid.
@@ -122,6 +136,7 @@ def answering(event: DpEvent, delta: float, accountant: Accountant) -> Accountan
 
 
 @functools.lru_cache(maxsize=4096)
+@remembered
 def epsilon(event: DpEvent, delta: float, accountant: Accountant = "pld") -> float:
     """ε(`delta`) of an event; never below the true value.
 
@@ -180,6 +195,7 @@ def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, ev
     return [*curve, (mechanism.steps, total)]
 
 
+@remembered
 def _drafted(event: DpEvent, delta: float, accountant: Accountant) -> float:
     """ε to half a percent, from above: enough for a curve."""
     scale = rough_epsilon(event, delta)
@@ -191,7 +207,7 @@ def _drafted(event: DpEvent, delta: float, accountant: Accountant) -> float:
 def trade_offs(
     mechanism: Mechanism, delta: float, accountant: Accountant
 ) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """What (ε, δ) at one δ hides where sampling rates differ: per group, δ at a few ε, from the group's own event.
+    """What (ε, δ) at one δ hides where groups are sampled differently: per group, δ at a few ε.
 
     Args:
         mechanism: The finished mechanism.
@@ -200,9 +216,9 @@ def trade_offs(
 
     Returns:
         Per group, points (ε, δ) at the same round ε for all, from ε = 0 to a quarter above the largest group's; empty
-        where all groups have one sampling rate.
+        where all groups have one sampling rate, number of steps and number of examples.
     """
-    if len({g.sampling_rate for g in mechanism.groups}) == 1:
+    if len({(g.sampling_rate, g.steps, g.examples_per_user) for g in mechanism.groups}) == 1:
         return ()
     events = [mechanism.event(i) for i in range(len(mechanism.groups))]
     largest = max(_drafted(event, delta, accountant) for event in events)
@@ -219,14 +235,14 @@ def _round_step(least: float) -> float:
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= 0.99 * least)
 
 
+@remembered
 def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accountant) -> list[float]:
     """δ at each ε, from above."""
-    from dp_accounting.pld import PLDAccountant
-    from dp_accounting.rdp import RdpAccountant
+    from harness.privacy import renyi
 
-    _quiet()
     scale = rough_epsilon(event, delta)
-    by_rdp = accountant == "rdp" or scale > LARGEST_PLD
-    composed = RdpAccountant() if by_rdp else PLDAccountant(value_discretization_interval=max(scale, 1e-4) / 1000)
-    composed.compose(event)
+    if accountant == "rdp" or scale > LARGEST_PLD:
+        composed: Any = renyi.accountant().compose(event)
+    else:
+        composed = _pld(event, max(scale, 1e-4) / 1000)
     return [float(composed.get_delta(mark)) for mark in marks]

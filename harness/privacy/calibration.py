@@ -6,12 +6,12 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.errors import BudgetError
-from harness.privacy.accounting import Accountant, epsilon, group_epsilon, pld_epsilon, rdp_epsilon, settled_grid
-from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
-from harness.privacy.rates import by_sampling_rate
-
-__all__ = ["by_clip_norm", "by_sampling_rate", "noise_multiplier", "verify"]
+from harness.errors import ArgumentError, BudgetError
+from harness.privacy.accounting import Accountant, epsilon, group_epsilon
+from harness.privacy.exposure import Exposure
+from harness.privacy.mechanism import Mechanism
+from harness.privacy.remembering import remembered
+from harness.privacy.terms import Levers, Terms
 
 LARGEST_MULTIPLIER = 1e6
 SMALLEST_MULTIPLIER = 0.02
@@ -19,15 +19,13 @@ SMALLEST_MULTIPLIER = 0.02
 
 
 @functools.lru_cache(maxsize=1024)
-def noise_multiplier(target: float, rate: float, steps: int, delta: float, accountant: Accountant = "pld") -> float:
-    """The smallest noise multiplier σ with which `steps` Poisson-sampled Gaussian steps stay within `target`.
+@remembered
+def noise_multiplier(target: float, exposure: Exposure) -> float:
+    """The smallest noise multiplier σ with which a user exposed like this stays within `target`.
 
     Args:
-        target: ε > 0.
-        rate: Sampling rate q of a user.
-        steps: Number of steps T.
-        delta: δ.
-        accountant: With which ε is computed.
+        target: ε > 0, the charges of a session included.
+        exposure: Everything but the noise.
 
     Returns:
         σ, within a relative 1e-5 of the smallest; ε at σ is at most `target`.
@@ -35,38 +33,40 @@ def noise_multiplier(target: float, rate: float, steps: int, delta: float, accou
     Raises:
         BudgetError: No σ up to 10⁶ is enough.
     """
-
-    def of(sigma: float) -> Mechanism:
-        group = GroupMechanism("group", 1.0, rate, 1.0, steps, 1)
-        return Mechanism(steps, sigma, (group,), "add_or_remove")
-
-    def on_grid(sigma: float, grid: float) -> float:
-        event = of(sigma).event(0)
-        return rdp_epsilon(event, delta) if accountant == "rdp" else pld_epsilon(event, delta, grid)
-
-    def exact(sigma: float) -> float:
-        return epsilon(of(sigma).event(0), delta, accountant)
-
+    _check_reach(target, exposure)
+    on_grid = exposure.epsilon_on
     # Never so coarse that e^grid overflows.
     coarse = min(target / 100, 0.5)
     high = 1.0
     while on_grid(high, coarse) > target:
         high *= 2
         if high > LARGEST_MULTIPLIER:
-            raise BudgetError(f"no noise reaches ε = {target:g} at δ = {delta:g} in {steps} steps at rate {rate:g}")
+            raise BudgetError(
+                f"no noise reaches ε = {target:g} at δ = {exposure.delta:g} in {exposure.steps} steps "
+                f"at rate {exposure.rate:g}"
+            )
     low = high / 2
     while on_grid(low, coarse) <= target:
         if low <= SMALLEST_MULTIPLIER:
-            return _within(exact, low, target)
+            return _within(exposure.epsilon, low, target)
         high, low = low, low / 2
     sigma = _solve(lambda x: on_grid(x, coarse), low, high, target, 1e-3)
-    fine = settled_grid(of(sigma).event(0), delta) if accountant == "pld" else coarse
+    fine = exposure.settled_grid(sigma) if exposure.accountant == "pld" else coarse
     # A finer grid gives a smaller ε, so the answer lies at the coarse one or below it.
     low, high = sigma, sigma * 1.001
     while on_grid(low, fine) <= target and low > SMALLEST_MULTIPLIER:
         high, low = low, low / 1.1
     sigma = _solve(lambda x: on_grid(x, fine), low, high, target, 1e-7)
-    return _within(exact, sigma, target)
+    return _within(exposure.epsilon, sigma, target)
+
+
+def _check_reach(target: float, exposure: Exposure) -> None:
+    least = exposure.least()
+    if least >= target:
+        raise BudgetError(
+            f"the noisy answers before training alone come to ε = {least:.4g}, which leaves nothing of {target:g}; ask "
+            "for less, or with more noise (privacy.session.noise_multiplier)"
+        )
 
 
 def _within(exact: Callable[[float], float], sigma: float, target: float) -> float:
@@ -90,35 +90,17 @@ def _solve(function: Callable[[float], float], low: float, high: float, target: 
     return math.exp(brentq(gap, math.log(low), math.log(high), xtol=tolerance)) * (1 + tolerance)
 
 
-def by_clip_norm(
-    targets: Mapping[str, float],
-    weights: Mapping[str, float],
-    *,
-    users: float,
-    rate: float,
-    steps: int,
-    delta: float,
-    clip_norm: float,
-    examples_per_user: int,
-    relation: Relation,
-    accountant: Accountant,
-) -> Mechanism:
+# --- levers -------------------------------------------------------------------------------------------------
+
+
+def by_clip_norm(targets: Mapping[str, float], terms: Terms) -> Mechanism:
     """Brings each group to its target by its own clip norm; noise and sampling rate are the same for all.
 
-    σ_p is the multiplier that gives ε_p. With σ_h = (Σ r_p/σ_p)⁻¹: C_p = C·σ_h/σ_p and s = σ_h·C, so s/C_p = σ_p
-    exactly and the mean of C_p over the population is C. Equal targets give one clip norm for all.
+    σ_p is the multiplier that gives ε_p; equal targets give one clip norm for all.
 
     Args:
         targets: ε_p per group; the order of the groups is its order.
-        weights: r_p per group, public fractions of the population that sum to 1.
-        users: N, the public number of training users.
-        rate: q.
-        steps: T.
-        delta: δ.
-        clip_norm: C, the mean clip norm.
-        examples_per_user: Of each group.
-        relation: Of neighbouring data sets.
-        accountant: With which ε is computed.
+        terms: What they share.
 
     Returns:
         The mechanism, not yet verified (`verify`).
@@ -126,13 +108,78 @@ def by_clip_norm(
     Raises:
         BudgetError: A target can't be reached.
     """
-    sigma = {p: noise_multiplier(target, rate, steps, delta, accountant) for p, target in targets.items()}
-    sigma_h = 1.0 / sum(weights[p] / sigma[p] for p in targets)
-    groups = tuple(
-        GroupMechanism(p, weights[p] * users, rate, clip_norm * sigma_h / sigma[p], steps, examples_per_user)
-        for p in targets
-    )
-    return Mechanism(steps, sigma_h * clip_norm, groups, relation)
+    return terms.build({p: Levers(noise_multiplier(target, terms.exposure)) for p, target in targets.items()})
+
+
+def by_steps(targets: Mapping[str, float], terms: Terms) -> Mechanism:
+    """Brings each group to its target by the number of steps it takes part in, T_p; all else is the same for all.
+
+    The group with the highest target takes part in all steps, and its target sets the noise. Every other one takes part
+    in as many steps, evenly spread over the run, as its target allows. Equal targets give all steps to all.
+
+    Raises:
+        BudgetError: A target can't be reached even with one step.
+    """
+    sigma = noise_multiplier(max(targets.values()), terms.exposure)
+
+    def fits(target: float, steps: int) -> bool:
+        return terms.exposure.of(taken=steps).epsilon(sigma) <= target
+
+    levers = {}
+    for p, target in targets.items():
+        steps = terms.steps if target == max(targets.values()) else _most(fits, target, terms.steps)
+        if steps == 0:
+            raise BudgetError(
+                f'noise: a single step already costs "{p}" more than ε = {target:g}; raise that target, lower the '
+                "highest one, or lower the sampling rate"
+            )
+        levers[p] = Levers(sigma, steps=steps)
+    return terms.build(levers)
+
+
+def by_examples(targets: Mapping[str, float], terms: Terms) -> Mechanism:
+    """Brings each group to its target by the number of examples that its users keep, G_p; all else is the same for all.
+
+    The group with the highest target keeps ``sampling.examples_per_user``, and its target sets the noise. Every other
+    one keeps as many as its target allows. Equal targets keep the same.
+
+    Raises:
+        ArgumentError: Users are sampled, not examples: how many of theirs enter a step does not change their ε.
+        BudgetError: A target can't be reached even with one example.
+    """
+    if terms.unit != "example":
+        raise ArgumentError("noise: contribution needs sampling.unit: example")
+    sigma = noise_multiplier(max(targets.values()), terms.exposure)
+
+    def fits(target: float, examples: int) -> bool:
+        return terms.exposure.of(examples=examples).epsilon(sigma) <= target
+
+    levers = {}
+    for p, target in targets.items():
+        highest = target == max(targets.values())
+        examples = terms.examples_per_user if highest else _most(fits, target, terms.examples_per_user)
+        if examples == 0:
+            raise BudgetError(
+                f'noise: a single example already costs "{p}" more than ε = {target:g}; raise that target, lower the '
+                "highest one, or raise sampling.examples_per_user (which raises the noise)"
+            )
+        levers[p] = Levers(sigma, examples=examples)
+    return terms.build(levers)
+
+
+def _most(fits: Callable[[float, int], bool], target: float, limit: int) -> int:
+    """The largest n ≤ `limit` that fits, by bisection; 0 if none does."""
+    low, high = 0, limit + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(target, middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+# --- accounted again ----------------------------------------------------------------------------------------
 
 
 def verify(
@@ -151,4 +198,7 @@ def verify(
             raise BudgetError(
                 f"the plan is refused: group {group.name} comes to ε = {value:.6g}, above its target {limit:g}"
             )
+    exposed = epsilon(mechanism.holdout_event(), delta, accountant)
+    if not exposed <= budget * (1 + 1e-9):
+        raise BudgetError(f"the plan is refused: hold-out users come to ε = {exposed:.6g}, above {budget:g}")
     return tuple(values)

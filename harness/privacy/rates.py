@@ -1,4 +1,7 @@
-"""The `sample` lever: one noise multiplier for all, and for each group the sampling rate that meets its target."""
+"""The `sample` and `product` levers: for each group the sampling rate that meets its target.
+
+Of `sample`, at one noise multiplier for all; of `product`, at multipliers between that and those of clip norms.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.errors import ArgumentError, BudgetError
-from harness.privacy.accounting import Accountant, group_epsilon, pld_epsilon, rdp_epsilon, rough_epsilon, settled_grid
-from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
+from harness.privacy.accounting import group_epsilon, rough_epsilon
+from harness.privacy.calibration import noise_multiplier
+from harness.privacy.exposure import Exposure
+from harness.privacy.mechanism import Mechanism
+from harness.privacy.remembering import remembered
+from harness.privacy.terms import Levers, Terms
 
 LARGEST_STEP = 0.7
 """Of log σ or log q in one step of the solver: about a factor of two."""
@@ -26,6 +33,7 @@ class _Group:
         weight: r_p.
         log_rate: log q_p.
         grid: Of the privacy loss distribution, in nats.
+        aside: How far log σ_p lies from the common log σ.
         by_sigma: ∂ log ε / ∂ log σ, negative.
         by_rate: ∂ log ε / ∂ log q, positive.
         stuck: Steps in a row at q = 1 below the target.
@@ -35,6 +43,7 @@ class _Group:
     weight: float
     log_rate: float
     grid: float
+    aside: float = 0.0
     by_sigma: float = -1.0
     by_rate: float = 1.0
     stuck: int = 0
@@ -47,30 +56,26 @@ class _Group:
 class _Solver:
     """Newton's method for σ and all q_p at once, in logarithms; derivatives are kept while they serve."""
 
-    def __init__(
-        self, groups: Mapping[str, _Group], rate: float, sigma: float, steps: int, delta: float, accountant: Accountant
-    ) -> None:
-        self.groups, self.rate, self.log_sigma = groups, rate, math.log(sigma)
-        self.steps, self.delta, self.accountant = steps, delta, accountant
+    def __init__(self, groups: Mapping[str, _Group], sigma: float, exposure: Exposure) -> None:
+        self.groups, self.rate, self.log_sigma = groups, exposure.rate, math.log(sigma)
+        self.exposure = exposure
         self.settled = False
 
-    @property
-    def sigma(self) -> float:
-        return math.exp(self.log_sigma)
+    def of(self, group: _Group, by_rate: float = 0.0) -> Exposure:
+        """What a group's users are exposed to, at a rate a little aside."""
+        return self.exposure.of(rate=min(1.0, math.exp(group.log_rate + by_rate)))
 
-    def mechanism(self, log_sigma: float, log_rate: float) -> Mechanism:
-        one = GroupMechanism("group", 1.0, min(1.0, math.exp(log_rate)), 1.0, self.steps, 1)
-        return Mechanism(self.steps, math.exp(log_sigma), (one,), "add_or_remove")
+    def sigma(self, group: _Group, by_sigma: float = 0.0) -> float:
+        """σ_p, a little aside."""
+        return math.exp(self.log_sigma + group.aside + by_sigma)
 
     def log_epsilon(self, group: _Group, by_sigma: float = 0.0, by_rate: float = 0.0) -> float:
         """log(ε / target), a little aside of where the solver stands."""
-        event = self.mechanism(self.log_sigma + by_sigma, group.log_rate + by_rate).event(0)
-        if self.accountant == "rdp":
-            value = rdp_epsilon(event, self.delta)
-        else:
+        exposure, sigma, grid = self.of(group, by_rate), self.sigma(group, by_sigma), group.grid
+        if exposure.accountant == "pld" and not self.settled:
             # Far above its target, a group needs no grid as fine as the target's.
-            grid = group.grid if self.settled else max(group.grid, rough_epsilon(event, self.delta) / 200)
-            value = pld_epsilon(event, self.delta, grid)
+            grid = max(grid, rough_epsilon(exposure.event(sigma), exposure.delta) / 200)
+        value = exposure.epsilon_on(sigma, grid)
         # Where δ alone covers a release, ε is 0: far below the target, and without a logarithm.
         return min(max(math.log(max(value, 1e-300) / group.target), -3.0), 3.0)
 
@@ -122,19 +127,7 @@ def _within(move: float) -> float:
     return min(max(move, -LARGEST_STEP), LARGEST_STEP)
 
 
-def by_sampling_rate(
-    targets: Mapping[str, float],
-    weights: Mapping[str, float],
-    *,
-    users: float,
-    rate: float,
-    steps: int,
-    delta: float,
-    clip_norm: float,
-    examples_per_user: int,
-    relation: Relation,
-    accountant: Accountant,
-) -> Mechanism:
+def by_sampling_rate(targets: Mapping[str, float], terms: Terms) -> Mechanism:
     """Brings each group to its target by its own sampling rate; noise and clip norm are the same for all.
 
     One σ = s/C such that the rates q_p with ε(q_p, σ, T, δ) = ε_p have the mean Σ r_p q_p = q. Equal targets give
@@ -142,15 +135,7 @@ def by_sampling_rate(
 
     Args:
         targets: ε_p per group; the order of the groups is its order.
-        weights: r_p per group, public fractions of the population that sum to 1.
-        users: N, the public number of training users.
-        rate: q, the mean sampling rate.
-        steps: T.
-        delta: δ.
-        clip_norm: C.
-        examples_per_user: Of each group.
-        relation: Of neighbouring data sets.
-        accountant: With which ε is computed.
+        terms: What they share.
 
     Returns:
         The mechanism, not yet verified (`calibration.verify`).
@@ -159,31 +144,58 @@ def by_sampling_rate(
         ArgumentError: A group would have to be sampled at a rate above 1.
         BudgetError: The targets can't be reached.
     """
-    mean = sum(weights[p] * target for p, target in targets.items())
+    return _by_rates(targets, terms, dict.fromkeys(targets, 0.0))
+
+
+def by_both(targets: Mapping[str, float], terms: Terms, share: float) -> Mechanism:
+    """Brings each group to its target partly by its clip norm and partly by its sampling rate.
+
+    With σ_p,scale that of clip norms alone and one common σ: σ_p ∝ σ_p,scale^λ · σ^(1−λ), and the rates q_p that give
+    ε_p there have the mean q. λ = 1 gives back `by_clip_norm`, λ = 0 `by_sampling_rate`.
+
+    Args:
+        targets: ε_p per group.
+        terms: What they share.
+        share: λ in [0, 1].
+    """
+    alone = {p: noise_multiplier(target, terms.exposure) for p, target in targets.items()}
+    return _by_rates(targets, terms, {p: share * math.log(sigma) for p, sigma in alone.items()})
+
+
+def _by_rates(targets: Mapping[str, float], terms: Terms, aside: Mapping[str, float]) -> Mechanism:
+    weights = {p: terms.weights[p] for p in targets}
+    sigmas, rates = _solved(dict(targets), weights, dict(aside), terms.exposure)
+    more = 0.0
+    while True:
+        # The rates stay as they are, so that their mean is exact; a little more noise brings ε below every target.
+        levers = {p: Levers(s * (1 + more), rate=q) for p, s, q in zip(targets, sigmas, rates, strict=True)}
+        mechanism = terms.build(levers)
+        values = (group_epsilon(mechanism, i, terms.delta, terms.accountant) for i in range(len(levers)))
+        if all(value <= target for value, target in zip(values, targets.values(), strict=True)):
+            return mechanism
+        more = 2 * more + 1e-6
+
+
+@remembered
+def _solved(
+    targets: dict[str, float], weights: dict[str, float], aside: dict[str, float], exposure: Exposure
+) -> tuple[list[float], list[float]]:
+    """σ_p and q_p of every group, in order."""
+    rate, mean = exposure.rate, sum(weights[p] * target for p, target in targets.items())
     groups = {
-        p: _Group(target, weights[p], min(0.0, math.log(rate * target / mean)), target / 100)
+        p: _Group(target, weights[p], min(0.0, math.log(rate * target / mean)), target / 100, aside[p])
         for p, target in targets.items()
     }
     # What many small steps come to, by the central limit theorem: near enough to begin with.
-    sigma = max(0.3, rate * math.sqrt(2 * steps * math.log(1 / delta)) / mean)
-    solver = _Solver(groups, rate, sigma, steps, delta, accountant)
-    solver.solve(1e-3 if accountant == "pld" else 1e-7, fresh=True)
-    if accountant == "pld":
+    much = exposure.examples
+    sigma = max(0.3, much * rate * math.sqrt(2 * exposure.steps * math.log(1 / exposure.delta)) / mean)
+    solver = _Solver(groups, sigma * math.exp(-sum(weights[p] * aside[p] for p in targets)), exposure)
+    pld = exposure.accountant == "pld"
+    solver.solve(1e-3 if pld else 1e-7, fresh=True)
+    if pld:
         for g in groups.values():
-            g.grid = settled_grid(solver.mechanism(solver.log_sigma, g.log_rate).event(0), delta)
+            g.grid = solver.of(g).settled_grid(solver.sigma(g))
         solver.settled = True
         solver.solve(1e-7, fresh=False)
     found = sum(g.weight * g.rate for g in groups.values())
-    rates = [min(1.0, g.rate * rate / found) for g in groups.values()]
-
-    made = tuple(
-        GroupMechanism(p, weights[p] * users, q, clip_norm, steps, examples_per_user)
-        for p, q in zip(targets, rates, strict=True)
-    )
-    # The rates stay as they are, so that their mean is exact; a little more noise brings every ε below its target.
-    sigma, more = solver.sigma, 1e-6
-    mechanism = Mechanism(steps, sigma * clip_norm, made, relation)
-    while any(group_epsilon(mechanism, i, delta, accountant) > t for i, t in enumerate(targets.values())):
-        sigma, more = sigma * (1 + more), 2 * more
-        mechanism = Mechanism(steps, sigma * clip_norm, made, relation)
-    return mechanism
+    return [solver.sigma(g) for g in groups.values()], [min(1.0, g.rate * rate / found) for g in groups.values()]

@@ -18,8 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import files
-from harness.data import cache, corpus
+from harness import cache, corpus, files
 from harness.data.corpus import Corpus, build_corpus, describe_bad_records
 from harness.data.holdout import holdout_order, is_holdout
 from harness.data.packing import pack, tokenize

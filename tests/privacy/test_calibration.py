@@ -10,7 +10,9 @@ import pytest
 from harness.errors import BudgetError
 from harness.privacy.accounting import epsilon, group_epsilon
 from harness.privacy.calibration import by_clip_norm, noise_multiplier, verify
+from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import GroupMechanism, Mechanism
+from harness.privacy.terms import Terms
 
 TARGETS = {"one": 1.0, "two": 2.0, "three": 3.0}
 WEIGHTS = {"one": 0.34, "two": 0.43, "three": 0.23}
@@ -28,7 +30,7 @@ def scaled(targets=TARGETS, weights=WEIGHTS, **changes):
         "relation": "add_or_remove",
         "accountant": "rdp",
     }
-    return by_clip_norm(targets, weights, **(options | changes))
+    return by_clip_norm(targets, Terms(weights, **(options | changes)))
 
 
 def sampled(sigma, rate, steps):
@@ -41,7 +43,7 @@ def sampled(sigma, rate, steps):
 
 def test_the_smallest_sigma_of_a_plain_gaussian():
     """Never below the exact one, and close above it. Break: the search's final check of ε left out and σ rounded."""
-    found = noise_multiplier(1.0, 1.0, 1, 1e-6)
+    found = noise_multiplier(1.0, Exposure(1.0, 1, 1e-6))
     assert 4.224678889 * (1 - 1e-9) <= found <= 4.224678889 * (1 + 1e-5)
 
 
@@ -57,7 +59,7 @@ def test_the_smallest_sigma_of_a_plain_gaussian():
 )
 def test_the_noise_is_enough_and_hardly_more_than_enough(target, rate, steps, delta, accountant):
     """Break: σ divided by 1.001 at the end (too little), or the coarse search's σ returned (too much)."""
-    sigma = noise_multiplier(target, rate, steps, delta, accountant)
+    sigma = noise_multiplier(target, Exposure(rate, steps, delta, accountant))
     assert epsilon(sampled(sigma, rate, steps), delta, accountant) <= target
     assert epsilon(sampled(sigma * (1 - 3e-4), rate, steps), delta, accountant) > target
 
@@ -67,14 +69,14 @@ def test_the_noise_is_enough_and_hardly_more_than_enough(target, rate, steps, de
 )
 def test_a_target_beside_a_noise_at_which_epsilon_is_zero(target, rate, steps, delta):
     """The search passes through ε = 0, which has no logarithm. Break: ``max(…, tiny)`` taken out of `_solve`."""
-    sigma = noise_multiplier(target, rate, steps, delta, "rdp")
+    sigma = noise_multiplier(target, Exposure(rate, steps, delta, "rdp"))
     assert epsilon(sampled(sigma, rate, steps), delta, "rdp") <= target
 
 
 def test_a_target_out_of_reach_is_the_budgets_refusal():
     """Break: the bound on σ taken out (it would look forever), or another kind of error."""
     with pytest.raises(BudgetError, match=r"no noise reaches ε = 0\.0001 at δ = 1e-09 in 1000000000 steps") as caught:
-        noise_multiplier(1e-4, 1.0, 10**9, 1e-9, "rdp")
+        noise_multiplier(1e-4, Exposure(1.0, 10**9, 1e-9, "rdp"))
     assert caught.value.exit_code == 3
 
 
@@ -99,7 +101,7 @@ def test_the_mean_clip_norm_is_the_specs_and_the_ratios_are_the_multipliers(weig
         mean = sum(weights[g.name] * g.clip_norm for g in mechanism.groups)
         assert mean == pytest.approx(clip_norm, rel=1e-12)
         for g in mechanism.groups:
-            sigma = noise_multiplier(TARGETS[g.name], 1024 / 50000, 1465, 1e-5, "rdp")
+            sigma = noise_multiplier(TARGETS[g.name], Exposure(1024 / 50000, 1465, 1e-5, "rdp"))
             assert mechanism.noise_std / g.clip_norm == pytest.approx(sigma, rel=1e-12)
 
 

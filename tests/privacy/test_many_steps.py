@@ -6,6 +6,7 @@ import math
 
 from harness.privacy.accounting import LARGEST_PLD, MANY_STEPS, answering, epsilon, rdp_epsilon
 from harness.privacy.calibration import noise_multiplier
+from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import GroupMechanism, Mechanism
 
 
@@ -35,7 +36,7 @@ def test_fifty_thousand_plain_steps_are_one_gaussian() -> None:
 
 def test_the_largest_budgets_are_met_by_the_accountant_that_reports() -> None:
     """At ε = 1000, PLD and RDP take turns. Break: return the smallest multiplier without asking again."""
-    sigma = noise_multiplier(1000.0, 0.016, 1, 0.1)
+    sigma = noise_multiplier(1000.0, Exposure(0.016, 1, 0.1))
     event = _event(0.016, sigma, 1)
     assert epsilon(event, 0.1) <= LARGEST_PLD
     assert answering(event, 0.1, "pld") in ("pld", "rdp")

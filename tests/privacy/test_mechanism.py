@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from dp_accounting import dp_event
 
-from harness.privacy.mechanism import GroupMechanism, Mechanism
+from harness.privacy.mechanism import AdaptiveClip, Charge, GroupMechanism, Mechanism, Stretch
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT = GroupMechanism("light", 600.0, 0.02, 0.6, 10, 2)
@@ -80,6 +80,10 @@ CHANGED: dict[str, Any] = {
     "groups": (HEAVY, LIGHT),
     "relation": "zero_out",
     "sampling_unit": "example",
+    "schedule": (Stretch(4), Stretch(6, noise=math.nextafter(1, 2))),
+    "adaptive": AdaptiveClip(0.5, 0.2, 3.0),
+    "charges": (Charge("population", 20.0),),
+    "holdout": Charge("evaluation", 5.0, 4),
     "name": "lightest",
     "users": 601.0,
     "sampling_rate": math.nextafter(0.02, 1),

@@ -6,7 +6,10 @@ import pytest
 
 from harness.errors import ArgumentError
 from harness.privacy.accounting import group_epsilon, trade_offs
-from harness.privacy.calibration import by_sampling_rate, noise_multiplier, verify
+from harness.privacy.calibration import noise_multiplier, verify
+from harness.privacy.exposure import Exposure
+from harness.privacy.rates import by_sampling_rate
+from harness.privacy.terms import Terms
 
 TARGETS = {"one": 1.0, "two": 2.0, "three": 3.0}
 WEIGHTS = {"one": 0.34, "two": 0.43, "three": 0.23}
@@ -23,15 +26,16 @@ def sampled(targets=TARGETS, weights=WEIGHTS, **changes):
         "relation": "add_or_remove",
         "accountant": "rdp",
     }
-    return by_sampling_rate(targets, weights, **(options | changes))
+    return by_sampling_rate(targets, Terms(weights, **(options | changes)))
 
 
 def test_three_groups_by_their_sampling_rates():
-    """The row of mechanism.md §11. Break: rates in proportion to the targets (.0108, .0217, .0325)."""
+    """A worked example. Break: rates in proportion to the targets (.0108, .0217, .0325)."""
     mechanism = sampled()
     assert mechanism.noise_std / 0.4 == pytest.approx(1.967, abs=5e-4)
     assert [g.sampling_rate for g in mechanism.groups] == pytest.approx([0.0115, 0.0217, 0.0313], abs=5.1e-5)
-    assert {(g.clip_norm, g.steps, g.examples_per_user) for g in mechanism.groups} == {(0.4, 1465, 2)}
+    assert {(g.steps, g.examples_per_user) for g in mechanism.groups} == {(1465, 2)}
+    assert [g.clip_norm for g in mechanism.groups] == pytest.approx([0.4] * 3, rel=1e-12)
     assert mechanism.denominator(0) == pytest.approx(1024, rel=1e-9)
 
 
@@ -50,7 +54,7 @@ def test_equal_targets_give_back_uniform():
     """To 1e-6, full sampling included. Break: each weight times its target in the gap of the mean rate."""
     for rate in (0.05, 1.0):
         mechanism = sampled(dict.fromkeys(TARGETS, 2.0), steps=20, rate=rate)
-        sigma = noise_multiplier(2.0, rate, 20, 1e-5, "rdp")
+        sigma = noise_multiplier(2.0, Exposure(rate, 20, 1e-5, "rdp"))
         assert mechanism.noise_std / 0.4 == pytest.approx(sigma, rel=1e-5)
         assert [g.sampling_rate for g in mechanism.groups] == pytest.approx([rate] * 3, rel=1e-6)
 

@@ -7,8 +7,7 @@ import threading
 
 import pytest
 
-from harness import files
-from harness.data import cache
+from harness import cache, files
 from harness.errors import MachineError
 
 

@@ -1,0 +1,76 @@
+"""What decides ε of one group's users, but for the noise: what calibration varies the noise under."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.privacy.accounting import Accountant, epsilon, pld_epsilon, rdp_epsilon, settled_grid
+from harness.privacy.mechanism import Charge, GroupMechanism, Mechanism, Stretch, Unit
+
+if TYPE_CHECKING:
+    from dp_accounting.dp_event import DpEvent
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One group's part in a mechanism.
+
+    Attributes:
+        rate: q_p.
+        steps: T of the whole run.
+        delta: δ.
+        accountant: With which ε is computed.
+        unit: What is sampled.
+        examples: G_p, of sampled examples.
+        taken: T_p; None: all steps.
+        schedule: Of the whole run.
+        charges: Of a session before the first step.
+    """
+
+    rate: float
+    steps: int
+    delta: float
+    accountant: Accountant = "pld"
+    unit: Unit = "user"
+    examples: int = 1
+    taken: int | None = None
+    schedule: tuple[Stretch, ...] = ()
+    charges: tuple[Charge, ...] = ()
+
+    def event(self, sigma: float) -> DpEvent:
+        """What a user is exposed to at this noise multiplier: the event of the mechanism with this one group."""
+        group = GroupMechanism("group", 1.0, self.rate, 1.0, self.taken or self.steps, self.examples)
+        return Mechanism(
+            self.steps, sigma, (group,), "add_or_remove", self.unit, schedule=self.schedule, charges=self.charges
+        ).event(0)
+
+    def epsilon(self, sigma: float) -> float:
+        """ε at this noise multiplier, as it will be reported."""
+        return epsilon(self.event(sigma), self.delta, self.accountant)
+
+    def epsilon_on(self, sigma: float, grid: float) -> float:
+        """An upper bound of it at one grid of the privacy loss distribution; by RDP, ε itself."""
+        if self.accountant == "rdp":
+            return rdp_epsilon(self.event(sigma), self.delta)
+        return pld_epsilon(self.event(sigma), self.delta, grid)
+
+    def settled_grid(self, sigma: float) -> float:
+        """The grid that is fine enough at this noise multiplier."""
+        return settled_grid(self.event(sigma), self.delta)
+
+    def least(self) -> float:
+        """ε of the charges alone: no target below it can be reached."""
+        if not self.charges:
+            return 0.0
+        return epsilon(self._charges_alone(), self.delta, self.accountant)
+
+    def _charges_alone(self) -> DpEvent:
+        from dp_accounting import dp_event
+
+        return dp_event.ComposedDpEvent(tuple(charge.event() for charge in self.charges))
+
+    def of(self, **changes: object) -> Exposure:
+        """The same with other values."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]

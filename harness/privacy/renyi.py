@@ -1,0 +1,101 @@
+"""Rényi DP of everything that a `Mechanism` can do, the sampled examples of a user included.
+
+dp-accounting has the Rényi DP of Poisson-sampled Gaussians, of their compositions and of selection among a random
+number of runs. For mixtures of Gaussians, which sampling examples leads to, it has none: it is integrated here.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from dp_accounting import dp_event
+from dp_accounting.rdp import RdpAccountant
+from numpy.typing import NDArray
+
+from harness.privacy.quiet import quiet
+
+MOST_POINTS = 2_000_000
+"""Of the integral at one order; an order that needs more is left out (its value is infinite, a valid bound)."""
+
+
+class MixtureRdpAccountant(RdpAccountant):  # type: ignore[misc]
+    """dp-accounting's Rényi accountant, which also composes mixtures of Gaussians."""
+
+    def _maybe_compose(self, event: dp_event.DpEvent, count: int, do_compose: bool) -> Any:
+        if not isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
+            return super()._maybe_compose(event, count, do_compose)
+        if do_compose:
+            orders = tuple(float(order) for order in self._orders)
+            self._rdp += count * np.array(
+                mixture_rdp(event.standard_deviation, tuple(event.sensitivities), tuple(event.sampling_probs), orders)
+            )
+        return None
+
+
+def accountant(orders: Sequence[float] | None = None) -> MixtureRdpAccountant:
+    """A fresh accountant for users added or removed; `orders` None: dp-accounting's own."""
+    quiet()
+    return MixtureRdpAccountant() if orders is None else MixtureRdpAccountant(orders=list(orders))
+
+
+def rdp_at(event: dp_event.DpEvent, order: float) -> float:
+    """The Rényi DP of an event at one order above 1: what a Rényi filter adds up."""
+    composed = accountant([order]).compose(event)
+    return float(composed._rdp[0])
+
+
+@functools.lru_cache(maxsize=256)
+def mixture_rdp(
+    sigma: float, sensitivities: tuple[float, ...], probabilities: tuple[float, ...], orders: tuple[float, ...]
+) -> tuple[float, ...]:
+    """Rényi DP of ``Σ_k p_k N(c_k, σ²)`` against ``N(0, σ²)``, the larger of both directions.
+
+    With L the log of the ratio of both densities, it is ``log E[e^(αL)] / (α − 1)`` in one direction and
+    ``log E[e^((1−α)L)] / (α − 1)`` in the other, both expectations under ``N(0, σ²)``. The integrals are taken by the
+    trapezoidal rule, whose error for such integrands falls exponentially: in the complex plane L is analytic in a strip
+    of half width πσ² (its argument has negative real roots only), and ten widths below the step nothing is left.
+
+    Args:
+        sigma: Standard deviation.
+        sensitivities: c_k ≥ 0.
+        probabilities: p_k, which sum to 1.
+        orders: α > 1.
+
+    Returns:
+        One value per order; infinite where the integral is beyond reach.
+    """
+    step = min(sigma / 5, sigma**2 / 2)
+    top = max(c for c, p in zip(sensitivities, probabilities, strict=True) if p > 0)
+    return tuple(_one_order(sigma, sensitivities, probabilities, order, step, top) for order in orders)
+
+
+def _one_order(
+    sigma: float, sensitivities: Sequence[float], probabilities: Sequence[float], order: float, step: float, top: float
+) -> float:
+    reach = order * top + 14 * sigma
+    if order <= 1 or 2 * reach / step > MOST_POINTS:
+        return math.inf
+    x: NDArray[np.float64] = np.arange(-math.ceil(reach / step), math.ceil(reach / step) + 1).astype(np.float64) * step
+    ratio = _log_ratio(x, sigma, sensitivities, probabilities)
+    density = -0.5 * (x / sigma) ** 2 + math.log(step / sigma) - 0.5 * math.log(2 * math.pi)
+    largest = max(_log_sum(density + order * ratio), _log_sum(density + (1 - order) * ratio))
+    return max(0.0, largest) / (order - 1)
+
+
+def _log_ratio(
+    x: NDArray[np.float64], sigma: float, sensitivities: Sequence[float], probabilities: Sequence[float]
+) -> NDArray[np.float64]:
+    found = np.full_like(x, -np.inf)
+    for c, p in zip(sensitivities, probabilities, strict=True):
+        if p > 0:
+            np.logaddexp(found, math.log(p) + (2 * c * x - c * c) / (2 * sigma**2), out=found)
+    return found
+
+
+def _log_sum(values: NDArray[np.float64]) -> float:
+    largest = float(values.max())
+    return largest + math.log(float(np.exp(values - largest).sum()))
