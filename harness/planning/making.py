@@ -1,4 +1,4 @@
-"""Makes the plan: counts what is public, asks the noise policy, calibrates, and accounts the result again."""
+"""Begins the plan: counts what is public and asks the noise policy; `completing` calibrates and accounts."""
 
 from __future__ import annotations
 
@@ -10,28 +10,23 @@ from pathlib import Path
 from harness.data.groups import PublicCounts, public_counts
 from harness.data.sources.base import Columns, RecordSource, open_source
 from harness.data.tiers import Sensitivity
-from harness.errors import ArgumentError, BudgetError
+from harness.errors import ArgumentError
 from harness.packages import name_of
-from harness.planning.plan import Plan, Population
+from harness.planning.completing import complete
+from harness.planning.plan import Basis, Plan, Population
 from harness.plugins import (
     Group,
     Lever,
     NoisePolicy,
-    OwnRecordsSegmenter,
     PluginError,
     Proposal,
+    PublicSegmenter,
     Segmenter,
     noise,
     segmentation,
 )
-from harness.privacy import calibration
-from harness.privacy.accounting import answering, epsilon_curve, trade_offs
-from harness.privacy.guarantee import Guarantee
-from harness.privacy.levers import calibrate, stretches
-from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
-from harness.privacy.terms import Terms
 from harness.spec import LoadedSpec, Spec, load_spec
-from harness.spec.models import SMALLEST_EPSILON, SMALLEST_RATE
+from harness.spec.models import SMALLEST_EPSILON
 from harness.spec.privacy_groups import groups_of
 from harness.spec.problems import one_line
 
@@ -65,52 +60,15 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     tiers = sensitivity.names if sensitivity is not None else ()
     population = _population(block, tuple(g.name for g in groups_of(rule.segments, tiers)), counts)
     policy = noise.build(block.noise.type, block.noise.parameters)
-    groups = groups_of(rule.segments, tiers, population.weights)
+    groups = groups_of(rule.segments, tiers, None if population.weights_source == "noisy" else population.weights)
     proposal = _propose(policy, groups, block.privacy.epsilon, loaded)
     # A public segment in which nobody is has no users to protect or to train on.
     groups = tuple(g for g in groups if population.weights[g.name] > 0)
-    relation: Relation = "zero_out" if "public" in (population.source, population.weights_source) else "add_or_remove"
-    asked = block.privacy.accountant
-    try:
-        mechanism, epsilon = _calibrate(block, population, groups, proposal, relation)
-        delta = _delta(block, population) if mechanism.private else None
-        curve = epsilon_curve(mechanism, delta, asked, block.train.checkpoint_every) if delta is not None else []
-        shown = trade_offs(mechanism, delta, asked) if delta is not None else ()
-        answered = asked
-        if epsilon is not None and delta is not None:  # of the group whose ε is stated
-            answered = answering(mechanism.event(epsilon.index(max(epsilon))), delta, asked)
-    except (ArithmeticError, ValueError, MemoryError):
-        more = "; try privacy.accountant: rdp" if asked == "pld" else ""
-        raise BudgetError(f"the accountant can't settle on these numbers{more}") from None
-    guarantee = Guarantee(
-        mechanism,
-        epsilon,
-        delta,
-        answered,
-        block.data.name,
-        block.data.visibility,
-        block.data.holdout.users,
-        isinstance(rule, OwnRecordsSegmenter) or sensitivity is not None,
-        _public_counts_in_words(population),
-        holdout_file=block.data.holdout.file is not None,
-    )
-    return Plan(
-        loaded,
-        mechanism,
-        guarantee,
-        proposal.epsilon,
-        population,
-        rule,
-        sensitivity,
-        groups,
-        tuple(curve),
-        shown,
-        source,
-    )
+    return complete(Basis(loaded, source, rule, sensitivity, groups, proposal), population)
 
 
 def _count(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | None:
-    own = isinstance(rule, OwnRecordsSegmenter) or spec.sensitivity is not None
+    own = not isinstance(rule, PublicSegmenter) or spec.sensitivity is not None
     public_weights = spec.data.weights == "public" and not own
     if spec.data.population != "public" and not public_weights and rule.segments is not None:
         return None
@@ -118,22 +76,30 @@ def _count(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | 
 
 
 def _population(spec: Spec, groups: tuple[str, ...], counts: PublicCounts | None) -> Population:
-    declared = spec.data.population
+    declared, held = spec.data.population, spec.data.holdout.users
+    holdout: int | None
     if declared == "public":
         assert counts is not None
         users, holdout, origin = float(counts.users_train), counts.users_holdout, "public"
+    elif declared == "noisy":
+        users, holdout, origin = 1.0, None, "noisy"  # in units of the number that is not known yet
     else:
-        users, holdout, origin = float(declared) * (1 - spec.data.holdout.users), None, "declared"
+        users, holdout, origin = float(declared) * (1 - held), None, "declared"
     if users < 1:
         raise ArgumentError("data: there are no users to train on")
     given = spec.data.weights
-    if given != "public":
+    if given == "noisy" and len(groups) > 1:
+        # What is calibrated before the answer is the same for any weights; these only stand in for it.
+        return Population(users, holdout, origin, {g: 1 / len(groups) for g in groups}, "noisy")
+    if isinstance(given, Mapping):
         if set(given) != set(groups):
             noun = "segments" if spec.sensitivity is None else "groups"
             raise ArgumentError(f"data.weights: must name exactly the {noun} {', '.join(groups)}")
         return Population(users, holdout, origin, dict(given), "declared")
     if len(groups) == 1:
         return Population(users, holdout, origin, {groups[0]: 1.0}, origin)
+    if declared == "noisy":
+        raise ArgumentError("data.weights: where the population is noisy, give them, or say noisy as well")
     if counts is None or counts.segments is None or spec.sensitivity is not None:
         raise ArgumentError("data.weights: groups made from users' own records can't be counted publicly; give them")
     total = sum(counts.segments.values())
@@ -173,62 +139,3 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
             )
     # Only these groups, in this order: a policy can't add one. Nobody is in those without weight.
     return replace(proposal, epsilon={g.name: proposal.epsilon[g.name] for g in groups if g.weight})
-
-
-def _calibrate(
-    spec: Spec, population: Population, groups: tuple[Group, ...], proposal: Proposal, relation: Relation
-) -> tuple[Mechanism, tuple[float, ...] | None]:
-    rate = spec.sampling.rate
-    if rate is None:
-        assert spec.sampling.expected is not None
-        rate = spec.sampling.expected / population.users
-    if rate > 1:
-        raise ArgumentError(
-            f"sampling.expected: {spec.sampling.expected:g} users per step, "
-            f"but there are {population.users:g} to train on; give fewer"
-        )
-    if rate < SMALLEST_RATE:
-        raise ArgumentError(
-            f"sampling.expected: {spec.sampling.expected:g} of {population.users:g} users is a rate of {rate:g}; "
-            f"the smallest is {SMALLEST_RATE:g}"
-        )
-    per_user, steps, norm = spec.sampling.examples_per_user, spec.train.steps, spec.clipping.norm
-    if proposal.epsilon is None:
-        made = tuple(
-            GroupMechanism(g.name, population.weights[g.name] * population.users, rate, norm, steps, per_user)
-            for g in groups
-        )
-        return Mechanism(steps, 0.0, made, relation), None
-    delta, accountant = _delta(spec, population), spec.privacy.accountant
-    terms = Terms(
-        weights=population.weights,
-        users=population.users,
-        rate=rate,
-        steps=steps,
-        delta=delta,
-        clip_norm=norm,
-        examples_per_user=per_user,
-        relation=relation,
-        accountant=accountant,
-        schedule=stretches(proposal.schedule, steps),
-    )
-    mechanism = calibrate(proposal, proposal.epsilon, terms)
-    epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, accountant)
-    return mechanism, epsilon
-
-
-def _delta(spec: Spec, population: Population) -> float:
-    if spec.privacy.delta is not None:
-        return spec.privacy.delta
-    if population.source != "public":
-        raise ArgumentError("privacy.delta: must be given unless the population is public")
-    return 1.0 / (10.0 * population.users)
-
-
-def _public_counts_in_words(population: Population) -> tuple[str, ...]:
-    found = []
-    if population.source == "public":
-        found.append("the number of users (a removed user stays counted, with no records)")
-    if population.weights_source == "public" and len(population.weights) > 1:
-        found.append("the number of users in each group, by public attributes")
-    return tuple(found)

@@ -166,8 +166,23 @@ def epsilon(event: DpEvent, delta: float, accountant: Accountant = "pld") -> flo
 def group_epsilon(
     mechanism: Mechanism, group: int, delta: float, accountant: Accountant = "pld", steps: int | None = None
 ) -> float:
-    """ε of one group's training event, computed from the mechanism (of its first `steps` steps, if given)."""
-    return epsilon(mechanism.event(group, steps), delta, accountant)
+    """ε of one group's users, computed from the mechanism (of its first `steps` steps, if given)."""
+    return _total(mechanism, mechanism.event(group, steps), delta, accountant)
+
+
+def largest_epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") -> float:
+    """ε of any user, also where the group that they are in depends on noisy answers."""
+    return _total(mechanism, mechanism.dominating_event(), delta, accountant)
+
+
+def choice_epsilon(mechanism: Mechanism, accountant: Accountant = "pld") -> float:
+    """ε, at their own δ, of the answers that decide levers; it is part of every group's ε."""
+    return epsilon(mechanism.choice_event(), mechanism.choice_delta, accountant) if mechanism.choice else 0.0
+
+
+def _total(mechanism: Mechanism, event: DpEvent, delta: float, accountant: Accountant) -> float:
+    """By basic composition with the answers that decided levers, if there are any."""
+    return choice_epsilon(mechanism, accountant) + epsilon(event, delta - mechanism.choice_delta, accountant)
 
 
 def total_epsilon(
@@ -190,7 +205,8 @@ def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, ev
     curve = [(0, 0.0)]
     for t in marks[:-1]:
         events = {mechanism.event(i, t) for i in range(len(mechanism.groups))}
-        spent = max(_drafted(event, delta, accountant) for event in events)
+        spent = max(_drafted(event, delta - mechanism.choice_delta, accountant) for event in events)
+        spent += choice_epsilon(mechanism, accountant)
         curve.append((t, min(spent, total)))
     return [*curve, (mechanism.steps, total)]
 

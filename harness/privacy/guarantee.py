@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
@@ -26,6 +26,8 @@ class Guarantee:
         own_records: Whether a user's group depends on their own records.
         counts_public: What was declared public of the counts, in words; empty for nothing.
         holdout_file: Whether the users of a separate evaluation file gave up protection, in place of a fraction.
+        largest: ε of any user, where the groups themselves follow from noisy answers; None: they don't.
+        holdout: ε of hold-out users, where they are protected as well; None: they are not, or there are none.
     """
 
     mechanism: Mechanism
@@ -38,11 +40,15 @@ class Guarantee:
     own_records: bool
     counts_public: tuple[str, ...]
     holdout_file: bool = False
+    largest: float | None = None
+    holdout: float | None = None
 
     @property
     def total(self) -> float | None:
-        """The stated ε: the maximum over groups."""
-        return None if self.epsilon is None else max(self.epsilon)
+        """The stated ε: the maximum over groups, and hold-out users where they are protected."""
+        if self.epsilon is None:
+            return None
+        return max(max(self.epsilon) if self.largest is None else self.largest, self.holdout or 0.0)
 
     @property
     def adjacency(self) -> str:
@@ -66,14 +72,20 @@ class Guarantee:
             "statement": self.statement(),
             "assumptions": self.assumptions(),
             "not_covered": self.not_covered(),
-            "holdout": {"fraction": None, "file": True, "visibility": "public"}
-            if self.holdout_file
-            else {"fraction": self.holdout_fraction, "visibility": "public"},
+            "holdout": self._holdout(),
+            "charges": [asdict(charge) for charge in (*self.mechanism.charges, *self.mechanism.choice)],
             "data": {"name": self.data_name, "visibility": self.data_visibility},
             "computational": True,
             "status": status,
             "steps_completed": steps_completed,
         }
+
+    def _holdout(self) -> dict[str, Any]:
+        if self.holdout is not None:
+            return {"fraction": self.holdout_fraction, "visibility": "private", "epsilon": self.holdout}
+        if self.holdout_file:
+            return {"fraction": None, "file": True, "visibility": "public"}
+        return {"fraction": self.holdout_fraction, "visibility": "public"}
 
     def statement(self) -> str:
         """The paragraph."""
@@ -97,7 +109,16 @@ class Guarantee:
             "everything about everybody else, can't change their odds that any one training user's records were used "
             f"by more than a factor of e^ε, about {_factor(self.total)}, but for a probability of about δ."
         )
-        if len({_up(e) for e in self.epsilon or ()}) > 1:
+        if self.mechanism.charges or self.mechanism.choice:
+            text += " It includes the noisy answers about all users that were asked for before training."
+        if self.holdout is not None:
+            text += f" Hold-out users are covered too: what is said of them is noisy, at ε = {_up(self.holdout)}."
+        if self.largest is not None:
+            text += (
+                " Which group a user is in follows from noisy answers, so that only that one ε is claimed: each "
+                "group's own ε is that of its sampling and noise, given the published answers."
+            )
+        elif len({_up(e) for e in self.epsilon or ()}) > 1:
             text += (
                 " That ε is the largest over the groups of users; each group's own ε holds for a user given that "
                 "they are in that group"
@@ -116,6 +137,12 @@ class Guarantee:
             "rounding of the noise.",
             "The private folder, Ray's dashboard and the time that steps took are not seen by the adversary.",
         ]
+        if self.mechanism.sampling_unit == "example":
+            most = max(g.examples_per_user for g in self.mechanism.groups)
+            found.append(
+                f"Of every user at most {most} example{'s' if most > 1 else ''} were kept, chosen by the run's key; "
+                "all others were never read by the model."
+            )
         found.extend(f"Declared public: {what}." for what in self.counts_public)
         return found
 
@@ -128,7 +155,7 @@ class Guarantee:
             "The base model: what it learnt before from whatever it was trained on.",
             "Whether there were records that could not be used: the console says so, though not how many or which.",
         ]
-        if self.holdout_fraction > 0:
+        if self.holdout_fraction > 0 and self.holdout is None:
             found.insert(
                 0,
                 f"Hold-out users (about {100 * self.holdout_fraction:g} % of all, picked by a salted hash of their "

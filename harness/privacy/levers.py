@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from harness.errors import BudgetError
 from harness.plugins import Lever, Plateau, Proposal
+from harness.privacy.accounting import epsilon
 from harness.privacy.calibration import by_clip_norm, by_examples, by_steps
 from harness.privacy.mechanism import Mechanism, Stretch
 from harness.privacy.rates import by_both, by_sampling_rate
@@ -16,7 +18,7 @@ def calibrate(proposal: Proposal, targets: Mapping[str, float], terms: Terms) ->
 
     Args:
         proposal: Names the lever.
-        targets: ε_p per group; the order of the groups is its order.
+        targets: ε_p per group, in all; the order of the groups is its order.
         terms: What they share.
 
     Returns:
@@ -26,6 +28,13 @@ def calibrate(proposal: Proposal, targets: Mapping[str, float], terms: Terms) ->
         ArgumentError: The lever can't do it with these terms.
         BudgetError: A target can't be reached.
     """
+    spent = answers_epsilon(terms)
+    if spent >= min(targets.values()):
+        raise BudgetError(
+            f"the noisy answers that decide levers come to ε = {spent:.4g}, which leaves nothing of "
+            f"{min(targets.values()):g}; ask with more noise (privacy.session.noise_multiplier)"
+        )
+    targets = {p: target - spent for p, target in targets.items()}
     if proposal.lever is Lever.CLIP_NORM_AND_SAMPLING_RATE:
         return by_both(targets, terms, proposal.clip_share)
     levers = {
@@ -35,6 +44,16 @@ def calibrate(proposal: Proposal, targets: Mapping[str, float], terms: Terms) ->
         Lever.EXAMPLES: by_examples,
     }
     return levers[proposal.lever](targets, terms)
+
+
+def answers_epsilon(terms: Terms) -> float:
+    """ε of the answers that decide levers, at the δ that is set aside for them."""
+    if not terms.choice:
+        return 0.0
+    from dp_accounting import dp_event
+
+    event = dp_event.ComposedDpEvent(tuple(charge.event() for charge in terms.choice))
+    return epsilon(event, terms.choice_delta, terms.accountant)
 
 
 def stretches(plateaus: Sequence[Plateau], steps: int) -> tuple[Stretch, ...]:

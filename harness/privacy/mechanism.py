@@ -141,6 +141,9 @@ class Mechanism:
         schedule: Constant stretches that fill the T steps, the first with multiples of 1; empty: one stretch.
         adaptive: How the clip norms follow the data, if they do.
         charges: What a private session asks about all training users, before the first step.
+        choice: Of these, answers that decide levers. What follows then is not known when they are asked, so (ε, δ) of
+            both add up, whatever is chosen.
+        choice_delta: δ that is set aside for `choice`.
         holdout: What private hold-out users are exposed to: the noisy evaluations. None: there are none.
     """
 
@@ -152,6 +155,8 @@ class Mechanism:
     schedule: tuple[Stretch, ...] = ()
     adaptive: AdaptiveClip | None = None
     charges: tuple[Charge, ...] = ()
+    choice: tuple[Charge, ...] = ()
+    choice_delta: float = 0.0
     holdout: Charge | None = None
 
     def __post_init__(self) -> None:
@@ -180,6 +185,8 @@ class Mechanism:
             first = self.schedule[0]
             if sum(s.steps for s in self.schedule) != self.steps or (first.noise, first.clip) != (1.0, 1.0):
                 raise ValueError("a schedule fills all steps, and begins with multiples of 1")
+        if bool(self.choice) != (self.choice_delta > 0):
+            raise ValueError("answers that decide levers need a δ of their own")
         if self.adaptive is not None and (self.schedule or not self.private):
             raise ValueError("clip norms that follow the data need noise, and have no schedule")
 
@@ -243,7 +250,7 @@ class Mechanism:
             steps: Only the first so many steps of the run; None: all.
 
         Returns:
-            The charges and the steps, composed; `NonPrivateDpEvent` without noise.
+            The charges and the steps, composed; `NonPrivateDpEvent` without noise. Without `choice`.
         """
         return self._event((group,), self.steps if steps is None else steps)
 
@@ -293,6 +300,12 @@ class Mechanism:
             return z
         return float((z**-2 + (2 * self.adaptive.bit_noise_std) ** -2) ** -0.5)
 
+    def choice_event(self) -> DpEvent:
+        """What every training user is exposed to by the answers that decide levers."""
+        from dp_accounting import dp_event
+
+        return dp_event.ComposedDpEvent(tuple(charge.event() for charge in self.choice))
+
     def holdout_event(self) -> DpEvent:
         """What a private hold-out user is exposed to."""
         from dp_accounting import dp_event
@@ -303,7 +316,15 @@ class Mechanism:
         """Ordinary training with the same cohorts and steps: neither clipping nor noise."""
         groups = tuple(dataclasses.replace(g, clip_norm=math.inf) for g in self.groups)
         return dataclasses.replace(
-            self, noise_std=0.0, groups=groups, schedule=(), adaptive=None, charges=(), holdout=None
+            self,
+            noise_std=0.0,
+            groups=groups,
+            schedule=(),
+            adaptive=None,
+            charges=(),
+            choice=(),
+            choice_delta=0.0,
+            holdout=None,
         )
 
     # --- as data ------------------------------------------------------------------------------------------------
@@ -313,7 +334,7 @@ class Mechanism:
         document = dataclasses.asdict(self)
         for g in document["groups"]:
             g["clip_norm"] = g["clip_norm"] if math.isfinite(g["clip_norm"]) else None
-        return document | {name: list(document[name]) for name in ("groups", "schedule", "charges")}
+        return document | {name: list(document[name]) for name in ("groups", "schedule", "charges", "choice")}
 
     @classmethod
     def from_dict(cls, document: dict[str, Any]) -> Mechanism:
@@ -328,6 +349,7 @@ class Mechanism:
             "schedule": tuple(Stretch(**s) for s in document["schedule"]),
             "adaptive": None if adaptive is None else AdaptiveClip(**adaptive),
             "charges": tuple(Charge(**c) for c in document["charges"]),
+            "choice": tuple(Charge(**c) for c in document["choice"]),
             "holdout": None if holdout is None else Charge(**holdout),
         }
         return cls(**{**document, **parts})

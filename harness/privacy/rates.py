@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.errors import ArgumentError, BudgetError
-from harness.privacy.accounting import group_epsilon, rough_epsilon
+from harness.privacy.accounting import epsilon, rough_epsilon
 from harness.privacy.calibration import noise_multiplier
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Mechanism
@@ -170,7 +170,8 @@ def _by_rates(targets: Mapping[str, float], terms: Terms, aside: Mapping[str, fl
         # The rates stay as they are, so that their mean is exact; a little more noise brings ε below every target.
         levers = {p: Levers(s * (1 + more), rate=q) for p, s, q in zip(targets, sigmas, rates, strict=True)}
         mechanism = terms.build(levers)
-        values = (group_epsilon(mechanism, i, terms.delta, terms.accountant) for i in range(len(levers)))
+        delta = terms.exposure.delta
+        values = (epsilon(mechanism.event(i), delta, terms.accountant) for i in range(len(levers)))
         if all(value <= target for value, target in zip(values, targets.values(), strict=True)):
             return mechanism
         more = 2 * more + 1e-6

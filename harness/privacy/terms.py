@@ -44,6 +44,8 @@ class Terms:
         schedule: Of noise and clip norms.
         following: How clip norms follow the data; None: they don't.
         charges: Of a private session before the first step.
+        choice: Of answers that decide levers; targets are totals, `exposure` is what is left of δ.
+        choice_delta: δ set aside for them.
         holdout: Of private hold-out users.
     """
 
@@ -60,6 +62,8 @@ class Terms:
     schedule: tuple[Stretch, ...] = ()
     following: Following | None = None
     charges: tuple[Charge, ...] = ()
+    choice: tuple[Charge, ...] = ()
+    choice_delta: float = 0.0
     holdout: Charge | None = None
 
     @property
@@ -68,7 +72,7 @@ class Terms:
         return Exposure(
             self.rate,
             self.steps,
-            self.delta,
+            self.delta - self.choice_delta,
             self.accountant,
             self.unit,
             self.examples_per_user if self.unit == "example" else 1,
@@ -116,6 +120,8 @@ class Terms:
             self.schedule,
             adaptive,
             self.charges,
+            self.choice,
+            self.choice_delta,
             self.holdout,
         )
 

@@ -71,7 +71,9 @@ class Draft:
 def check(draft: Draft) -> None:
     """Adds every problem between blocks to the draft."""
     _sampling(draft)
+    _unit(draft)
     _holdout(draft)
+    _noisy(draft)
     _text(draft)
     _columns(draft)
     _delta(draft)
@@ -92,7 +94,7 @@ def _sampling(draft: Draft) -> None:
     elif not (expected or rate) and merged.complete and draft.sure("sampling.expected", "sampling.rate"):
         merged.add(("sampling",), "one of expected and rate must be given", at_key=True)
     population, holdout = draft.spec.data.population, draft.spec.data.holdout.users
-    sure = draft.sure("sampling.expected", "data.population", "data.holdout.users")
+    sure = draft.sure("sampling.expected", "data.population", "data.holdout.users") and sampling.unit == "user"
     if sure and sampling.expected is not None and isinstance(population, int):
         training = population * (1 - holdout)
         if sampling.expected > training * (1 + 1e-9):
@@ -101,6 +103,50 @@ def _sampling(draft: Draft) -> None:
                 f"{sampling.expected:g} users per step are more than the {training:g} users that train "
                 f"(data.population {population}, less the hold-out)",
             )
+
+
+def _unit(draft: Draft) -> None:
+    """What is sampled, and what has to be known for it."""
+    sampling, merged = draft.spec.sampling, draft.merged
+    if not draft.sure("sampling"):
+        return
+    if sampling.unit == "auto" and sampling.rate is not None:
+        merged.add(("sampling", "rate"), "with unit: auto, give expected: examples per step", at_key=True)
+    if sampling.unit == "auto" and draft.written("sampling.examples_per_user") and sampling.examples_per_user != "auto":
+        message = "unit: auto chooses it; leave it out, or say what the unit is"
+        merged.add(("sampling", "examples_per_user"), message)
+    chosen = sampling.unit == "auto" or (sampling.unit == "example" and sampling.examples_per_user == "auto")
+    if chosen and sampling.rate is not None and sampling.unit == "example":
+        message = "with examples_per_user: auto, give expected: a rate says nothing before the examples are known"
+        merged.add(("sampling", "rate"), message, at_key=True)
+    if chosen and draft.sure("data.population") and draft.spec.data.population == "noisy":
+        merged.add(("data", "population"), "noisy does not go with what sampling: auto chooses; declare it")
+    policy = draft.spec.noise.type
+    if policy == "contribution" and sampling.unit == "user" and draft.sure("noise"):
+        merged.add(("noise", "type"), "contribution needs sampling.unit: example (what users keep is its lever)")
+    if policy == "schedule" and draft.spec.clipping.type == "adaptive" and draft.sure("noise", "clipping"):
+        merged.add(("clipping", "type"), "adaptive does not go with noise.type: schedule; choose one of them")
+    if policy == "none" and draft.spec.clipping.type == "adaptive" and draft.sure("noise", "clipping"):
+        merged.add(("clipping", "type"), "adaptive needs noise; with noise.type: none give a norm")
+
+
+def _noisy(draft: Draft) -> None:
+    """Counts with noise: what can't depend on them."""
+    data, merged = draft.spec.data, draft.merged
+    if not draft.sure("data.population", "data.weights"):
+        return
+    private = draft.spec.noise.type != "none"
+    for key, value in (("population", data.population), ("weights", data.weights)):
+        if value == "noisy" and not private and draft.sure("noise"):
+            merged.add(("data", key), "a run without noise promises nothing: there is nothing to charge")
+    if data.population == "noisy" and draft.sure("sampling") and draft.spec.sampling.rate is None:
+        message = "noisy needs sampling.rate: a rate that follows from a noisy answer would change everybody's ε"
+        merged.add(("data", "population"), message)
+    if data.population == "noisy" and data.weights == "public" and draft.written("data.weights"):
+        merged.add(("data", "weights"), "public, where the population is noisy; give them, or say noisy")
+    if data.weights == "noisy" and draft.spec.noise.type in ("sample", "product") and draft.sure("noise"):
+        message = f"noisy does not go with noise.type: {draft.spec.noise.type}, whose rates depend on them; give them"
+        merged.add(("data", "weights"), message)
 
 
 def _weaker(merged: Merged) -> str:
@@ -124,6 +170,8 @@ def _holdout(draft: Draft) -> None:
         merged.add_missing(("data", "holdout", "users"), message)
     elif holdout.file is not None and holdout.users:
         merged.add(("data", "holdout", "file"), "give either users or file, not both", at_key=True)
+    elif holdout.file is not None and holdout.visibility == "private":
+        merged.add(("data", "holdout", "file"), "its users give up protection: private hold-out users need users: …")
     elif holdout.file is not None and draft.spec.data.population != "public":
         # Which of its users are trained on shows in what is evaluated; that is no secret only where names are public.
         message = "needs population: public, since who is in both files shows in the evaluation"
@@ -212,6 +260,13 @@ def _steps(draft: Draft) -> None:
 
 
 def _evaluation(draft: Draft) -> None:
+    if draft.spec.evaluation.ordinary and draft.spec.data.holdout.visibility == "private":
+        if draft.sure("data.holdout.visibility", "evaluation.ordinary"):
+            message = (
+                "training without protection is evaluated exactly; private hold-out users allow no such evaluation"
+            )
+            draft.merged.add(("evaluation", "ordinary"), message)
+        return
     if not draft.spec.evaluation.ordinary or draft.spec.data.visibility == "public":
         return
     if draft.sure("data.visibility", "evaluation.ordinary"):
@@ -265,6 +320,8 @@ def _weights(draft: Draft, groups: tuple[Group, ...] | None) -> None:
         return
     path: KeyPath = ("data", "weights")
     names = None if groups is None else tuple(group.name for group in groups)
+    if weights == "noisy":
+        return
     if weights == "public":
         rule = draft.plugins[("segmentation",)]
         own = draft.spec.sensitivity is not None or (isinstance(rule, Segmenter) and rule.access is not Access.PUBLIC)

@@ -66,8 +66,9 @@ class HoldoutBlock(Block):
         default=None,
         description="in place of users: a file (or a glob) of evaluation records, in the form of data.source",
     )
-    visibility: Literal["public"] = Field(
-        description="public: these users give up protection, and every output says so"
+    visibility: Literal["public", "private"] = Field(
+        description="public: these users give up protection, and every output says so; private: they are protected, "
+        "and what is said of them is noisy, within privacy.epsilon of their own"
     )
 
 
@@ -106,13 +107,14 @@ class DataBlock(Block):
         default=128, description="tokens of a training example; short texts of one user are packed into it"
     )
     holdout: HoldoutBlock
-    population: Literal["public"] | Annotated[int, Field(ge=1, le=MOST_USERS, strict=True)] = Field(
-        default="public", description="number of users: public (taken from the data) or a declared number"
+    population: Literal["public", "noisy"] | Annotated[int, Field(ge=1, le=MOST_USERS, strict=True)] = Field(
+        default="public",
+        description="number of users: public (taken from the data), declared, or noisy (counted with a charge)",
     )
-    weights: Literal["public"] | dict[str, Share] = Field(
+    weights: Literal["public", "noisy"] | dict[str, Share] = Field(
         default="public",
         description="fraction of users per group (segment, tier or segment/tier): public (counted by public attributes "
-        "only) or declared",
+        "only), declared, or noisy (counted with a charge)",
     )
     on_bad_record: Literal["stop", "skip"] = Field(
         default="skip", description="what a broken line, an empty text or a missing user does"
@@ -197,6 +199,15 @@ class SensitivityBlock(Block):
         return self
 
 
+class SessionBlock(Block):
+    """The noisy answers about all users that a run asks for before training. Each one is part of every user's ε."""
+
+    noise_multiplier: Annotated[FiniteFloat, Field(ge=0.5, le=1e6)] = Field(
+        default=30.0,
+        description="noise of a count (of users, of users per group, of examples per user) over one user's influence",
+    )
+
+
 class PrivacyBlock(Block):
     """The budget."""
 
@@ -210,27 +221,68 @@ class PrivacyBlock(Block):
         default="pld", description="pld is tight; rdp is faster for very many steps, and bounds ε less tightly"
     )
     ledger: None = Field(default=None, description="URL of the ledger; this version has none")
+    session: SessionBlock = SessionBlock()
 
 
 class SamplingBlock(Block):
-    """Who takes part in a step: every user independently, with the same public probability (Poisson sampling)."""
+    """Who takes part in a step: every unit independently, with the same public probability (Poisson sampling)."""
 
-    unit: Literal["user"] = Field(default="user", description="what is drawn, and clipped as one")
+    unit: Literal["user", "example", "auto"] = Field(
+        default="user",
+        description="what is drawn, and clipped as one: a user (the mean gradient of some of their examples), or one "
+        "of the examples that a user keeps; auto: whichever is predicted to need less noise",
+    )
     expected: Annotated[FiniteFloat, Field(ge=0.001, le=1e9)] | None = Field(
-        default=None, description="expected users per step"
+        default=None, description="expected users (with unit: example or auto, examples) per step"
     )
     rate: Annotated[FiniteFloat, Field(ge=SMALLEST_RATE, le=1)] | None = Field(
-        default=None, description="probability of a user per step"
+        default=None, description="probability of a user (with unit: example, of a kept example) per step"
     )
-    examples_per_user: Count = Field(default=1, description="at most so many of a sampled user's examples enter a step")
+    examples_per_user: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | Literal["auto"] = Field(
+        default=1,
+        description="unit: user: at most so many of a sampled user's examples enter a step; unit: example: at most so "
+        "many of a user's examples are kept for the whole run; auto: by a noisy median of examples per user",
+    )
 
 
 class ClippingBlock(Block):
-    """Every user's mean gradient is clipped to this l2 norm (its mean over groups, where groups differ)."""
+    """Every unit's gradient is clipped to this l2 norm (its mean over groups, where groups differ)."""
 
-    norm: Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)] = Field(
-        default=0.5, description="bound on one user's influence on a step; the noise is in proportion"
+    type: Literal["fixed", "adaptive"] = Field(
+        default="fixed", description="adaptive: the norm follows a private quantile of the units' norms"
     )
+    norm: Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)] = Field(
+        default=0.5, description="bound on one unit's influence on a step; the noise is in proportion"
+    )
+    initial: Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)] | None = Field(
+        default=None, description="of adaptive: the norm of the first step (default 0.5)"
+    )
+    quantile: Annotated[FiniteFloat, Field(ge=0.01, le=0.99)] | None = Field(
+        default=None, description="of adaptive: the share of units that should lie below the norm (default 0.5)"
+    )
+    learning_rate: Annotated[FiniteFloat, Field(gt=0, le=10)] | None = Field(
+        default=None, description="of adaptive: how fast the norm's logarithm follows (default 0.2)"
+    )
+    bit_noise: Annotated[FiniteFloat, Field(gt=0, le=1e9)] | None = Field(
+        default=None,
+        description="of adaptive: noise std on the number of units below the norm (default: a twentieth of the "
+        "expected cohort, or more where the budget asks for it)",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> ClippingBlock:
+        given = self.model_fields_set
+        if self.type == "adaptive" and "norm" in given:
+            raise ValueError("norm: of a fixed norm; with type: adaptive, give initial")
+        for name in ("initial", "quantile", "learning_rate", "bit_noise"):
+            if self.type == "fixed" and name in given and getattr(self, name) is not None:
+                raise ValueError(f"{name}: only an adaptive norm has it; add type: adaptive")
+        return self
+
+    @property
+    def first_norm(self) -> float:
+        """The clip norm of the first step."""
+        return self.norm if self.type == "fixed" else self.initial or 0.5
 
 
 class OptimizerBlock(Block):

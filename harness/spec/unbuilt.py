@@ -26,11 +26,7 @@ def _block(value: Any) -> bool:
 
 # Values that this version knows the key of, but does not have.
 _VALUES: dict[str, tuple[str, ...]] = {
-    "data.holdout.visibility": ("private",),
-    "data.population": ("noisy",),
-    "data.weights": ("noisy",),
     "model.adapter.type": ("full",),
-    "sampling.unit": ("example", "auto"),
     "compute.microbatch_tokens": ("auto",),
 }
 # Path; what of its values is refused; whether this version knows the key with other values.
@@ -39,18 +35,13 @@ _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     ("audit", _given, False),
     *((name, _one_of(*values), True) for name, values in _VALUES.items()),
     ("privacy.ledger", _given, False),
-    ("clipping.type", _given, False),
-    ("clipping.quantile", _given, False),
-    ("clipping.initial", _given, False),
     ("train.schedule", _given, False),
     ("compute.workers", _block, True),
     ("compute.deepspeed.offload", lambda value: _given(value) and value != "none", False),
     ("report.trackers", _given, False),
 )
-# The parameters of a refused value: one line says it.
-_COMPANIONS = {"clipping.type": ("quantile", "initial")}
 # Where the value, not the key, is what isn't built.
-_BY_VALUE = {"clipping.type", "compute.deepspeed.offload"}
+_BY_VALUE = {"compute.deepspeed.offload"}
 
 
 def near_key(path: KeyPath, known: Iterable[str]) -> str | None:
@@ -83,8 +74,6 @@ def take_unbuilt(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str, bool]]:
         if refused(value):
             by_value = (known or name in _BY_VALUE) and isinstance(value, str)
             yield path, f"{show(value)} {NOT_BUILT}" if by_value else _phrase(name), known or by_value
-            for companion in _COMPANIONS.get(name, ()):
-                parent.pop(companion, None)
         elif known:
             continue
         del parent[path[-1]]

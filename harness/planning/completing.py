@@ -1,0 +1,217 @@
+"""Ends the plan: calibrates for a population, and accounts the result again from the finished mechanism.
+
+Before a private session has answered, this gives the plan that binds the run: what is asked, and what everybody's ε
+will be. Afterwards it gives the plan that is executed, which must lie under the first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from harness.errors import ArgumentError, BudgetError
+from harness.planning.asking import Questions, questions
+from harness.planning.choosing import Choice, choose
+from harness.planning.plan import Basis, Plan, Population
+from harness.plugins import OwnRecordsSegmenter, SessionSegmenter
+from harness.privacy import accounting, calibration
+from harness.privacy.accounting import answering, epsilon_curve, largest_epsilon, trade_offs
+from harness.privacy.guarantee import Guarantee
+from harness.privacy.levers import calibrate, stretches
+from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
+from harness.privacy.terms import Following, Terms
+from harness.spec import Spec
+from harness.spec.models import SMALLEST_RATE
+
+
+def complete(basis: Basis, population: Population, median: float | None = None) -> Plan:
+    """Calibrates and accounts.
+
+    Args:
+        basis: What the spec and its plugins say.
+        population: Public numbers, or noisy answers.
+        median: The noisy median of examples per user, where the spec leaves a choice to it; None: not asked yet.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ArgumentError: The spec can't be met with this population.
+        BudgetError: The budget can't be kept.
+    """
+    spec, proposal = basis.loaded.spec, basis.proposal
+    asked = questions(basis, population)
+    relation: Relation = "zero_out" if "public" in (population.source, population.weights_source) else "add_or_remove"
+    accountant = spec.privacy.accountant
+    try:
+        choice: Choice | None = None
+        if proposal.epsilon is None:
+            mechanism, epsilon, delta = _ordinary(spec, population, basis, relation), None, None
+        else:
+            delta = _delta(spec, population)
+            terms = _terms(basis, population, relation, delta, asked)
+            choice = choose(basis, terms, median)
+            mechanism = calibrate(proposal, proposal.epsilon, choice.terms)
+            epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, accountant)
+        curve = epsilon_curve(mechanism, delta, accountant, spec.train.checkpoint_every) if delta is not None else []
+        shown = trade_offs(mechanism, delta, accountant) if delta is not None else ()
+        answered, largest, exposed = accountant, None, None
+        if epsilon is not None and delta is not None:  # of the group whose ε is stated
+            answered = answering(mechanism.event(epsilon.index(max(epsilon))), delta, accountant)
+            largest = _largest(basis, mechanism, delta)
+            exposed = accounting.epsilon(mechanism.holdout_event(), delta, accountant) if mechanism.holdout else None
+    except (ArithmeticError, ValueError, MemoryError):
+        more = "; try privacy.accountant: rdp" if accountant == "pld" else ""
+        raise BudgetError(f"the accountant can't settle on these numbers{more}") from None
+    guarantee = Guarantee(
+        mechanism,
+        epsilon,
+        delta,
+        answered,
+        spec.data.name,
+        spec.data.visibility,
+        spec.data.holdout.users,
+        isinstance(basis.segmenter, OwnRecordsSegmenter | SessionSegmenter) or basis.sensitivity is not None,
+        _public_counts_in_words(population),
+        holdout_file=spec.data.holdout.file is not None,
+        largest=largest,
+        holdout=exposed,
+    )
+    return Plan(basis, mechanism, guarantee, population, tuple(curve), shown, asked, choice)
+
+
+def settle(plan: Plan, population: Population, median: float | None) -> Plan:
+    """The plan after the private session has answered: it must lie under the one that was shown and reserved.
+
+    Raises:
+        BudgetError: It would not; nothing is trained then.
+    """
+    settled = complete(plan.basis, population, median)
+    before, after = plan.guarantee, settled.guarantee
+    kept = after.total is not None and before.total is not None and after.total <= before.total * (1 + 1e-9)
+    same_cost = (plan.mechanism.charges, plan.mechanism.choice, plan.mechanism.choice_delta) == (
+        settled.mechanism.charges,
+        settled.mechanism.choice,
+        settled.mechanism.choice_delta,
+    )
+    if not (kept and same_cost and (plan.chosen_later or _same_exposure(plan.mechanism, settled.mechanism))):
+        raise BudgetError("the plan is refused: with the noisy answers it would not be the one that was accounted")
+    return settled
+
+
+def _same_exposure(bound: Mechanism, settled: Mechanism) -> bool:
+    """Whether every group is exposed to what was accounted before the answers: only common scales may differ."""
+    if [g.name for g in bound.groups] != [g.name for g in settled.groups] or bound.holdout != settled.holdout:
+        return False
+    for i, (a, b) in enumerate(zip(bound.groups, settled.groups, strict=True)):
+        as_before = dataclasses.replace(b, users=a.users, clip_norm=a.clip_norm) == a
+        if bound.sampling_unit == "user":
+            as_before = dataclasses.replace(b, users=a.users, clip_norm=a.clip_norm, examples_per_user=1) == (
+                dataclasses.replace(a, examples_per_user=1)
+            )
+        if not as_before or settled.accounted_multiplier(i) < bound.accounted_multiplier(i) * (1 - 1e-12):
+            return False
+    return (bound.schedule, bound.sampling_unit) == (settled.schedule, settled.sampling_unit)
+
+
+def _largest(basis: Basis, mechanism: Mechanism, delta: float) -> float | None:
+    """ε of any user where the groups themselves are learnt from noisy answers: nothing less can be claimed then."""
+    if not isinstance(basis.segmenter, SessionSegmenter):
+        return None
+    spec = basis.loaded.spec
+    value = largest_epsilon(mechanism, delta, spec.privacy.accountant)
+    if not value <= spec.privacy.epsilon * (1 + 1e-9):
+        raise BudgetError(
+            f"the groups are learnt from noisy answers, so that no group's own ε can be claimed; the least noise and "
+            f"the highest rate of all of them come to ε = {value:.6g}, above {spec.privacy.epsilon:g}"
+        )
+    return value
+
+
+def _terms(basis: Basis, population: Population, relation: Relation, delta: float, asked: Questions) -> Terms:
+    spec, clipping = basis.loaded.spec, basis.loaded.spec.clipping
+    following = None
+    if clipping.type == "adaptive":
+        following = Following(clipping.quantile or 0.5, clipping.learning_rate or 0.2, clipping.bit_noise)
+    unit, per_user = spec.sampling.unit, spec.sampling.examples_per_user
+    terms = Terms(
+        weights={g.name: population.weights[g.name] for g in basis.groups},
+        users=population.users,
+        rate=1.0,
+        steps=spec.train.steps,
+        delta=delta,
+        clip_norm=clipping.first_norm,
+        examples_per_user=1 if per_user == "auto" else per_user,
+        relation=relation,
+        accountant=spec.privacy.accountant,
+        unit="user" if unit == "auto" else unit,
+        schedule=stretches(basis.proposal.schedule, spec.train.steps),
+        following=following,
+        charges=asked.charges,
+        choice=asked.choice,
+        choice_delta=delta / 10 if asked.choice else 0.0,
+        holdout=asked.holdout(delta),
+    )
+    return terms if asked.choice else dataclasses.replace(terms, rate=rate_of(spec, terms))
+
+
+def rate_of(spec: Spec, terms: Terms) -> float:
+    """q: the spec's, or what brings the expected number of units to the spec's.
+
+    Raises:
+        ArgumentError: It is above 1, or too small.
+    """
+    expected = spec.sampling.expected
+    if expected is None:
+        assert spec.sampling.rate is not None
+        return spec.sampling.rate
+    units = terms.users * (terms.examples_per_user if terms.unit == "example" else 1)
+    what = "users" if terms.unit == "user" else "examples"
+    if expected > units:
+        raise ArgumentError(
+            f"sampling.expected: {expected:g} {what} per step, but there are {units:g} to train on; give fewer"
+        )
+    if expected / units < SMALLEST_RATE:
+        raise ArgumentError(
+            f"sampling.expected: {expected:g} of {units:g} {what} is a rate of {expected / units:g}; "
+            f"the smallest is {SMALLEST_RATE:g}"
+        )
+    return expected / units
+
+
+def _ordinary(spec: Spec, population: Population, basis: Basis, relation: Relation) -> Mechanism:
+    """Training without noise: nothing to calibrate."""
+    per_user, unit = spec.sampling.examples_per_user, spec.sampling.unit
+    if per_user == "auto" or unit == "auto":
+        raise ArgumentError("sampling: auto is chosen by the noise that it needs; without noise, say what you want")
+    weights = {g.name: population.weights[g.name] for g in basis.groups}
+    terms = Terms(weights, population.users, 1.0, spec.train.steps, 0.5, spec.clipping.first_norm, per_user, unit=unit)
+    rate = rate_of(spec, terms)
+    made = tuple(
+        GroupMechanism(p, w * population.users, rate, spec.clipping.first_norm, spec.train.steps, per_user)
+        for p, w in weights.items()
+    )
+    return Mechanism(spec.train.steps, 0.0, made, relation, unit)
+
+
+def _delta(spec: Spec, population: Population) -> float:
+    if spec.privacy.delta is not None:
+        return spec.privacy.delta
+    if population.source != "public":
+        raise ArgumentError("privacy.delta: must be given unless the population is public")
+    return 1.0 / (10.0 * population.users)
+
+
+def _public_counts_in_words(population: Population) -> tuple[str, ...]:
+    found = []
+    if population.source == "public":
+        found.append("the number of users (a removed user stays counted, with no records)")
+    if population.weights_source == "public" and len(population.weights) > 1:
+        found.append("the number of users in each group, by public attributes")
+    return tuple(found)
+
+
+def weights_of(answers: Mapping[str, float]) -> dict[str, float]:
+    """Fractions from noisy counts: a group that comes out empty, or below, counts as one user."""
+    counted = {name: max(1.0, value) for name, value in answers.items()}
+    return {name: value / sum(counted.values()) for name, value in counted.items()}

@@ -1,0 +1,185 @@
+"""A plan as plain data: what ``uudp plan --json`` prints and a run's ``plan.json`` holds."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import asdict
+from typing import Any
+
+from harness.planning.plan import Plan, noise_to_signal
+from harness.plugins import noise
+from harness.privacy.accounting import choice_epsilon, epsilon
+from harness.privacy.mechanism import Charge
+
+VERSIONS = ("uudp", "dp-accounting", "torch", "transformers", "peft", "deepspeed", "ray")
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """All of a plan. What waits for noisy answers is null, and named in ``pending``."""
+    spec, mechanism, population = plan.spec, plan.mechanism, plan.population
+    denominator = mechanism.denominator(0) if population.users_known else None
+    return {
+        "name": spec.name,
+        "mechanism_digest": mechanism.digest,
+        "private": mechanism.private,
+        "epsilon": plan.guarantee.total,
+        "delta": plan.guarantee.delta,
+        "accountant": plan.guarantee.accountant,
+        "relation": mechanism.relation,
+        "sampling": {"unit": mechanism.sampling_unit, "expected": denominator},
+        "clipping": {"type": spec.clipping.type} | ({} if mechanism.adaptive is None else asdict(mechanism.adaptive)),
+        "steps": mechanism.steps,
+        "noise_std": mechanism.noise_std,
+        "schedule": [asdict(stretch) for stretch in mechanism.schedule],
+        "denominator": denominator,
+        "population": {
+            "users": population.users if population.users_known else None,
+            "holdout_users": population.holdout_users if population.users_known else None,
+            "from": population.source,
+        },
+        "weights_from": population.weights_source,
+        "groups": [_group(plan, i) for i in range(len(mechanism.groups))],
+        "charges": _charges(plan),
+        "holdout": _holdout(plan),
+        "pending": list(plan.pending),
+        "candidates": [] if plan.choice is None else [asdict(c) for c in plan.choice.candidates],
+        "median_examples_per_user": None if plan.choice is None else plan.choice.median,
+        "ledger": None,
+        "epsilon_by_step": [list(point) for point in plan.curve],
+        "model": {
+            "base": spec.model.base,
+            "adapter": spec.model.adapter.model_dump(mode="json"),
+            "dtype": spec.model.dtype,
+        },
+        "train": spec.train.model_dump(mode="json"),
+        "compute": spec.compute.model_dump(mode="json"),
+        "plugins": _plugins(plan),
+        "notes": notes(plan),
+        "spec": plan.loaded.resolved,
+        "origins": dict(plan.loaded.origins),
+        "versions": {name: version for name in VERSIONS if (version := _version(name))},
+    }
+
+
+def _group(plan: Plan, i: int) -> dict[str, Any]:
+    group, values = plan.mechanism.groups[i], plan.guarantee.epsilon
+    found: dict[str, Any] = {
+        "name": group.name,
+        "segment": plan.groups[i].segment,
+        "tier": plan.groups[i].tier,
+        "weight": plan.population.weights[group.name] if plan.population.weights_known else None,
+        "epsilon": None if values is None else values[i],
+        "target_epsilon": None if plan.targets is None else plan.targets[group.name],
+        "noise_multiplier": plan.mechanism.noise_multiplier(i),
+        "clip_norm": group.clip_norm,
+        "sampling_rate": group.sampling_rate,
+        "steps": group.steps,
+        "examples_per_user": group.examples_per_user,
+        "noise_to_signal": noise_to_signal(plan.mechanism, i) if not plan.pending else None,
+    }
+    if plan.trade_offs:
+        found |= {"delta_at_zero": plan.trade_offs[i][0][1], "curve": [list(p) for p in plan.trade_offs[i]]}
+    return found
+
+
+def _charges(plan: Plan) -> list[dict[str, Any]]:
+    """Each with the ε that it would cost alone at the run's δ; composed with training, the charges cost less."""
+    mechanism, delta = plan.mechanism, plan.guarantee.delta
+    if delta is None:
+        return []
+    accountant = plan.spec.privacy.accountant
+
+    def one(charge: Charge, alone: float) -> dict[str, Any]:
+        noise = {"noise_multiplier": charge.noise_multiplier, "count": charge.count}
+        return {"what": charge.what, "epsilon": alone, **noise, "pending": True}
+
+    found = [one(c, epsilon(c.event(), delta, accountant)) for c in mechanism.charges]
+    return found + [one(c, choice_epsilon(mechanism, accountant)) for c in mechanism.choice]
+
+
+def _holdout(plan: Plan) -> dict[str, Any] | None:
+    """What private hold-out users are exposed to."""
+    charge, delta = plan.mechanism.holdout, plan.guarantee.delta
+    if charge is None or delta is None:
+        return None
+    value = epsilon(charge.event(), delta, plan.spec.privacy.accountant)
+    return {"epsilon": value, "noise_multiplier": charge.noise_multiplier, "evaluations": charge.count}
+
+
+def _plugins(plan: Plan) -> list[dict[str, str]]:
+    spec, rule = plan.spec, type(plan.segmenter)
+    access = plan.segmenter.access.value
+    return [
+        {"kind": "source", "type": spec.data.source.type, "target": _name(type(plan.source)), "access": "records"},
+        {"kind": "segmentation", "type": spec.segmentation.type, "target": _name(rule), "access": access},
+        *_score_plugins(plan),
+        {"kind": "noise", "type": spec.noise.type, "target": _name(noise.get(spec.noise.type)), "access": "none"},
+    ]
+
+
+def _score_plugins(plan: Plan) -> list[dict[str, str]]:
+    if plan.spec.sensitivity is None or plan.sensitivity is None:
+        return []
+    pairs = zip(plan.spec.sensitivity.scores, plan.sensitivity.scores, strict=True)
+    return [
+        {"kind": "sensitivity", "type": one.type, "target": _name(type(score)), "access": score.access.value}
+        for one, score in pairs
+    ]
+
+
+def notes(plan: Plan) -> list[str]:
+    """What a reader should know besides the numbers."""
+    spec, found = plan.spec, []
+    if not plan.mechanism.private:
+        found.append("NOT PRIVATE: the noise policy adds no noise; nothing is promised to anybody.")
+    if plan.population.source == "public":
+        found.append("The number of users was counted in the data, by name; the spec declares it public.")
+    if plan.asked.pending:
+        found.append("Before training, noisy answers are asked for, and charged to every user whatever they say.")
+    found += _choice_in_words(plan)
+    if plan.guarantee.own_records:
+        found.append("Groups depend on users' own records: which user is in which group is private.")
+    if plan.mechanism.holdout is not None:
+        found.append("Hold-out users are protected too: what is said of them is noisy, within the budget of their own.")
+    elif spec.data.holdout.users > 0 or spec.data.holdout.file is not None:
+        found.append("Hold-out users gave up protection: exact statistics of their texts are published.")
+    if spec.data.visibility == "public":
+        found.append("The data are declared public: a demonstration. The accounting is that of private data.")
+    if spec.evaluation.ordinary and plan.mechanism.private:
+        found.append("For comparison, the same steps are also trained without clipping and noise.")
+    if plan.trade_offs:
+        found.append(
+            "Groups are sampled differently: the same (ε, δ) then hides different trade-offs. δ(0) and the curve of "
+            "each group say what its users are exposed to at other ε."
+        )
+    found.append("No ledger: what other runs spent of this data set's budget is not recorded.")
+    return found
+
+
+def _choice_in_words(plan: Plan) -> list[str]:
+    choice, sampling = plan.choice, plan.spec.sampling
+    if choice is None or not plan.asked.asks_median:
+        return []
+    if sampling.unit == "user":
+        known = "" if choice.median is None else f" It came to {choice.median:.1f}."
+        return [f"Examples per user and step: the noisy median of examples per user, which changes nobody's ε.{known}"]
+    what = "What is sampled" if sampling.unit == "auto" else "How many examples a user keeps"
+    words = (
+        f"{what} is chosen by a noisy median of examples per user among the candidates below, all calibrated to the "
+        "same ε at the same expected number of examples per step."
+    )
+    if choice.median is not None:
+        chosen = f"{choice.terms.unit}, with {choice.terms.examples_per_user} example(s) per user"
+        words += f" The median came to {choice.median:.1f}; chosen: {chosen}."
+    return [words]
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
