@@ -146,8 +146,26 @@ class Answer:
     noisy: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Described:
+    """An object of a plugin, as data: nothing of it is run until a room rebuilds it. Public.
+
+    Attributes:
+        path: ``module:Class``.
+        attributes: Its attributes as canonical JSON.
+        version: Of the distribution that holds the class; other code may answer otherwise.
+    """
+
+    path: str
+    attributes: str
+    version: str
+
+
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number with which sums stay finite, and steps above zero."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return False
+    return value == 0 or 1e-30 <= abs(value) <= 1e30
 
 
 def _whole(value: object, largest: int) -> bool:
