@@ -9,15 +9,12 @@ import base64
 import functools
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import math
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
 
 from harness.plugins import Plugin, PluginError, PluginParameters
 from harness.queries import Described
@@ -38,17 +35,12 @@ def encode(value: object, depth: int = 0) -> Any:
         raise PluginError("an attribute is nested too deeply")
     if value is None or type(value) in (bool, int, str):
         return value
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return number if math.isfinite(number) else {_MARK: "float", "text": repr(number)}
-    if isinstance(value, np.bool_ | np.integer):
-        return value.item()
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {_MARK: "float", "text": repr(float(value))}
+    if type(value).__module__ == "numpy":
+        return _array(value)
     if isinstance(value, PluginParameters):
         return {_MARK: "parameters", "values": json.loads(value.model_dump_json())}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        whole = np.ascontiguousarray(value)
-        content = base64.b64encode(whole.tobytes()).decode()
-        return {_MARK: "array", "dtype": whole.dtype.str, "shape": list(value.shape), "content": content}
     if isinstance(value, tuple):
         return {_MARK: "tuple", "items": [encode(v, depth + 1) for v in value]}
     if isinstance(value, list):
@@ -56,6 +48,15 @@ def encode(value: object, depth: int = 0) -> Any:
     if isinstance(value, dict) and all(isinstance(k, str) and k != _MARK for k in value):
         return {str(k): encode(v, depth + 1) for k, v in value.items()}
     raise PluginError(f"an attribute is a {type(value).__name__}: only plain values and arrays of numbers travel")
+
+
+def _array(value: Any) -> Any:
+    if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+        raise PluginError(f"an attribute is an array of {value.dtype}: only numbers travel")
+    if value.shape == ():
+        return encode(value.item())
+    content = base64.b64encode(value.tobytes()).decode()
+    return {_MARK: "array", "dtype": value.dtype.str, "shape": list(value.shape), "content": content}
 
 
 def decode(value: Any, parameters: type[PluginParameters] = PluginParameters) -> Any:
@@ -78,6 +79,8 @@ def decode(value: Any, parameters: type[PluginParameters] = PluginParameters) ->
         return float(value["text"])
     if kind == "parameters":
         return parameters.model_validate(value["values"])
+    import numpy as np  # a room without arrays is lighter, and forks faster
+
     found = np.frombuffer(base64.b64decode(value["content"]), dtype=np.dtype(value["dtype"]))
     return found.reshape(value["shape"]).copy()
 
@@ -151,6 +154,8 @@ def rebuild(one: Described, base: type[T]) -> T:
 @functools.lru_cache(maxsize=256)
 def _version(module: str) -> str:
     """Which code a module is: the versions of its package's distributions, and a digest of its file."""
+    import importlib.metadata
+
     top = module.partition(".")[0]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in sorted(set(_distributions().get(top, ())))]
     path = _file_of(module)
@@ -160,6 +165,8 @@ def _version(module: str) -> str:
 
 @functools.cache
 def _distributions() -> Any:
+    import importlib.metadata
+
     return importlib.metadata.packages_distributions()
 
 

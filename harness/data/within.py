@@ -17,8 +17,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from harness.data import portable
 from harness.data.walls import Walls, close_all_but
 from harness.plugins import (
@@ -170,7 +168,7 @@ def _answer(own: int, thing: Any, method: str) -> None:
 
 def _plain(value: Any) -> Any:
     """An answer for JSON: numbers, texts, and lists of them; anything else is None."""
-    if isinstance(value, np.ndarray):
+    if type(value).__module__ == "numpy":
         value = value.tolist()
     if isinstance(value, set | frozenset):
         value = sorted(value, key=str)
@@ -180,8 +178,8 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
     if isinstance(value, bool):
         return bool(value)
     if isinstance(value, int):
