@@ -148,7 +148,7 @@ def program(thing, user, argument):
     found += allowed(lambda: os.posix_spawn("/bin/true", ["true"], {}))
     import _posixsubprocess
 
-    found += allowed(lambda: _posixsubprocess.fork_exec())
+    found += allowed(_posixsubprocess.fork_exec)
     return found + allowed(lambda: os.execv("/bin/false", ["false"]))
 
 
@@ -342,8 +342,9 @@ class Rule(OwnRecordsSegmenter):
             Rule.seen.append(user.texts)
             SEEN.append(user.texts)
             return "first" if len(Rule.seen) == 1 == len(SEEN) else "later"
-        return {"raises": lambda: {}[user.texts], "exits": lambda: sys.exit(user.texts[0]), "names": lambda: user.texts[0],
-                "number": lambda: 0, "list": lambda: [user.texts]}[how]()  # fmt: skip
+        found = {"names": lambda: user.texts[0], "number": lambda: 0, "list": lambda: [user.texts]}
+        found |= {"raises": lambda: {}[user.texts], "exits": lambda: sys.exit(user.texts[0])}
+        return found[how]()
 
 
 class Score(OwnRecordsScore):
@@ -489,7 +490,7 @@ FITS = {
     "environment": lambda self, session, argument: TokenRule(environment(self, None, argument)),
     "network": lambda self, session, argument: TokenRule(network(self, None, argument)),
     "program": lambda self, session, argument: TokenRule(program(self, None, argument)),
-    "writes": lambda self, session, argument: TokenRule(allowed(lambda: open(argument, "w"))),
+    "writes": lambda self, session, argument: TokenRule(allowed(lambda: os.open(argument, os.O_CREAT | os.O_WRONLY))),
     "forks": lambda self, session, argument: TokenRule(fork(self, None, argument)),
     "failing": lambda self, session, argument: TokenRule(session.ask("users", AlwaysFailing()).value),
     "loud": lambda self, session, argument: TokenRule(session.ask("users", Loud()).value),
