@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -23,7 +24,7 @@ from harness.files import private_folder, write_private
 from harness.packages import name_of
 from harness.plugins import OwnRecordsSegmenter, PluginError, SessionSegmenter, Statistic, UserRecords
 from harness.privacy.randomness import Randomness
-from harness.privacy.session import AnswerFolder, DeclaredSession
+from harness.privacy.session import AnswerFolder, DeclaredSession, read_record
 from harness.queries import Answer, Described, Query
 
 RECORD = "session.json"
@@ -82,8 +83,7 @@ class _Users:
     def _here(self, statistic: Described) -> Iterator[object]:
         with Quiet(self.private_dir):
             for user in self._records():
-                made = portable.rebuild(statistic, Statistic)  # type: ignore[type-abstract]
-                yield made.value(user)
+                yield _contributed(statistic, user)
 
     def _in_room(self, statistic: Described) -> Iterator[object]:
         """Whatever fails on somebody's records contributes nothing: that it failed would tell of them."""
@@ -96,6 +96,14 @@ class _Users:
                     )
             for user in self._records():
                 yield room.ask(user).answer
+
+
+def _contributed(statistic: Described, user: UserRecords) -> object:
+    """What a built-in statistic says of one user; a failure contributes nothing, as in a room."""
+    made = portable.rebuild(statistic, Statistic)  # type: ignore[type-abstract]
+    with contextlib.suppress(Exception):
+        return made.value(user)
+    return None
 
 
 _MADE = (
@@ -148,11 +156,10 @@ class Session:
         """
         path = self._users.private_dir / RULE
         thing = asking.described(segmenter)
-        if path.exists():
-            kept = json.loads(path.read_bytes())
-            if kept["of"] == asdict(thing):
-                self._declared.close()
-                return Described(**kept["rule"])
+        kept = read_record(path) if path.exists() else {}
+        if kept.get("of") == asdict(thing):
+            self._declared.close()
+            return Described(**kept["rule"])
         trusted = asking.is_built_in(segmenter)
         self._users.trusted.append(trusted)
         self._users.who.append(name_of(type(segmenter)))

@@ -128,7 +128,7 @@ class AnswerFolder:
         private_folder(self._folder)
         with locked(self._folder / "answers.lock"):
             if path.exists():
-                return from_document(_read(path))
+                return from_document(read_record(path))
             if make is not None:
                 write_private(path, json.dumps(to_document(make), allow_nan=False).encode())
         return make
@@ -168,7 +168,7 @@ class DeclaredSession:
         self._record = record
         self._kept = kept
         self._open = True
-        self._answers = _read(record) if record.exists() else {}
+        self._answers = read_record(record) if record.exists() else {}
 
     def answer(self, name: object, statistic: Described) -> Answer:
         """The noisy answer to a declared query; asked again with the same statistic, the same answer.
@@ -203,8 +203,8 @@ class DeclaredSession:
         self._open = False
 
 
-def _read(path: Path) -> Any:
-    """A JSON document of ours.
+def read_record(path: Path) -> Any:
+    """A JSON document of a session, in a private folder.
 
     Raises:
         MachineError: It is damaged.

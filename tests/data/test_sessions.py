@@ -11,7 +11,7 @@ import pytest
 from harness.data import sessions
 from harness.data.groups import assign_groups
 from harness.data.sessions import open_session
-from harness.errors import ArgumentError
+from harness.errors import ArgumentError, MachineError
 from harness.plugins import Query
 from harness.privacy.randomness import Randomness
 from tests.data import rules
@@ -152,3 +152,31 @@ def test_what_a_statistic_prints_is_private(made, tmp_path, capfd):
     opened(made, tmp_path, rule.queries).fit(rule)
     assert capfd.readouterr() == ("", "")
     assert "post 0 of 1" in (tmp_path / "run" / "private" / "plugin-errors.log").read_text()
+
+
+def test_a_built_in_segmenter_learns_the_same_in_this_process(made, tmp_path, monkeypatch):
+    """Red when its statistics keep something from one user for the next, or a rule of another kind is taken."""
+    rule = learner(noise=3.0)
+    first = opened(made, tmp_path, rule.queries).fit(rule)
+    monkeypatch.setattr(sessions.asking, "is_built_in", lambda thing: True)
+    monkeypatch.setattr(sessions, "run_fit", None)
+    (tmp_path / "sessions" / "answers").rename(tmp_path / "gone")
+    assert opened(made, tmp_path, rule.queries, "two").fit(rule) == first
+    counting = opened(made, tmp_path, (Query("sum", "sum", QUIET, low=0.0, high=1.0),), "three")
+    counting._users.trusted.append(True)
+    for how in ("attribute", "class_attribute"):
+        found = counting._users.values(sessions.portable.describe(rules.Attack(how)))
+        assert sum(found) == (0.0 if how == "attribute" else len(training(made)) - 1)  # our own code is trusted
+    for how, message in (("no rule", "gave no own-records rule"), ("raises", "raised an error")):
+        with pytest.raises(ArgumentError, match=message):
+            opened(made, tmp_path, rule.queries, how).fit(learner(how))
+
+
+def test_a_damaged_rule_is_one_line(made, tmp_path):
+    """Red when it is taken for none, or comes as a traceback."""
+    rule = learner()
+    session = opened(made, tmp_path, rule.queries)
+    (tmp_path / "run" / "private").mkdir(parents=True)
+    (tmp_path / "run" / "private" / "rule.json").write_text("{")
+    with pytest.raises(MachineError, match=r"rule\.json is damaged"):
+        session.fit(rule)
