@@ -28,6 +28,7 @@ from harness.plugins import (
     PublicSegmenter,
     Segmenter,
     SensitivityScore,
+    SessionSegmenter,
     Source,
 )
 
@@ -37,7 +38,10 @@ _TIERS: dict[type[Plugin], Access] = {
     PublicSegmenter: Access.PUBLIC,
     OwnRecordsSegmenter: Access.OWN_RECORDS,
     OwnRecordsScore: Access.OWN_RECORDS,
+    SessionSegmenter: Access.SESSION,
 }
+_DRAWS = (0, 1, 2)
+"""Of the noise of a session over made users."""
 _CHILD = "from harness.conformance import _child; _child()"
 
 
@@ -47,6 +51,9 @@ class ConformanceError(AssertionError):
 
 def check_segmenter(cls: type[Segmenter], parameters: Mapping[str, Any] | None = None) -> None:
     """Checks a segmentation: its access tier, its labels, and that it keeps nothing from one user for the next.
+
+    One that learns is given a session over made users: it may ask its declared queries alone, each for one statistic,
+    must lead to the same rule whenever it is told the same, and the rule is checked as an own-records rule is.
 
     Args:
         cls: The plugin; importable by its module and name.
@@ -178,18 +185,42 @@ class _Watched(dict[str, str | None]):
 def _answers(cls: type[Any], parameters: Mapping[str, Any], *, backwards: bool) -> list[Any]:
     """What one instance says of all users, in the order of the users."""
     plugin = _build(cls, parameters)
+    if isinstance(plugin, SessionSegmenter):
+        rules = [_learned(plugin, _build(cls, parameters), draw) for draw in _DRAWS]
+        return [answer for rule in rules for answer in _asked(rule, _users(), plugin, backwards=backwards)]
     if isinstance(plugin, PublicSegmenter):
         domain = {column: ("a", "b", "c") for column in plugin.columns}
         plugin = plugin.bind(domain)
         users: list[Any] = [_Watched(dict.fromkeys(plugin.columns, v)) for v in ("a", "b", "c", "unheard of", None)]
     else:
         users = _users()
+    return _asked(plugin, users, plugin, backwards=backwards)
+
+
+def _asked(plugin: Any, users: Sequence[Any], announced: Any, *, backwards: bool) -> list[Any]:
+    """What a rule or score says of these users; `announced` has the segments."""
     ask = plugin.score if isinstance(plugin, OwnRecordsScore) else plugin.assign
     order = range(len(users))[:: -1 if backwards else 1]
     found = {i: ask(users[i]) for i in order}
     answers = [found[i] for i in range(len(users))]
-    _check_answers(plugin, answers)
+    _check_answers(announced, answers)
     return answers
+
+
+def _learned(plugin: SessionSegmenter, other: SessionSegmenter, draw: int) -> OwnRecordsSegmenter:
+    """The rule that two instances learn alike."""
+    from harness.data import portable, trial
+
+    name = type(plugin).__name__
+    try:
+        if plugin.queries != other.queries:
+            raise PluginError("declares other queries the second time")
+        rule, again = trial.learn(plugin, _users(), draw), trial.learn(other, _users(), draw)
+        if portable.parts(rule) != portable.parts(again):
+            raise PluginError("learns another rule from the same answers")
+    except PluginError as error:
+        raise ConformanceError(f"{name} {error.message}") from None
+    return rule
 
 
 def _check_answers(plugin: Any, answers: list[Any]) -> None:

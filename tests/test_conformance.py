@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from typing import ClassVar
 
 import pytest
 
 from harness import conformance, plugins
 from harness.conformance import ConformanceError, check_noise_policy, check_score, check_segmenter, check_source
-from harness.plugins import Access, OwnRecordsScore, OwnRecordsSegmenter, Proposal, PublicSegmenter
+from harness.plugins import (
+    Access,
+    OwnRecordsScore,
+    OwnRecordsSegmenter,
+    Proposal,
+    PublicSegmenter,
+    Query,
+    SessionSegmenter,
+)
+from tests.data.rules import Learner, One, TokenRule
 
 
 class Stateful(OwnRecordsSegmenter):
@@ -89,6 +99,52 @@ class Unannounced(OwnRecordsSegmenter):
         return ""
 
 
+class _Learning(SessionSegmenter):
+    segments = ("little", "much")
+    queries = (Query("users", "count", 1.0),)
+
+    def fit(self, session):
+        return TokenRule(session.ask("users", One()).value)
+
+
+class Curious(_Learning):
+    def fit(self, session):
+        return TokenRule(session.ask("tokens", One()).value)
+
+
+class Twice(_Learning):
+    def fit(self, session):
+        return TokenRule(session.ask("users", One("a")).value + session.ask("users", One("b")).value)
+
+
+class Wavering(_Learning):
+    fits: ClassVar[list[int]] = []
+
+    def fit(self, session):
+        self.fits.append(1)
+        return TokenRule(float(len(self.fits)))
+
+
+class Holding(_Learning):
+    def fit(self, session):
+        rule = TokenRule(1.0)
+        rule.session = session
+        return rule
+
+
+class Ruleless(_Learning):
+    def fit(self, session):
+        return "much"
+
+
+class Undeclared(_Learning):
+    queries = ()
+
+
+class Renaming(_Learning):
+    segments = ("few", "many")
+
+
 class Uneven(plugins.NoisePolicy):
     """Equal targets are asked for, and the first group by name gets less."""
 
@@ -146,6 +202,13 @@ def test_the_built_in_plugins_conform(tmp_path):
         (check_segmenter, Misplaced, "must have the access tier one user's records at a time"),
         (check_segmenter, Peeking, 'looked at the column "region", which it had not declared'),
         (check_segmenter, Unannounced, "must announce at least one segment"),
+        (check_segmenter, Curious, 'Curious asks the query "tokens", which is not among its `queries`'),
+        (check_segmenter, Twice, 'Twice asks the query "users" for two statistics'),
+        (check_segmenter, Wavering, "Wavering learns another rule from the same answers"),
+        (check_segmenter, Holding, "Holding an attribute is a TrialSession"),
+        (check_segmenter, Ruleless, "Ruleless gives a str in place of an own-records rule"),
+        (check_segmenter, Undeclared, "Undeclared a session declares from 1 to 1000 queries"),
+        (check_segmenter, Renaming, "which is not among `segments`"),
         (check_noise_policy, Lopsided, 'proposes None for "paid" under the budget 8'),
         (check_noise_policy, Greedy, "under the budget 4"),
         (check_noise_policy, Ordered, "when the groups come in another order"),
@@ -156,6 +219,12 @@ def test_what_does_not_conform_is_said_so(check, cls, message):
     with pytest.raises(ConformanceError, match=message):
         check(cls)
     assert issubclass(conformance.ConformanceError, AssertionError)
+
+
+def test_a_segmenter_that_learns_conforms():
+    """Red when a rule's answers are compared over other draws of the noise here and there."""
+    check_segmenter(Learner)
+    check_segmenter(_Learning)
 
 
 def test_equal_targets_must_give_uniform():

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.ray
 
 STARTED = {"segmentation": "theirs_s", "sensitivity": "theirs_r", "noise": "theirs_n"}
 """Kinds, and the names that specs say."""
+LEARNED = "theirs_l"
+"""A segmentation that asks a private session."""
 
 
 def call(*arguments: str, cwd: Path, path: list[Path]) -> subprocess.CompletedProcess[str]:
@@ -38,7 +40,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        for kind, name in STARTED.items():
+        for kind, name in (*STARTED.items(), ("session", LEARNED)):
             assert main.run_app(["policies", "new", kind, name]) == 0
             assert main.run_app(["policies", "new", kind, name]) == 2  # never over what is there
     finally:
@@ -51,12 +53,12 @@ def installed(started: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their wheels, in a folder of their own."""
     target = tmp_path_factory.mktemp("installed")
     options = ["-q", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
-    folders = [str(started / name) for name in STARTED.values()]
+    folders = [str(started / name) for name in (*STARTED.values(), LEARNED)]
     wheels = started / "wheels"
     built = call("-m", "pip", "wheel", *options, "-w", str(wheels), *folders, cwd=started, path=[ROOT])
     assert built.returncode == 0, built.stderr
     files = [str(path) for path in wheels.glob("*.whl")]
-    assert len(files) == len(STARTED)
+    assert len(files) == len(STARTED) + 1
     done = call("-m", "pip", "install", *options, "--target", str(target), *files, cwd=started, path=[ROOT])
     assert done.returncode == 0, done.stderr
     return target
@@ -64,10 +66,10 @@ def installed(started: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_started_packages_conform(started: Path, installed: Path) -> None:
     """Their own tests. Break: the entry point's group without the kind."""
-    folders = [str(started / name) for name in STARTED.values()]
+    folders = [str(started / name) for name in (*STARTED.values(), LEARNED)]
     done = call("-m", "pytest", "-q", "-p", "no:cacheprovider", *folders, cwd=started, path=[installed, ROOT])
     assert done.returncode == 0, done.stdout
-    assert "6 passed" in done.stdout
+    assert "8 passed" in done.stdout
 
 
 @pytest.fixture

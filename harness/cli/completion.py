@@ -58,7 +58,7 @@ def policies_words(context: typer.Context, incomplete: str) -> list[str]:
     from harness import plugins
 
     if context.params.get("action") == "new" and not context.params.get("names"):
-        return _matching(("segmentation", "sensitivity", "noise"), incomplete)
+        return _matching(("segmentation", "session", "sensitivity", "noise"), incomplete)
     if context.params.get("action") != "show":
         return []
     registries: tuple[plugins.Registry[Any], ...] = (

@@ -57,7 +57,7 @@ from pydantic import Field
 from harness.plugins import @names@
 
 
-class @cls@Parameters(PluginParameters):
+@before@class @cls@Parameters(PluginParameters):
     """Parameters of `@name@`."""
 
     @parameter@
@@ -112,6 +112,71 @@ _KINDS = {
         "check": "check_segmenter",
         "arguments": ', {"edge": 3}',
     },
+    "session": {
+        "usage": "segmentation: {type: @name@, noise_multiplier: 50}",
+        "summary": "Segments by whether a user wrote more than most: by an edge that is learned, and charged.",
+        "imports": "",
+        "names": """(
+    OwnRecordsSegmenter,
+    PluginParameters,
+    PrivateSession,
+    Query,
+    SessionSegmenter,
+    Statistic,
+    UserRecords,
+)""",
+        "before": '''\
+class Tokens(Statistic):
+    """What one user contributes to the query: the tokens of their records."""
+
+    def value(self, user: UserRecords) -> float:
+        """The tokens of the user with these records."""
+        return float(sum(user.token_counts))
+
+
+class @cls@Rule(OwnRecordsSegmenter):
+    """The rule that was learned. It sees one user at a time, and must keep nothing between users."""
+
+    def __init__(self, edge: float) -> None:
+        super().__init__(PluginParameters())
+        self.edge = edge
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The public names of all segments."""
+        return ("little", "much")
+
+    def assign(self, user: UserRecords) -> str:
+        """The segment of the user with these records."""
+        return "much" if sum(user.token_counts) >= self.edge else "little"
+
+
+''',
+        "base": "SessionSegmenter",
+        "parameter": 'noise_multiplier: float = Field(default=50.0, gt=0, description="noise of the one query")',
+        "headline": "Two segments, split at the noisy median of the users' tokens.",
+        "limits": "It sees noisy answers alone; every user is charged for all declared queries.",
+        "methods": '''\
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The public names of all segments."""
+        return ("little", "much")
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """The median, between powers of two."""
+        edges = tuple(2.0**i for i in range(21))
+        return (Query("median", "quantile", self.parameters.noise_multiplier, quantile=0.5, edges=edges),)
+
+    def fit(self, session: PrivateSession) -> @cls@Rule:
+        """Asks for the median and returns the rule that it leads to."""
+        answer = session.ask("median", Tokens())
+        assert isinstance(answer.value, float)
+        return @cls@Rule(answer.value)
+''',
+        "check": "check_segmenter",
+        "arguments": "",
+    },
     "sensitivity": {
         "usage": "sensitivity: {scores: [{type: @name@}], tiers: {edges: [0.5], names: [low, high]}}",
         "summary": "Sensitivity by the length of a user's longest text.",
@@ -155,7 +220,8 @@ def scaffold(kind: str, name: str) -> tuple[Path, list[str]]:
     """Writes the package into ``./NAME``.
 
     Args:
-        kind: ``segmentation``, ``sensitivity`` or ``noise``.
+        kind: ``segmentation``, ``session`` (a segmentation that learns from noisy answers), ``sensitivity`` or
+            ``noise``.
         name: What specs will write after ``type:``.
 
     Returns:
@@ -177,8 +243,9 @@ def scaffold(kind: str, name: str) -> tuple[Path, list[str]]:
         raise ArgumentError(f"policies new: a name has at most {_LONGEST_NAME} characters")
     if keyword.iskeyword(name) or name in _RESERVED:
         raise ArgumentError(f'policies new: "{name}" means something to Python, YAML or uudp; take another name')
-    if name in KINDS[kind].targets() or KINDS[kind].is_reserved(name):
-        raise ArgumentError(f'policies new: uudp has, or will have, a {kind} "{name}" of its own')
+    registry = "segmentation" if kind == "session" else kind
+    if name in KINDS[registry].targets() or KINDS[registry].is_reserved(name):
+        raise ArgumentError(f'policies new: uudp has, or will have, a {registry} "{name}" of its own')
     module = f"uudp_{name}"
     if module in sys.stdlib_module_names:
         raise ArgumentError(f"policies new: {module} is a module of Python's own")
@@ -186,7 +253,7 @@ def scaffold(kind: str, name: str) -> tuple[Path, list[str]]:
     if folder.exists() or folder.is_symlink():
         raise ArgumentError(f"policies new: {folder} exists already; nothing was written")
     cls = "".join(part.capitalize() for part in name.split("_"))
-    words = {"kind": kind, "name": name, "module": module, "cls": cls} | _KINDS[kind]
+    words = {"kind": registry, "name": name, "module": module, "cls": cls, "before": ""} | _KINDS[kind]
     files = {"pyproject.toml": _PYPROJECT, "README.md": _README, f"{module}.py": _MODULE, f"test_{module}.py": _TEST}
     try:
         folder.mkdir(parents=True)

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.data import guard
+from harness.data import asking, guard
 from harness.data.holdout import is_holdout
 from harness.data.quiet import Quiet
 from harness.data.sources.base import Columns, RecordSource
 from harness.data.users import Users
 from harness.errors import ArgumentError, UserError
 from harness.packages import name_of as described
-from harness.plugins import OwnRecordsSegmenter, PluginError, PublicSegmenter, Segmenter
+from harness.plugins import OwnRecordsSegmenter, PluginError, PublicSegmenter, Segmenter, SessionSegmenter
 from harness.spec.models import DataBlock
 
 if TYPE_CHECKING:
+    from harness.data.sessions import Session
     from harness.data.store import Corpus
 
 _MOST_SEGMENTS = int(np.iinfo(np.int16).max)
@@ -119,17 +120,23 @@ def _public(
 
 
 def assign_groups(
-    corpus: Corpus, segmenter: Segmenter, segments: Sequence[str], *, private_dir: Path | None = None
+    corpus: Corpus,
+    segmenter: Segmenter,
+    segments: Sequence[str],
+    *,
+    private_dir: Path | None = None,
+    session: Session | None = None,
 ) -> npt.NDArray[np.int16]:
     """The segment of every user, as an index into `segments`. Private unless the rule is public.
 
-    A rule gets a fresh copy of itself for every user, so that it can keep nothing of one for the next.
+    A rule is asked of each user afresh, so that it can keep nothing of one for the next: see `asking`.
 
     Args:
         corpus: The users.
-        segmenter: The rule, bound if it is public.
+        segmenter: The rule, bound if it is public; or what learns one from a session.
         segments: The public names of all segments.
         private_dir: Gets the details of a plugin's failure; None: nobody does.
+        session: What a `SessionSegmenter` asks; its charge is reserved.
 
     Raises:
         ArgumentError: The rule fails, or names an unknown segment. The message names the plugin alone.
@@ -139,15 +146,19 @@ def assign_groups(
         _check_columns(segmenter, corpus.attribute_names)
         found = _assign_public(segmenter, (corpus.attributes(i) for i in range(corpus.n_users)), names, private_dir)
         return np.array(found, dtype=np.int16)
-    if isinstance(segmenter, OwnRecordsSegmenter):
-        groups = np.empty(corpus.n_users, dtype=np.int16)
-        index = {name: i for i, name in enumerate(names)}
-        with Quiet(private_dir):
-            for user in range(corpus.n_users):
-                own = corpus.own_records(user)
-                groups[user] = _ask(segmenter, own, index, private_dir)
-        return groups
-    raise ArgumentError(f"segmentation: {described(type(segmenter))} asks a private session, which is not built yet")
+    rule = None
+    if isinstance(segmenter, SessionSegmenter):
+        if session is None:
+            raise ArgumentError(f"segmentation: {described(type(segmenter))} needs a private session")
+        rule = session.fit(segmenter)
+    elif not isinstance(segmenter, OwnRecordsSegmenter):
+        raise ArgumentError(f"segmentation: {described(type(segmenter))} has no access tier")
+    index = {name: i for i, name in enumerate(names)}
+    users = (corpus.own_records(user) for user in range(corpus.n_users))
+    refused = (corpus.folder,)
+    answers = asking.ask_each(segmenter, "assign", users, private_dir, rule=rule, refused=refused)
+    places = (_place(segmenter, answer, index, private_dir) for answer in answers)
+    return np.fromiter(places, dtype=np.int16, count=corpus.n_users)
 
 
 def _assign_public(
@@ -170,11 +181,13 @@ def _assign_public(
     return found
 
 
-def _ask(
-    rule: PublicSegmenter | OwnRecordsSegmenter, seen: Any, index: Mapping[str, int], private_dir: Path | None
-) -> int:
+def _ask(rule: PublicSegmenter, seen: Any, index: Mapping[str, int], private_dir: Path | None) -> int:
     """What a fresh copy of the rule says of one user, as a number."""
     answer = guard.guarded(rule, lambda: copy.deepcopy(rule).assign(seen), private_dir)
+    return _place(rule, answer, index, private_dir)
+
+
+def _place(rule: Segmenter, answer: object, index: Mapping[str, int], private_dir: Path | None) -> int:
     if not isinstance(answer, str) or answer not in index:
         raise guard.plugin_error(rule, "named a segment that it had not announced", repr(answer), private_dir)
     return index[answer]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from harness import plugins
-from harness.data import guard
-from harness.data.quiet import Quiet
+from harness.data import asking, guard
 from harness.errors import ArgumentError
 from harness.packages import name_of
-from harness.plugins import OwnRecordsScore, SensitivityScore, UserRecords
+from harness.plugins import OwnRecordsScore, SensitivityScore
 from harness.spec.models import SensitivityBlock
 
 if TYPE_CHECKING:
@@ -53,16 +51,15 @@ class Sensitivity:
             return max(values)
         return math.fsum(w * v for w, v in zip(self.weights, values, strict=True)) / math.fsum(self.weights)
 
-    def tier(self, user: UserRecords, private_dir: Path | None = None) -> int:
-        """The tier of the user with these records, as an index into `names`. Private."""
-        values = tuple(_ask(score, user, private_dir) for score in self.scores)
+    def tier(self, values: tuple[float, ...]) -> int:
+        """The tier of a user with these scores, as an index into `names`. Private."""
         return bisect_right(self.edges, self.combine(values))
 
 
 def assign_tiers(corpus: Corpus, sensitivity: Sensitivity, *, private_dir: Path | None = None) -> npt.NDArray[np.int16]:
     """The tier of every user, as an index into `sensitivity.names`. Private.
 
-    A score gets a fresh copy of itself for every user, so that it can keep nothing of one for the next.
+    A score is asked of each user afresh, so that it can keep nothing of one for the next: see `asking`.
 
     Args:
         corpus: The users.
@@ -72,22 +69,23 @@ def assign_tiers(corpus: Corpus, sensitivity: Sensitivity, *, private_dir: Path 
     Raises:
         ArgumentError: A score fails, or is no number in [0, 1]. The message names the plugin alone.
     """
-    found = (sensitivity.tier(corpus.own_records(user), private_dir) for user in range(corpus.n_users))
-    with Quiet(private_dir):
-        return np.fromiter(found, dtype=np.int16, count=corpus.n_users)
+    columns = [_scores(corpus, score, private_dir) for score in sensitivity.scores]
+    found = (sensitivity.tier(tuple(map(float, values))) for values in zip(*columns, strict=True))
+    return np.fromiter(found, dtype=np.int16, count=corpus.n_users)
 
 
-def _ask(score: SensitivityScore, user: UserRecords, private_dir: Path | None) -> float:
-    """What a fresh copy of the score says of one user."""
+def _scores(corpus: Corpus, score: SensitivityScore, private_dir: Path | None) -> npt.NDArray[np.float64]:
+    """What one score says of all users, shape [users]."""
     if not isinstance(score, OwnRecordsScore):
         raise ArgumentError(f"sensitivity: {name_of(type(score))} is no score of a user's own records")
+    users = (corpus.own_records(user) for user in range(corpus.n_users))
+    answers = asking.ask_each(score, "score", users, private_dir, refused=(corpus.folder,))
+    return np.fromiter((_number(score, a, private_dir) for a in answers), dtype=np.float64, count=corpus.n_users)
 
-    def number() -> float | None:
-        answer = copy.deepcopy(score).score(user)
-        usable = isinstance(answer, int | float | np.floating) and not isinstance(answer, bool)
-        return float(answer) if usable else None
 
-    value = guard.guarded(score, number, private_dir)
-    if value is None or not (math.isfinite(value) and 0 <= value <= 1):
-        raise guard.plugin_error(score, "gave a score that is no number in [0, 1]", repr(value), private_dir)
+def _number(score: SensitivityScore, answer: object, private_dir: Path | None) -> float:
+    usable = isinstance(answer, int | float | np.floating) and not isinstance(answer, bool)
+    value = float(answer) if usable else math.nan  # type: ignore[arg-type]
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise guard.plugin_error(score, "gave a score that is no number in [0, 1]", repr(answer), private_dir)
     return value

@@ -161,7 +161,7 @@ def test_bash_completes_verbs_options_specs_plugins_and_runs(tmp_path: Path) -> 
         ["inner/other.yml"],
         ["usage"],
         ["noise/sample", "noise/scale"],
-        ["segmentation", "sensitivity"],
+        ["segmentation", "sensitivity", "session"],
         ["20260101-100000-aaaaaa", "20260102-100000-bbbbbb"],
         ["20260102-100000-bbbbbb"],
         ["rdp"],

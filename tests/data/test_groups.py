@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 from harness import plugins
+from harness.data.asking import ask_each
 from harness.data.groups import assign_groups, public_counts
 from harness.data.holdout import is_holdout
 from harness.data.sources.base import Columns, open_source
 from harness.errors import ArgumentError
-from harness.plugins import OwnRecordsSegmenter, PluginParameters, PublicSegmenter, SessionSegmenter, UserRecords
+from harness.plugins import PluginParameters, PublicSegmenter
+from tests.data.rules import SECRET, Learner, LearnerParameters, Rule, RuleParameters
 
 ROOT = Path(__file__).resolve().parents[2]
-SECRET = "my heart is a SECRET"
 
 
 def usage(**parameters):
@@ -31,18 +32,8 @@ def attribute(**parameters):
     return plugins.segmentation.build("attribute", {"column": "plan"} | parameters)
 
 
-class Own(OwnRecordsSegmenter):
-    """An own-records rule made of a function."""
-
-    segments = ("first", "later")
-
-    def __init__(self, function):
-        super().__init__(PluginParameters())
-        self.function = function
-        self.seen = []
-
-    def assign(self, user):
-        return self.function(self, user)
+def own(how):
+    return Rule(RuleParameters(how=how))
 
 
 class Public(PublicSegmenter):
@@ -77,26 +68,18 @@ def test_an_own_records_rule_is_asked_of_each_user(built):
 
 
 def test_a_rule_sees_the_records_of_one_user_and_no_name(built):
-    shown = []
-
-    def look(rule, user):
-        shown.append(user)
-        return "first"
-
-    assign_groups(built, Own(look), ("first", "later"))
-    assert shown == [built.own_records(i) for i in range(built.n_users)]
-    assert all(type(user) is UserRecords for user in shown)
-    assert not any("user-" in repr(user) for user in shown)
+    """Red when a rule is handed the corpus, another user's records, or a user's name."""
+    users = [built.own_records(i) for i in range(built.n_users)]
+    shown = [json.loads(answer) for answer in ask_each(own("shown"), "assign", iter(users), None)]
+    assert shown == [["UserRecords", list(u.texts), list(u.token_counts), u.examples] for u in users]
+    assert "user-" not in json.dumps(shown)
 
 
-def test_a_rule_that_keeps_state_on_itself_is_powerless(built):
-    def remember(rule, user):
-        rule.seen.append(user.texts)
-        return "first" if len(rule.seen) == 1 else "later"
-
-    rule = Own(remember)
+def test_a_rule_that_keeps_state_is_powerless(built):
+    """On itself, its class and its module. Red without the fork for every user in `within._serve_users`."""
+    rule = own("state")
     assert assign_groups(built, rule, rule.segments).tolist() == [0] * built.n_users
-    assert rule.seen == []
+    assert Rule.seen == []
 
 
 def test_the_order_of_users_changes_nobodys_group(posts, write_jsonl, make_data, build):
@@ -141,39 +124,40 @@ def test_a_public_rule_sees_exactly_its_columns_and_each_case_once(built):
 
 
 @pytest.mark.parametrize(
-    ("function", "problem"),
+    ("how", "problem"),
     [
-        (lambda rule, user: {}[user.texts], "raised an error"),
-        (lambda rule, user: sys.exit(user.texts[0]), "raised an error"),
-        (lambda rule, user: user.texts[0], "named a segment that it had not announced"),
-        (lambda rule, user: 0, "named a segment that it had not announced"),
-        (lambda rule, user: [user.texts], "named a segment that it had not announced"),
+        ("raises", "raised an error"),
+        ("exits", "raised an error"),
+        ("names", "named a segment that it had not announced"),
+        ("number", "named a segment that it had not announced"),
+        ("list", "named a segment that it had not announced"),
     ],
 )
-def test_a_rule_that_fails_carries_no_text_out(function, problem, write_jsonl, make_data, build, tmp_path):
+def test_a_rule_that_fails_carries_no_text_out(how, problem, write_jsonl, make_data, build, tmp_path):
     made = build(make_data(write_jsonl([{"user": "ann", "text": SECRET}])))
-    rule = Own(function)
+    rule = own(how)
     with pytest.raises(ArgumentError) as caught:
         assign_groups(made, rule, rule.segments, private_dir=tmp_path / "private")
-    assert str(caught.value).endswith(f"Own {problem}; see private/plugin-errors.log")
+    assert str(caught.value).endswith(f"Rule {problem}; see private/plugin-errors.log")
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
     log = tmp_path / "private" / "plugin-errors.log"
     assert problem in log.read_text()
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
-    with pytest.raises(ArgumentError, match=f"Own {problem}$"):
+    with pytest.raises(ArgumentError, match=f"Rule {problem}$"):
         assign_groups(made, rule, rule.segments)
 
 
-class Session(SessionSegmenter):
-    segments = ("a",)
+def test_a_rule_that_no_other_process_can_make_is_refused(built):
+    class Hidden(Rule):
+        pass
 
-    def fit(self, session):
-        raise AssertionError("never asked")
+    with pytest.raises(ArgumentError, match="Hidden must be a class of a module"):
+        assign_groups(built, Hidden(RuleParameters()), ("first",))
 
 
-def test_what_is_not_built_yet_is_refused_by_name(built):
-    rule = Session(PluginParameters())
-    with pytest.raises(ArgumentError, match=r"Session asks a private session, which is not built yet"):
+def test_a_rule_that_is_learned_needs_a_session(built):
+    rule = Learner(LearnerParameters())
+    with pytest.raises(ArgumentError, match="Learner needs a private session"):
         assign_groups(built, rule, rule.segments)
 
 

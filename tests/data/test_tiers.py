@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from harness import plugins
 from harness.data.tiers import Sensitivity, assign_tiers
 from harness.errors import ArgumentError
-from harness.plugins import OwnRecordsScore, PluginParameters, UserRecords
+from harness.plugins import UserRecords
 from harness.spec.privacy_groups import groups_of
-
-SECRET = "my heart is a SECRET"
+from tests.data.rules import SECRET, RuleParameters, Score
 
 
 def volume(**parameters):
@@ -23,14 +20,8 @@ def sensitivity(*scores, weights=None, edges=(0.3, 0.7), names=("low", "medium",
     return Sensitivity(scores, weights, edges, names)
 
 
-class Own(OwnRecordsScore):
-    def __init__(self, function):
-        super().__init__(PluginParameters())
-        self.function = function
-        self.seen = []
-
-    def score(self, user):
-        return self.function(self, user)
+def own(how):
+    return Score(RuleParameters(how=how))
 
 
 @pytest.mark.parametrize(("count", "score"), [(0, 0.0), (1, 0.0), (2, 0.5), (4, 1.0), (9, 1.0)])
@@ -46,8 +37,8 @@ def test_a_user_on_an_edge_is_in_the_stricter_tier_and_scores_are_combined():
     """Break: `bisect_left`; or the smallest score in place of the largest."""
     user = UserRecords(("x", "y"), (1, 1), 1)
     half, one = volume(), volume(high=2)
-    assert sensitivity(half, edges=(0.5,), names=("low", "high")).tier(user) == 1
-    assert sensitivity(half, one).tier(user) == 2
+    assert sensitivity(half, edges=(0.5,), names=("low", "high")).tier((half.score(user),)) == 1
+    assert sensitivity(half, one).tier((half.score(user), one.score(user))) == 2
     assert sensitivity(half, one, weights=(3.0, 1.0)).combine((0.5, 1.0)) == 0.625
 
 
@@ -61,37 +52,30 @@ def test_every_user_has_the_tier_of_their_own_records(posts, write_jsonl, make_d
 
 
 def test_a_score_that_keeps_state_is_powerless(posts, write_jsonl, make_data, build):
-    """Break: ``copy.deepcopy`` taken out of `_ask` (later users' scores then depend on earlier ones)."""
-
-    def remember(score, user):
-        score.seen.append(user.texts)
-        return 0.0 if len(score.seen) == 1 else 1.0
-
+    """Red without the fork for every user in `within._serve_users` (later scores depend on earlier users)."""
     made = build(make_data(write_jsonl(posts)))
-    score = Own(remember)
-    assert set(assign_tiers(made, sensitivity(score)).tolist()) == {0}
-    assert score.seen == []
+    assert set(assign_tiers(made, sensitivity(own("state"))).tolist()) == {0}
 
 
 @pytest.mark.parametrize(
-    ("function", "problem"),
+    ("how", "problem"),
     [
-        (lambda score, user: {}[user.texts], "raised an error"),
-        (lambda score, user: math.nan, "gave a score that is no number"),
-        (lambda score, user: math.inf, "gave a score that is no number"),
-        (lambda score, user: 1.0001, "gave a score that is no number"),
-        (lambda score, user: -0.1, "gave a score that is no number"),
-        (lambda score, user: True, "gave a score that is no number"),
-        (lambda score, user: user.texts[0], "gave a score that is no number"),
+        ("raises", "raised an error"),
+        ("nan", "gave a score that is no number"),
+        ("inf", "gave a score that is no number"),
+        ("above", "gave a score that is no number"),
+        ("below", "gave a score that is no number"),
+        ("true", "gave a score that is no number"),
+        ("text", "gave a score that is no number"),
     ],
 )
-def test_a_score_that_fails_carries_no_text_out(function, problem, write_jsonl, make_data, build, tmp_path):
+def test_a_score_that_fails_carries_no_text_out(how, problem, write_jsonl, make_data, build, tmp_path):
     """Break: the value in the message, or the check of the range left out."""
     made = build(make_data(write_jsonl([{"user": "ann", "text": SECRET}])))
     with pytest.raises(ArgumentError) as caught:
-        assign_tiers(made, sensitivity(Own(function)), private_dir=tmp_path / "private")
+        assign_tiers(made, sensitivity(own(how)), private_dir=tmp_path / "private")
     assert problem in str(caught.value)
-    assert "Own" in str(caught.value)
+    assert "Score" in str(caught.value)
     assert not any(secret in str(caught.value) for secret in (SECRET, "ann", "1.0001", "nan"))
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
