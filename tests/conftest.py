@@ -29,6 +29,9 @@ REQUIRE_ALL = os.environ.get("UUDP_REQUIRE_ALL") == "1"
 _OWN_CACHE = "UUDP_CACHE" not in os.environ
 if _OWN_CACHE:
     os.environ["UUDP_CACHE"] = tempfile.mkdtemp(prefix="uudp-tests-")
+# Never the ledger of whoever runs the tests.
+_LEDGER_FOLDER = tempfile.mkdtemp(prefix="uudp-tests-ledger-")
+os.environ["UUDP_LEDGER"] = f"sqlite:///{_LEDGER_FOLDER}/ledger.db"
 
 
 def require(condition: object, reason: str) -> None:
@@ -71,8 +74,9 @@ def pytest_make_collect_report(
 
 @pytest.fixture(scope="session", autouse=True)
 def _remove_own_cache() -> Iterator[None]:
-    """The session's cache goes when the session ends, unless it was given."""
+    """The session's cache goes when the session ends, unless it was given; its ledger goes too."""
     yield
+    shutil.rmtree(_LEDGER_FOLDER, ignore_errors=True)
     if _OWN_CACHE:
         shutil.rmtree(os.environ["UUDP_CACHE"], ignore_errors=True)
 

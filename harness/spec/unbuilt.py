@@ -38,7 +38,6 @@ _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     ("sweep", _given, False),
     ("audit", _given, False),
     *((name, _one_of(*values), True) for name, values in _VALUES.items()),
-    ("privacy.ledger", _given, False),
     ("clipping.type", _given, False),
     ("clipping.quantile", _given, False),
     ("clipping.initial", _given, False),
