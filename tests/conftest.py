@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.launching import Run
+    from tests.privacy.ledger.databases import Server
 
 # Before any test module imports the libraries that read these.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -130,3 +131,15 @@ def unprotected_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield launching.ended(place, place.start_run("--not-private"))
     finally:
         place.clean()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL server of this session's own."""
+    from tests.privacy.ledger.databases import Server
+
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.remove()

@@ -88,6 +88,7 @@ def _run(
     spec: str, overrides: Sequence[str], resume: bool, which: str | None, yes: bool, not_private: bool, out: Path
 ) -> RunResult:
     from harness.cli.plan import describe
+    from harness.errors import BudgetError
     from harness.planning import make_plan
     from harness.running import run as execute
     from harness.spec import load_spec
@@ -96,6 +97,8 @@ def _run(
     for line in describe(plan.document()):
         console.err(line)
     console.err()
+    if plan.ledger is not None and plan.ledger.refusal is not None and not resume:  # what is resumed was reserved
+        raise BudgetError(plan.ledger.refusal)
     _ask(yes)
     return execute(plan, out=out, resume=resume, run_id=which, not_private=not_private, observer=_console())
 

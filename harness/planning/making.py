@@ -11,6 +11,7 @@ from harness.data.sources.base import Columns, RecordSource, open_source
 from harness.data.tiers import Sensitivity
 from harness.errors import ArgumentError, BudgetError
 from harness.packages import name_of
+from harness.planning.fitting import look
 from harness.planning.plan import Plan, Population
 from harness.plugins import (
     Group,
@@ -46,6 +47,7 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     Raises:
         ArgumentError: The spec or the data it names are wrong.
         BudgetError: The budget can't be kept.
+        MachineError: The ledger does not answer.
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load_spec(spec, overrides)
     block = loaded.spec
@@ -103,6 +105,7 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
         tuple(curve),
         shown,
         source,
+        look(loaded, guarantee),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.data.sources.base import RecordSource
 from harness.data.tiers import Sensitivity
+from harness.planning.fitting import LedgerView
 from harness.plugins import Group, Segmenter, noise
 from harness.privacy.guarantee import Guarantee
 from harness.privacy.mechanism import Mechanism
@@ -52,6 +53,7 @@ class Plan:
         curve: (steps, ε) along the run.
         trade_offs: Per group, δ at each of a few ε from 0 on; empty where all groups have one sampling rate.
         source: Where the records will be read from.
+        ledger: What the ledger said; None: the spec wants none.
     """
 
     loaded: LoadedSpec
@@ -65,6 +67,7 @@ class Plan:
     curve: tuple[tuple[int, float], ...]
     trade_offs: tuple[tuple[tuple[float, float], ...], ...]
     source: RecordSource
+    ledger: LedgerView | None = None
 
     @property
     def spec(self) -> Spec:
@@ -94,7 +97,7 @@ class Plan:
             "weights_from": self.population.weights_source,
             "groups": [self._group(i) for i in range(len(mechanism.groups))],
             "charges": [],
-            "ledger": None,
+            "ledger": None if self.ledger is None else self.ledger.document(),
             "epsilon_by_step": [list(point) for point in self.curve],
             "model": {
                 "base": spec.model.base,
@@ -179,8 +182,10 @@ class Plan:
                 "Sampling rates differ between groups: the same (ε, δ) then hides different trade-offs. δ(0) and the "
                 "curve of each group say what its users are exposed to at other ε."
             )
-        found.append("No ledger: what other runs spent of this data set's budget is not recorded.")
-        return found
+        if self.ledger is None:
+            found.append("No ledger (privacy.ledger: null): what runs on this data set spend is not recorded.")
+            return found
+        return found + self.ledger.notes()
 
 
 def noise_to_signal(mechanism: Mechanism, group: int) -> float:

@@ -230,3 +230,38 @@ def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accoun
     composed = RdpAccountant() if by_rdp else PLDAccountant(value_discretization_interval=max(scale, 1e-4) / 1000)
     composed.compose(event)
     return [float(composed.get_delta(mark)) for mark in marks]
+
+
+def rdp_at(mechanism: Mechanism, order: float, steps: int | None = None) -> float:
+    """RDP (nats) of a run at one Rényi order: the maximum over its groups; infinity without noise.
+
+    Args:
+        mechanism: What is executed.
+        order: The order, above 1.
+        steps: Only the first so many steps; None: all.
+    """
+    from dp_accounting.rdp import RdpAccountant
+
+    if not mechanism.private:
+        return math.inf
+    _quiet()
+    events = {mechanism.event(i, steps) for i in range(len(mechanism.groups))}
+    return max(float(RdpAccountant(orders=[order]).compose(event).rdp[0]) for event in events)
+
+
+def bound_epsilon(mechanism: Mechanism, delta: float, accountant: Accountant, grid: float, steps: int) -> float:
+    """ε of a run's first steps, from above and in a fraction of a second: on one grid (nats), not refined.
+
+    Args:
+        mechanism: What is executed.
+        delta: δ.
+        accountant: With which ε is computed.
+        grid: Of the privacy loss distribution.
+        steps: So many first steps.
+    """
+    found = []
+    for event in {mechanism.event(i, steps) for i in range(len(mechanism.groups))}:
+        scale = rough_epsilon(event, delta)
+        by_rdp = accountant == "rdp" or not 0 < scale <= LARGEST_PLD or getattr(event, "count", 1) >= MANY_STEPS
+        found.append(rdp_epsilon(event, delta) if by_rdp else pld_epsilon(event, delta, grid))
+    return max(found)

@@ -83,12 +83,15 @@ class Account:
             return None
         if budget.order is None:
             spare = (exact(repr(budget.epsilon)), exact(repr(budget.delta)))
-            return Left(max(_less(spare[0], self.spent_epsilon), 0), max(_less(spare[1], self.spent_delta), 0))
+            return Left(
+                max(_less(spare[0], self.spent_epsilon), Fraction(0)),
+                max(_less(spare[1], self.spent_delta), Fraction(0)),
+            )
         assert budget.capacity is not None
         spent = self.spent_rdp
         used = math.inf if spent == math.inf else converted(float(spent), budget.delta, budget.order)
         epsilon = Fraction(max(budget.epsilon - used, 0.0))
-        rest = max(_less(exact(repr(budget.capacity)), spent), 0)
+        rest = max(_less(exact(repr(budget.capacity)), spent), Fraction(0))
         return Left(epsilon, exact(repr(budget.delta)), budget.order, rest)
 
     def document(self) -> dict[str, Any]:

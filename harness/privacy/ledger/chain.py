@@ -116,7 +116,9 @@ def check_end(connection: Connection, shown: str) -> Receipt:
     """
     noted = head_of(connection)
     table = schema.entries.c
-    count, largest = connection.execute(select(func.count(), func.max(table.sequence)).select_from(schema.entries)).one()
+    count, largest = connection.execute(
+        select(func.count(), func.max(table.sequence)).select_from(schema.entries)
+    ).one()
     last = connection.execute(select(table.hash).where(table.sequence == largest)).scalar() if count else schema.GENESIS
     if noted is None or (count, largest or 0, last) != (noted.sequence, noted.sequence, noted.hash):
         raise MachineError(f"the ledger {shown} was damaged or edited: see uudp ledger verify")
