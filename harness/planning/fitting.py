@@ -109,7 +109,10 @@ def refusal_of(account: Account, guarantee: Guarantee) -> str | None:
 
 
 def advice(guarantee: Guarantee, left: Left) -> str:
-    """What would fit into what is left: less noise-free runs, more noise, fewer steps, a smaller δ."""
+    """What would fit into what is left: a smaller ε with its larger noise, fewer steps, a smaller δ.
+
+    What it names fits; with finer accounting a little more might.
+    """
     from harness.privacy.ledger.amounts import rounded
 
     mechanism, wanted = guarantee.mechanism, guarantee.delta
@@ -131,7 +134,7 @@ def advice(guarantee: Guarantee, left: Left) -> str:
             return bound_epsilon(tried, delta, guarantee.accountant, limit / 200, steps)
 
     changes = _changes(guarantee, delta, limit, cost, spare if left.rdp is None else None)
-    return "What would fit: " + " with ".join([*found, *([" or ".join(changes)] if changes else [])])
+    return "What would fit: " + " with ".join([*found, *(["; or ".join(changes)] if changes else [])])
 
 
 def _changes(
