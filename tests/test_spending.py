@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from harness.running.folders import entry_of
 from harness.training import ray
 from harness.training.job import Folder
 from tests import plans
-from tests.launching import Workplace, read_json, released_step
+from tests.launching import Process, Workplace, read_json, released_step
 
+STEPS = 120
 Written = Callable[..., str]
 
 
@@ -347,13 +349,29 @@ def test_touched_before_a_model_reads(place: Workplace, monkeypatch: pytest.Monk
     assert "The ledger counted no other when this run began." in " ".join(privacy["not_covered"])
 
 
+LOOKING = """\
+import sys
+from harness.cli import main
+from harness.running import spending
+
+spending.LOOK_SECONDS = spending.RETRY_SECONDS = 0.3
+main.main()
+"""
+"""The command, but looking at the ledger more often, so that a short run is long enough."""
+
+
 def _lasting(folder: Path, url: str | None = None) -> Workplace:
-    """A run of about a minute."""
-    place = Workplace(folder, train={"steps": 700, "checkpoint_every": 50})
+    """A run of some seconds."""
+    place = Workplace(folder, train={"steps": STEPS, "checkpoint_every": 5})
     if url is not None:
         place.spec.write_text(place.spec.read_text().replace(place.ledger, url))
         place.ledger = url
     return place
+
+
+def _start(place: Workplace, *arguments: str) -> Process:
+    whole = ["run", str(place.spec), *arguments, "--yes", "--out", str(place.out)]
+    return place._start([sys.executable, "-c", LOOKING, *whole], None)
 
 
 @pytest.mark.ray
@@ -371,8 +389,8 @@ def test_the_database_is_lost_while_training(database: str, tmp_path: Path) -> N
     file, away = place.folder / "ledger.db", place.folder / "away.db"
     try:
         Ledger(place.ledger).set_budget("made", 9.0, 1e-4)
-        process = place.start_run()
-        process.until(lambda: released_step(place) >= 50, "a step was released")
+        process = _start(place)
+        process.until(lambda: released_step(place) >= 5, "a step was released")
         server.stop() if server else os.rename(file, away)
         assert process.wait() == 4, process.err
         folder = place.run_folder()
@@ -382,11 +400,11 @@ def test_the_database_is_lost_while_training(database: str, tmp_path: Path) -> N
         assert f"--resume --run {folder.name}" in how
         assert "Traceback" not in process.err
         assert read_json(folder / "privacy.json")["status"] == "interrupted"
-        assert released_step(place) < 700
-        refused = place.start_run("--resume")
+        assert released_step(place) < STEPS
+        refused = _start(place, "--resume")
         assert refused.wait() == 4, refused.err
         server.start() if server else os.rename(away, file)
-        resumed = place.start_run("--resume")
+        resumed = _start(place, "--resume")
         assert resumed.wait() == 0, resumed.err
         assert place.runs() == [folder]
         account = Ledger(place.ledger).account("made")

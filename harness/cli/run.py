@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,10 +95,12 @@ def _run(
     from harness.spec import load_spec
 
     plan = make_plan(load_spec(spec, overrides))
+    if resume and plan.ledger is not None:  # it has reserved, and is itself part of what is spent
+        plan = replace(plan, ledger=replace(plan.ledger, refusal=None))
     for line in describe(plan.document()):
         console.err(line)
     console.err()
-    if plan.ledger is not None and plan.ledger.refusal is not None and not resume:  # what is resumed was reserved
+    if plan.ledger is not None and plan.ledger.refusal is not None:
         raise BudgetError(plan.ledger.refusal)
     _ask(yes)
     return execute(plan, out=out, resume=resume, run_id=which, not_private=not_private, observer=_console())

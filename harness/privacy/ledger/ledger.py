@@ -7,22 +7,17 @@ or, under a budget with one fixed Rényi order, their RDP at that order.
 
 from __future__ import annotations
 
-import getpass
-import math
-import socket
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, or_
 
-from harness.errors import ArgumentError, BudgetError
+from harness.errors import ArgumentError, BudgetError, MachineError
 from harness.plugins import suggest
 from harness.privacy.ledger import schema
 from harness.privacy.ledger.address import locate
-from harness.privacy.ledger.amounts import Budget, rounded, text_of
+from harness.privacy.ledger.amounts import Budget, text_of
 from harness.privacy.ledger.books import RETURNED, TOUCHED, VOIDED, Account, Books, RunRow
 from harness.privacy.ledger.chain import (
     Entry,
@@ -34,49 +29,17 @@ from harness.privacy.ledger.chain import (
     entries_where,
     head_of,
 )
+from harness.privacy.ledger.request import (
+    Overspent,
+    RdpAt,
+    Request,
+    check_name,
+    check_repeated,
+    refusal,
+    reservation,
+    who,
+)
 from harness.privacy.ledger.store import PATIENCE, Store
-
-RdpAt = Callable[[float], float]
-"""RDP (nats) of a run's whole event at one order: the maximum over its groups."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a run reserves: its whole event, the maximum over its groups. Public.
-
-    Attributes:
-        run: Id of the run.
-        data_set: Name of the data set.
-        epsilon: ε; infinity for a run without noise.
-        delta: δ; 0 without noise.
-        steps: Number of noisy steps.
-        mechanism: Digest of the mechanism.
-        spec: Name of the spec.
-        holdout_fraction: Fraction of users whose texts' statistics are published.
-        holdout_file: Whether those of a file of their own are.
-    """
-
-    run: str
-    data_set: str
-    epsilon: float
-    delta: float
-    steps: int
-    mechanism: str
-    spec: str
-    holdout_fraction: float = 0.0
-    holdout_file: bool = False
-
-
-class Overspent(BudgetError):
-    """A run that does not fit into what its budget has left.
-
-    Attributes:
-        account: The data set's account at that moment.
-    """
-
-    def __init__(self, message: str, account: Account) -> None:
-        super().__init__(message)
-        self.account = account
 
 
 class Ledger:
@@ -107,7 +70,7 @@ class Ledger:
             ArgumentError: A number is out of range, or there are runs whose RDP at this order is not known.
             MachineError: The ledger can't be written.
         """
-        _check_name(data_set)
+        check_name(data_set)
         budget = Budget.of(epsilon, delta, order)
         with self.store.write(create=True) as connection:
             account = self._account(connection, data_set)
@@ -126,7 +89,7 @@ class Ledger:
                 delta=text_of(budget.delta),
                 renyi_order=wanted,
                 rdp=None if budget.capacity is None else text_of(budget.capacity),
-                details={"who": _who()},
+                details={"who": who()},
             )
         return entry.receipt
 
@@ -147,13 +110,13 @@ class Ledger:
             ArgumentError: This run reserved something else before, or was given back.
             MachineError: The ledger can't be written.
         """
-        _check_name(request.data_set)
+        check_name(request.data_set)
         with self.store.write(create=True) as connection:
             books = self._books(connection, request.data_set, request.run)
             known = books.runs.pop(request.run, None)
             account = books.account(request.data_set)
             if known is not None:
-                _check_repeated(known, request)
+                check_repeated(known, request)
                 return known.reservation.receipt, account
             budget = account.budget
             order = None if budget is None else budget.order
@@ -161,7 +124,7 @@ class Ledger:
             left = account.left()
             if left is not None and not left.holds(request.epsilon, request.delta, rdp):
                 raise Overspent(refusal(account, request.epsilon, request.delta, rdp), account)
-            entry = append(connection, self.shown, **_reservation(request, order, rdp))
+            entry = append(connection, self.shown, **reservation(request, order, rdp))
         return entry.receipt, account
 
     def touch(self, run: str) -> Receipt:
@@ -240,7 +203,9 @@ class Ledger:
             MachineError: The ledger does not answer, or was edited.
         """
         with self.store.read() as connection:
-            found = None if connection is None else self._books(connection, None, run).runs.get(run)
+            if connection is None:
+                raise MachineError(f"the ledger {self.shown} is no longer there")
+            found = self._books(connection, None, run).runs.get(run)
         if found is None or found.reservation.receipt != receipt:
             raise ArgumentError(f"the ledger {self.shown} does not hold the reservation of run {run}")
         if found.status in RETURNED:
@@ -327,82 +292,5 @@ class Ledger:
 
     def _lead(self, connection: Connection, run: RunRow, kind: str) -> Entry:
         held = run.reservation
-        details = {"who": _who()}
+        details = {"who": who()}
         return append(connection, self.shown, kind=kind, data_set=held.data_set, run=held.run, details=details)
-
-
-def refusal(account: Account, epsilon: float, delta: float, rdp: float | None) -> str:
-    """The sentence that refuses a run: what is left, and what it needs.
-
-    Args:
-        account: Of the data set, which has a budget.
-        epsilon: ε that the run needs.
-        delta: δ that it needs.
-        rdp: With a fixed order: what it needs there.
-    """
-    left = account.left()
-    assert left is not None
-    of = f'of the budget of "{account.data_set}"'
-    if not math.isfinite(epsilon):
-        return f'a run without noise spends an infinite ε: it never fits a budget, and "{account.data_set}" has one'
-    if left.rdp is not None and rdp is not None:
-        has = f"RDP {_number(left.rdp)} at order {left.order:g}"
-        return f"{has} is left {of}, and this run needs {rounded(rdp, up=True):g}"
-    has = f"ε = {_number(left.epsilon)} and δ = {_number(left.delta)}"
-    return f"{has} are left {of}, and this run needs ε = {rounded(epsilon, up=True):g} and δ = {delta:g}"
-
-
-def _number(amount: Any) -> str:
-    return f"{rounded(amount, up=False):g}"
-
-
-def _reservation(request: Request, order: float | None, rdp: float | None) -> dict[str, Any]:
-    return {
-        "kind": "reserve",
-        "data_set": request.data_set,
-        "run": request.run,
-        "epsilon": text_of(request.epsilon),
-        "delta": text_of(request.delta),
-        "renyi_order": None if order is None else text_of(order),
-        "rdp": None if rdp is None else text_of(rdp),
-        "details": {
-            "steps": request.steps,
-            "mechanism": request.mechanism,
-            "spec": request.spec,
-            "who": _who(),
-            "holdout_fraction": text_of(request.holdout_fraction),
-            "holdout_file": request.holdout_file,
-        },
-    }
-
-
-def _check_repeated(known: RunRow, request: Request) -> None:
-    """A run that reserves again must be the same run.
-
-    Raises:
-        ArgumentError: It is not, or its reservation was given back.
-    """
-    held, asked = known.reservation, _reservation(request, None, None)
-    same = all(getattr(held, name) == asked[name] for name in ("data_set", "run", "epsilon", "delta"))
-    if not same or {**held.content, "who": ""} != {**asked["details"], "who": ""}:
-        raise ArgumentError(f"run {request.run} reserved something else before: start a new run")
-    if not known.counts:
-        raise ArgumentError(f"the reservation of run {request.run} was {known.status}; start a new run")
-
-
-def _check_name(data_set: str) -> None:
-    if not data_set or len(data_set) > 200 or any(unicodedata.category(c) in ("Cc", "Cf", "Cs") for c in data_set):
-        raise ArgumentError("a data set's name has from 1 to 200 characters, none of them a control character")
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        user = "?"
-    return f"{user}@{socket.gethostname()}"
-
-
-def receipts_of(folders: Sequence[Mapping[str, Any]]) -> dict[str, Receipt]:
-    """Receipts by run id, from what run folders keep: documents with ``run``, ``sequence`` and ``hash``."""
-    return {str(one["run"]): Receipt(int(one["sequence"]), str(one["hash"])) for one in folders}

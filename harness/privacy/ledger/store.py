@@ -46,7 +46,7 @@ class Store:
         with self._explained(), self.engine.connect() as connection:
             self._begin(connection, alone=True)
             if not create and version_of(connection) == 0:
-                raise MachineError(f"there is no ledger any more at {self.address.shown}")
+                raise MachineError(f"the ledger {self.address.shown} is no longer there")
             migrate(connection, self.address.shown, self.migrations)
             yield connection
             connection.commit()
