@@ -13,6 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.launching import Run
+    from tests.privacy.ledger.databases import Server
 
 # Before any test module imports the libraries that read these.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -29,6 +30,9 @@ REQUIRE_ALL = os.environ.get("UUDP_REQUIRE_ALL") == "1"
 _OWN_CACHE = "UUDP_CACHE" not in os.environ
 if _OWN_CACHE:
     os.environ["UUDP_CACHE"] = tempfile.mkdtemp(prefix="uudp-tests-")
+# Never the ledger of whoever runs the tests.
+_LEDGER_FOLDER = tempfile.mkdtemp(prefix="uudp-tests-ledger-")
+os.environ["UUDP_LEDGER"] = f"sqlite:///{_LEDGER_FOLDER}/ledger.db"
 
 
 def require(condition: object, reason: str) -> None:
@@ -71,8 +75,9 @@ def pytest_make_collect_report(
 
 @pytest.fixture(scope="session", autouse=True)
 def _remove_own_cache() -> Iterator[None]:
-    """The session's cache goes when the session ends, unless it was given."""
+    """The session's cache goes when the session ends, unless it was given; its ledger goes too."""
     yield
+    shutil.rmtree(_LEDGER_FOLDER, ignore_errors=True)
     if _OWN_CACHE:
         shutil.rmtree(os.environ["UUDP_CACHE"], ignore_errors=True)
 
@@ -126,3 +131,15 @@ def unprotected_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield launching.ended(place, place.start_run("--not-private"))
     finally:
         place.clean()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A PostgreSQL server of this session's own."""
+    from tests.privacy.ledger.databases import Server
+
+    server = Server()
+    try:
+        yield server
+    finally:
+        server.remove()

@@ -144,6 +144,8 @@ class Workplace:
         self.posts = write_posts(folder / "posts.jsonl", made_posts() if posts is None else posts)
         self.spec = folder / "spec.yaml"
         document = make_spec(self.base, self.posts, **spec).model_dump(mode="json", exclude_unset=True)
+        # A ledger of its own: what a run's papers say of other runs does not depend on other tests.
+        document["privacy"]["ledger"] = self.ledger = f"sqlite:///{folder}/ledger.db"
         self.spec.write_text(yaml.safe_dump({**document, **(blocks or {})}, sort_keys=False))
         # Sockets have short paths at most, so not below pytest's folder.
         self.ray = Path(tempfile.mkdtemp(prefix="uudp-ray-"))

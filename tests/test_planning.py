@@ -433,7 +433,10 @@ def test_notes_say_what_a_reader_should_know(plan):
     shown = plan(data={"visibility": "public"}, evaluation={"ordinary": True})
     assert any("declared public: a demonstration" in note for note in shown.notes())
     assert any("also trained without clipping and noise" in note for note in shown.notes())
-    assert plan().notes() == ["No ledger: what other runs spent of this data set's budget is not recorded."]
+    assert plan().notes() == ['The data set "posts" has no budget: the ledger records runs without a limit.']
+    unrecorded = plan(privacy={"ledger": None, "epsilon": 8.0, "delta": 1e-5})
+    assert unrecorded.ledger is None
+    assert unrecorded.notes() == ["No ledger (privacy.ledger: null): what runs on this data set spend is not recorded."]
 
 
 def test_noise_to_signal(plan):

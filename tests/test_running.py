@@ -27,6 +27,7 @@ from harness.cli import main
 from harness.errors import ArgumentError, MachineError
 from harness.files import is_locked
 from harness.planning import make_plan
+from harness.privacy.ledger import Ledger
 from harness.running import flow, folders
 from harness.training.job import Folder
 from tests import launching
@@ -62,7 +63,9 @@ def assert_same_releases(run: Path, undisturbed: Path) -> None:
     places = [(row["series"], row["step"]) for row in rows(run)]
     assert len(places) == len(set(places)), "a step was released twice"
     assert rows(run) == rows(undisturbed)
-    assert read_json(run / "privacy.json") == read_json(undisturbed / "privacy.json")
+    ours, theirs = read_json(run / "privacy.json"), read_json(undisturbed / "privacy.json")
+    assert ours.pop("ledger") != theirs.pop("ledger")  # receipts of two runs
+    assert ours == theirs
 
 
 def assert_same_adapter(run: Path, undisturbed: Path) -> None:
@@ -114,6 +117,8 @@ def test_a_killed_driver(secret_run: Run, place: Workplace, capsys: pytest.Captu
     assert_same_adapter(folder, secret_run.folder)
     assert_same_releases(folder, secret_run.folder)
     assert not Folder(folder).key.exists()
+    (charged,) = Ledger(place.ledger).accounts()[0].runs  # once
+    assert (charged.reservation.run, charged.status) == (folder.name, "finished")
 
 
 def test_a_killed_worker(secret_run: Run, place: Workplace) -> None:

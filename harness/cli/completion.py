@@ -71,6 +71,14 @@ def policies_words(context: typer.Context, incomplete: str) -> list[str]:
     return _matching([n for _, n in names] + ([f"{k}/{n}" for k, n in names] if "/" in incomplete else []), incomplete)
 
 
+def ledger_words(context: typer.Context, incomplete: str) -> list[str]:
+    """What `uudp ledger` does, and the runs that it can look for."""
+    given = context.params.get("what") or []
+    if not given:
+        return _matching(("budget", "show", "verify", "void"), incomplete)
+    return runs(context, incomplete) if given[0] in ("verify", "void") else []
+
+
 def accountants(incomplete: str) -> list[str]:
     """The accountants."""
     return _matching(("pld", "rdp"), incomplete)

@@ -27,6 +27,7 @@ VERBS = (
     "generate",
     "export",
     "account",
+    "ledger",
     "policies",
     "schema",
     "doctor",

@@ -69,11 +69,23 @@ def describe(document: Mapping[str, Any]) -> list[str]:
             f"{_cell(g['noise_multiplier'], 3, 8)}{_cell(g['sampling_rate'], 5, 9)}{_cell(g['noise_to_signal'], 4, 14)}"
         )
     lines.append("")
+    lines += _ledger(document["ledger"])
     lines.append("  charges     none besides training" if not document["charges"] else "  charges")
     lines += [f"    {c['what']}: ε = {f.epsilon(c['epsilon'])}" for c in document["charges"]]
     for note in document["notes"]:
         lines += textwrap.wrap(note, 80, initial_indent="  note        ", subsequent_indent=" " * 14)
     return lines
+
+
+def _ledger(known: Mapping[str, Any] | None) -> list[str]:
+    """What is left of the data set's budget, before this run."""
+    if known is None or known["budget"] is None:
+        return []
+    left = f"ε = {known['remaining_epsilon']:g} and δ = {known['remaining_delta']:g}"
+    if known["remaining_rdp"] is not None:
+        left = f"RDP {known['remaining_rdp']:g} at order {known['budget']['order']:g}"
+    text = f'{left} left of the budget of "{known["data_set"]}"'
+    return textwrap.wrap(text, 80, initial_indent="  ledger      ", subsequent_indent=" " * 14)
 
 
 def _cell(value: float, decimals: int, width: int) -> str:

@@ -19,6 +19,7 @@ CODES: Mapping[str, tuple[int, ...]] = {
     "run": (0, 1, 2, 3, 4, 130),
     "generate": (0, 2, 4),
     "export": (0, 2, 4),
+    "ledger": (0, 2, 4),
     "doctor": (0, 4),
     "schema": (0,),
 }
@@ -54,6 +55,12 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "export": (("uudp export 20260101 --merge --to my-model", ""),),
     "account": (
         ("uudp account --noise-multiplier 1 --rate 0.01 --steps 1000 --delta 1e-5", ""),
+    ),
+    "ledger": (
+        ("uudp ledger budget mails --epsilon 10 --delta 1e-5", "all runs together"),
+        ("uudp ledger show mails", "what is left, and each run"),
+        ("uudp ledger verify 20260101", "the ledger, and a run's receipt"),
+        ("uudp ledger void 20260101-100000-a1b2c3", "crashed before training"),
     ),
     "policies": (
         ("uudp policies", "all plugins"),

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,14 +89,19 @@ def _run(
     spec: str, overrides: Sequence[str], resume: bool, which: str | None, yes: bool, not_private: bool, out: Path
 ) -> RunResult:
     from harness.cli.plan import describe
+    from harness.errors import BudgetError
     from harness.planning import make_plan
     from harness.running import run as execute
     from harness.spec import load_spec
 
     plan = make_plan(load_spec(spec, overrides))
+    if resume and plan.ledger is not None:  # it has reserved, and is itself part of what is spent
+        plan = replace(plan, ledger=replace(plan.ledger, refusal=None))
     for line in describe(plan.document()):
         console.err(line)
     console.err()
+    if plan.ledger is not None and plan.ledger.refusal is not None:
+        raise BudgetError(plan.ledger.refusal)
     _ask(yes)
     return execute(plan, out=out, resume=resume, run_id=which, not_private=not_private, observer=_console())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-import harness
 from harness.cache import machine_errors, secret_key
 from harness.data import asking, guard, portable
 from harness.data.quiet import LOG, Quiet
@@ -181,7 +181,9 @@ class Session:
     def _column(self, query: str, name: str, own: str, values: Sequence[object]) -> Answer:
         """A question of the harness itself, its statistic computed here."""
         keyed = hmac.new(self._users.fingerprint.encode(), own.encode(), hashlib.sha256).hexdigest()
-        statistic = Described(f"harness.data.sessions:{name}", json.dumps({"own": keyed}), harness.__version__)
+        statistic = Described(
+            f"harness.data.sessions:{name}", json.dumps({"own": keyed}), importlib.metadata.version("uudp")
+        )
         self._users.columns[statistic] = values
         try:
             return self._declared.answer(query, statistic)

@@ -53,6 +53,9 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
             choice = choose(basis, terms, median)
             mechanism = calibrate(proposal, proposal.epsilon, choice.terms)
             epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, accountant)
+            if asked.choice and median is None:
+                # What will be chosen may come nearer to the targets than what stands in for it.
+                epsilon = tuple(proposal.epsilon[g.name] for g in mechanism.groups)
         curve = epsilon_curve(mechanism, delta, accountant, spec.train.checkpoint_every) if delta is not None else []
         shown = trade_offs(mechanism, delta, accountant) if delta is not None else ()
         answered, largest, exposed = accountant, None, None

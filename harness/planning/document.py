@@ -44,7 +44,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "pending": list(plan.pending),
         "candidates": [] if plan.choice is None else [asdict(c) for c in plan.choice.candidates],
         "median_examples_per_user": None if plan.choice is None else plan.choice.median,
-        "ledger": None,
+        "ledger": None if plan.ledger is None else plan.ledger.document(),
         "epsilon_by_step": [list(point) for point in plan.curve],
         "model": {
             "base": spec.model.base,
@@ -152,8 +152,9 @@ def notes(plan: Plan) -> list[str]:
             "Groups are sampled differently: the same (ε, δ) then hides different trade-offs. δ(0) and the curve of "
             "each group say what its users are exposed to at other ε."
         )
-    found.append("No ledger: what other runs spent of this data set's budget is not recorded.")
-    return found
+    if plan.ledger is None:
+        return [*found, "No ledger (privacy.ledger: null): what runs on this data set spend is not recorded."]
+    return found + plan.ledger.notes()
 
 
 def _choice_in_words(plan: Plan) -> list[str]:

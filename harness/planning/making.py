@@ -13,6 +13,7 @@ from harness.data.tiers import Sensitivity
 from harness.errors import ArgumentError
 from harness.packages import name_of
 from harness.planning.completing import complete
+from harness.planning.fitting import look
 from harness.planning.plan import Basis, Plan, Population
 from harness.plugins import (
     Group,
@@ -44,6 +45,7 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     Raises:
         ArgumentError: The spec or the data it names are wrong.
         BudgetError: The budget can't be kept.
+        MachineError: The ledger does not answer.
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load_spec(spec, overrides)
     block = loaded.spec
@@ -64,7 +66,8 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     proposal = _propose(policy, groups, block.privacy.epsilon, loaded)
     # A public segment in which nobody is has no users to protect or to train on.
     groups = tuple(g for g in groups if population.weights[g.name] > 0)
-    return complete(Basis(loaded, source, rule, sensitivity, groups, proposal), population)
+    plan = complete(Basis(loaded, source, rule, sensitivity, groups, proposal), population)
+    return replace(plan, ledger=look(loaded, plan.guarantee))
 
 
 def _count(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | None:

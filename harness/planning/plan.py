@@ -16,6 +16,7 @@ from harness.spec import LoadedSpec, Spec
 if TYPE_CHECKING:
     from harness.planning.asking import Questions
     from harness.planning.choosing import Choice
+    from harness.planning.fitting import LedgerView
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Plan:
         trade_offs: Per group, δ at each of a few ε from 0 on; empty where all groups have one sampling rate.
         asked: What is asked about all users, and charged.
         choice: What the spec left open, and how it was chosen; None without privacy.
+        ledger: What the ledger said; None: the spec wants none.
     """
 
     basis: Basis
@@ -94,6 +96,7 @@ class Plan:
     trade_offs: tuple[tuple[tuple[float, float], ...], ...]
     asked: Questions
     choice: Choice | None
+    ledger: LedgerView | None = None
 
     @property
     def loaded(self) -> LoadedSpec:

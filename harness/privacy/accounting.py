@@ -262,3 +262,41 @@ def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accoun
     else:
         composed = _pld(event, max(scale, 1e-4) / 1000)
     return [float(composed.get_delta(mark)) for mark in marks]
+
+
+def rdp_at(mechanism: Mechanism, order: float, steps: int | None = None, *, any_group: bool = False) -> float:
+    """RDP (nats) of a run at one Rényi order: the maximum over its users; infinity where it has none.
+
+    Where levers wait for noisy answers, the run's RDP is not known beforehand: then it has none.
+
+    Args:
+        mechanism: What is executed.
+        order: The order, above 1.
+        steps: Only the first so many steps; None: all.
+        any_group: Which group a user is in follows from noisy answers.
+    """
+    from harness.privacy import renyi
+
+    if not mechanism.private or mechanism.choice:
+        return math.inf
+    events = {mechanism.holdout_event()} | ({mechanism.dominating_event()} if any_group else set())
+    events |= {mechanism.event(i, steps) for i in range(len(mechanism.groups))}
+    return max(renyi.rdp_at(event, order) for event in events)
+
+
+def bound_epsilon(mechanism: Mechanism, delta: float, accountant: Accountant, grid: float, steps: int) -> float:
+    """ε of a run's first steps, from above and in a fraction of a second: on one grid (nats), not refined.
+
+    Args:
+        mechanism: What is executed.
+        delta: δ.
+        accountant: With which ε is computed.
+        grid: Of the privacy loss distribution.
+        steps: So many first steps.
+    """
+    found, left = [], delta - mechanism.choice_delta
+    for event in {mechanism.event(i, steps) for i in range(len(mechanism.groups))}:
+        scale = rough_epsilon(event, left)
+        by_rdp = accountant == "rdp" or not 0 < scale <= LARGEST_PLD or _steps(event) >= MANY_STEPS
+        found.append(rdp_epsilon(event, left) if by_rdp else pld_epsilon(event, left, grid))
+    return choice_epsilon(mechanism, accountant) + max(found)

@@ -12,6 +12,44 @@ from harness.privacy.mechanism import Mechanism
 
 
 @dataclass(frozen=True)
+class Entered:
+    """That a run is in a ledger, and what that knew of the data set when the run began. Public.
+
+    Attributes:
+        url: The ledger's URL, without its password.
+        data_set: Name of the data set.
+        run: Id of the run.
+        sequence: Number of the run's entry.
+        hash: SHA-256 of that entry: with the number, the receipt.
+        spent_epsilon: ε of all other runs in sum; None for infinity (one of them had no noise).
+        spent_delta: δ of all other runs in sum.
+        holdout_fraction: The largest fraction of users that another run held out publicly.
+        holdout_file: Whether another run did so with the users of a file of their own.
+    """
+
+    url: str
+    data_set: str
+    run: str
+    sequence: int
+    hash: str
+    spent_epsilon: float | None
+    spent_delta: float
+    holdout_fraction: float
+    holdout_file: bool
+
+    def others(self) -> str:
+        """What the other runs spent, in a sentence."""
+        if self.spent_epsilon is None:
+            return "The ledger held a run without noise when this run began, which promises nothing to anybody."
+        if self.spent_epsilon == 0:
+            return "The ledger counted no other when this run began."
+        return (
+            f"When this run began, the ledger counted ε = {_up(self.spent_epsilon)} and "
+            f"δ = {_six_digits_up(self.spent_delta)} for them in sum."
+        )
+
+
+@dataclass(frozen=True)
 class Guarantee:
     """What a run promises, and under which assumptions. Public.
 
@@ -28,6 +66,7 @@ class Guarantee:
         holdout_file: Whether the users of a separate evaluation file gave up protection, in place of a fraction.
         largest: ε of any user, where the groups themselves follow from noisy answers; None: they don't.
         holdout: ε of hold-out users, where they are protected as well; None: they are not, or there are none.
+        ledger: The run's entry in a ledger; None: none was kept, or the run has not begun.
     """
 
     mechanism: Mechanism
@@ -42,6 +81,7 @@ class Guarantee:
     holdout_file: bool = False
     largest: float | None = None
     holdout: float | None = None
+    ledger: Entered | None = None
 
     @property
     def total(self) -> float | None:
@@ -75,6 +115,7 @@ class Guarantee:
             "holdout": self._holdout(),
             "charges": [asdict(charge) for charge in (*self.mechanism.charges, *self.mechanism.choice)],
             "data": {"name": self.data_name, "visibility": self.data_visibility},
+            "ledger": None if self.ledger is None else asdict(self.ledger),
             "computational": True,
             "status": status,
             "steps_completed": steps_completed,
@@ -151,7 +192,8 @@ class Guarantee:
         found = [
             "What other users' records say or quote about a person.",
             "One person who appears under several ids: such a person's ε and δ grow with the number of ids.",
-            "Other runs on the same data: their ε and δ add up. This version keeps no ledger of them.",
+            "Other runs on the same data: their ε and δ add up. "
+            + ("No ledger of them was kept." if self.ledger is None else self.ledger.others()),
             "The base model: what it learnt before from whatever it was trained on.",
             "Whether there were records that could not be used: the console says so, though not how many or which.",
         ]
@@ -166,6 +208,19 @@ class Guarantee:
                 0,
                 "The users of the evaluation file, as far as they are not trained on: they gave up protection, and "
                 "exact statistics of their texts are published.",
+            )
+        if self.ledger is not None and self.ledger.holdout_fraction > self.holdout_fraction:
+            found.insert(
+                0,
+                f"Users that other runs on these data held out (about {100 * self.ledger.holdout_fraction:g} % of all, "
+                "picked by a salted hash of their name): they gave up protection, and exact statistics of their texts "
+                "are published.",
+            )
+        if self.ledger is not None and self.ledger.holdout_file and not self.holdout_file:
+            found.insert(
+                0,
+                "Users of the evaluation files of other runs on these data: they gave up protection, and exact "
+                "statistics of their texts are published.",
             )
         if self.own_records:
             found.append("A user's group, and so that user's own ε, which depend on their records: never publish them.")

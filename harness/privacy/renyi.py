@@ -45,7 +45,7 @@ def accountant(orders: Sequence[float] | None = None) -> MixtureRdpAccountant:
 def rdp_at(event: dp_event.DpEvent, order: float) -> float:
     """The Rényi DP of an event at one order above 1: what a Rényi filter adds up."""
     composed = accountant([order]).compose(event)
-    return float(composed._rdp[0])
+    return float(composed.rdp[0])
 
 
 @functools.lru_cache(maxsize=256)

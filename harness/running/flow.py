@@ -24,6 +24,7 @@ from harness.files import as_json, write_private, write_released
 from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key
 from harness.running.folders import (
+    ENTRY,
     FAILED,
     FINISHED,
     INTERRUPTED,
@@ -40,6 +41,7 @@ from harness.running.folders import (
     status_of,
     write_privacy,
 )
+from harness.running.spending import Spending, entered
 from harness.running.watching import Observer, Watch
 from harness.training.job import Failure, Folder, Job
 from harness.training.ray import check_shadows
@@ -87,8 +89,9 @@ def run(
     Raises:
         ArgumentError: No consent to train without privacy, nothing to resume, or something else was asked than what
             the interrupted run did.
+        BudgetError: The ledger has not enough left for it, or gave its reservation back.
         Interrupted: Stopped on request; resumable.
-        MachineError: This machine can't run it.
+        MachineError: This machine can't run it, or the ledger does not answer.
         UserError: Training failed for a reason given.
     """
     observer = observer or Observer()
@@ -97,14 +100,14 @@ def run(
     check_shadows(Path.cwd())
     _device(plan)
     folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
-    with lease(folder), _interrupts_told(plan, folder):
+    with lease(folder), _interrupts_told(plan, folder), entered(plan, folder, resume, observer) as spending:
         if resume and status_of(folder) == TRAINED:
             check_promise(plan, folder)
         else:
             job = _prepare(plan, folder, observer, resume, _key)
-            _train(plan, folder, job, observer)
+            _train(plan, folder, job, observer, spending)
             set_status(plan, folder, TRAINED)
-        return _finish(plan, folder)
+        return _finish(plan, folder, spending)
 
 
 # --- the folder ---------------------------------------------------------------------------------------------
@@ -137,7 +140,7 @@ def _begun(folder: Folder) -> bool:
     if (folder.private / "run.json").exists():
         return True
     destroy_key(folder.key)
-    if {path.name for path in folder.private.iterdir()} <= {folder.lease.name, "job.json", folder.members.name}:
+    if {path.name for path in folder.private.iterdir()} <= {folder.lease.name, "job.json", ENTRY, folder.members.name}:
         shutil.rmtree(folder.root, ignore_errors=True)
     return False
 
@@ -216,8 +219,11 @@ def _yaml(plan: Plan) -> str:
 # --- training -----------------------------------------------------------------------------------------------
 
 
-def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
+def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: Spending) -> None:
     from harness.training import ray
+
+    # From here on a model reads what is private, and the run is charged whole.
+    spending.touch()
 
     folder.stop.unlink(missing_ok=True)
     folder.progress.unlink(missing_ok=True)
@@ -225,10 +231,11 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
     compute = plan.spec.compute
     observer.note(f"training: {compute.workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
     try:
-        with _first_interrupt_asks(folder, observer) as check:
+        with _first_interrupt_asks(folder, observer) as check, spending.guarded(folder, observer) as guard:
 
             def tick() -> None:
                 watch.look()
+                guard()
                 check()
 
             ray.fit(folder.root, compute, job.device, tick)
@@ -241,6 +248,7 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer) -> None:
     watch.look()
     if not _complete(plan, folder):
         set_status(plan, folder, INTERRUPTED)
+        spending.raise_lost(folder)
         raise Interrupted(f"stopped with a checkpoint ({folder.root})", run_id=folder.root.name)
 
 
@@ -290,7 +298,7 @@ def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[Callab
 # --- after training -----------------------------------------------------------------------------------------
 
 
-def _finish(plan: Plan, folder: Folder) -> RunResult:
+def _finish(plan: Plan, folder: Folder, spending: Spending) -> RunResult:
     """Everything after training. Interrupted anywhere, it can be done again."""
     from harness.reporting.model_card import model_card
     from harness.reporting.report import write_report
@@ -300,6 +308,7 @@ def _finish(plan: Plan, folder: Folder) -> RunResult:
     destroy_key(folder.key)
     shutil.rmtree(folder.private / "checkpoints", ignore_errors=True)
     shutil.rmtree(folder.private / "ray", ignore_errors=True)
+    spending.finish()
     write_privacy(plan, folder, FINISHED)
     summary = summarize(folder.root)
     write_released(folder.adapter / "README.md", model_card(folder.root))

@@ -6,6 +6,7 @@ In `private/` lies what a resumed run needs to repeat the very same draws.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,10 +21,13 @@ from harness.errors import ArgumentError, MachineError
 from harness.files import as_json, hold, is_locked, write_private, write_released
 from harness.planning import Plan
 from harness.plugins import suggest
+from harness.privacy.guarantee import Entered, Guarantee
 from harness.training.job import Folder
 from harness.training.model import Base
 
 FINISHED, TRAINED, RUNNING, INTERRUPTED, FAILED = "finished", "trained", "running", "interrupted", "failed"
+ENTRY = "ledger.json"
+"""In the private folder: the run's entry in the ledger."""
 LEASE_SECONDS = 2.0
 """So long a run waits for its own lease: another command may be looking whether it is free."""
 
@@ -155,7 +159,7 @@ def check_same(folder: Folder, parts: Mapping[str, str]) -> None:
 def check_promise(plan: Plan, folder: Folder) -> None:
     """What is left of a trained run is to state its guarantee: it must be the one it was trained under."""
     stated = json.loads((folder.root / "privacy.json").read_text())
-    planned = plan.guarantee.document(stated["status"], stated["steps_completed"])
+    planned = guarantee_of(plan, folder).document(stated["status"], stated["steps_completed"])
     before, now = json.loads((folder.root / "plan.json").read_text()), json.loads(json.dumps(plan.document()))
     for part in ("model", "train"):
         if any(before[part].get(key) != value for key, value in now[part].items()):
@@ -164,6 +168,22 @@ def check_promise(plan: Plan, folder: Folder) -> None:
             )
     if stated != json.loads(json.dumps(planned)):
         raise ArgumentError(f"{folder.root} was trained under another guarantee: it can't be finished with this spec")
+
+
+def guarantee_of(plan: Plan, folder: Folder) -> Guarantee:
+    """A run's guarantee, with its entry in the ledger if it has one."""
+    return dataclasses.replace(plan.guarantee, ledger=entry_of(folder))
+
+
+def entry_of(folder: Folder) -> Entered | None:
+    """A run's entry in the ledger, as it was noted when the run reserved."""
+    path = folder.private / ENTRY
+    return Entered(**json.loads(path.read_text())) if path.exists() else None
+
+
+def save_entry(folder: Folder, entered: Entered) -> None:
+    """Notes a run's entry in the ledger."""
+    write_private(folder.private / ENTRY, as_json(dataclasses.asdict(entered)).encode())
 
 
 def status_of(folder: Folder) -> str:
@@ -183,7 +203,7 @@ def set_status(plan: Plan, folder: Folder, status: str, parts: Mapping[str, str]
 def write_privacy(plan: Plan, folder: Folder, status: str) -> None:
     """States the guarantee, and how many steps were released under it."""
     steps = plan.mechanism.steps if status in (TRAINED, FINISHED) else _released_steps(folder)
-    write_released(folder.root / "privacy.json", as_json(plan.guarantee.document(status, steps)))
+    write_released(folder.root / "privacy.json", as_json(guarantee_of(plan, folder).document(status, steps)))
 
 
 def _released_steps(folder: Folder) -> int:

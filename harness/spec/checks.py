@@ -20,6 +20,7 @@ from harness.plugins import (
     Segmenter,
     suggest,
 )
+from harness.spec.ledger_url import DEFAULT_LEDGER, holds_password, ledger_problem
 from harness.spec.merging import Merged
 from harness.spec.models import MOST_PLD_STEPS, Spec, TextBlock, private_columns
 from harness.spec.plugin_blocks import add_plugin_error
@@ -77,6 +78,7 @@ def check(draft: Draft) -> None:
     _text(draft)
     _columns(draft)
     _delta(draft)
+    _ledger(draft)
     _optimizer(draft)
     _steps(draft)
     _evaluation(draft)
@@ -234,6 +236,18 @@ def _delta(draft: Draft) -> None:
         return
     if draft.spec.data.population != "public":
         draft.merged.add_missing(("privacy", "delta"), "must be given where data.population is not public")
+
+
+def _ledger(draft: Draft) -> None:
+    """A URL of a database that is known. It is never quoted, and a spec is copied to where everybody may read it."""
+    url = draft.spec.privacy.ledger
+    if url is None or url == DEFAULT_LEDGER or not draft.sure("privacy.ledger"):
+        return
+    if problem := ledger_problem(url):
+        draft.merged.add(("privacy", "ledger"), problem)
+    elif holds_password(url):
+        message = "holds a password, and specs are copied into runs; leave it to UUDP_LEDGER, PGPASSWORD or ~/.pgpass"
+        draft.merged.add(("privacy", "ledger"), message)
 
 
 def _optimizer(draft: Draft) -> None:

@@ -198,7 +198,9 @@ def _drop_nulls(data: dict[str, Any], model: type[BaseModel]) -> None:
         if name not in data:
             continue
         if data[name] is None and not field.is_required():
-            del data[name]
+            # Where the default is not null and null is allowed, null says something of its own: no ledger.
+            if field.default is None or type(None) not in get_args(field.annotation):
+                del data[name]
             continue
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(data[name], dict) and isinstance(kind, type) and issubclass(kind, BaseModel):

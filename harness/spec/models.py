@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
+from harness.spec.ledger_url import DEFAULT_LEDGER
+
 # Every number has bounds, generous ones: beyond them lies a mistake, or what no accountant and no machine can do.
 MOST_USERS = 10**10
 MOST_STEPS = 1_000_000
@@ -220,8 +222,12 @@ class PrivacyBlock(Block):
     accountant: Literal["pld", "rdp"] = Field(
         default="pld", description="pld is tight; rdp is faster for very many steps, and bounds ε less tightly"
     )
-    ledger: None = Field(default=None, description="URL of the ledger; this version has none")
     session: SessionBlock = SessionBlock()
+    ledger: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        default=DEFAULT_LEDGER,
+        description="sqlite:///FILE or postgresql://HOST/DATABASE: where budgets of data sets are kept; default: "
+        "what UUDP_LEDGER names, else a file in the home folder; null: no ledger",
+    )
 
 
 class SamplingBlock(Block):

@@ -34,7 +34,6 @@ _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     ("sweep", _given, False),
     ("audit", _given, False),
     *((name, _one_of(*values), True) for name, values in _VALUES.items()),
-    ("privacy.ledger", _given, False),
     ("train.schedule", _given, False),
     ("compute.workers", _block, True),
     ("compute.deepspeed.offload", lambda value: _given(value) and value != "none", False),

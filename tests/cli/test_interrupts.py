@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.run import resume_command
+from harness.privacy.ledger import Ledger
 from tests.launching import Process, Workplace, read_json, released_step
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.ray]
@@ -78,6 +79,7 @@ def test_before_training_nothing_is_left(place: Workplace, source: str, stage: s
     assert process.wait() == 130
     assert "Traceback" not in process.err
     assert place.runs() == []
+    assert not any(run.counts for run in Ledger(place.ledger).account("made").runs)  # nothing was spent
     corpora = place.folder / "cache" / "corpora"
     assert not corpora.exists() or [p for p in corpora.iterdir() if p.is_dir()] == []
     last = process.err.splitlines()[-1]

@@ -76,7 +76,10 @@ def test_the_json_document(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert document["name"] == "tiny"
     assert document["private"] is True
     assert document["sampling"]["unit"] == "user"
-    assert document["ledger"] is None
+    assert document["ledger"]["budget"] is None
+    assert document["ledger"]["remaining_epsilon"] is None
+    assert document["ledger"]["fits"] is True
+    assert planned(capsys, "spec.yaml", "privacy.ledger=null")["ledger"] is None
     assert document["charges"] == []
     assert document["denominator"] == pytest.approx(8)
     by_name = {g["name"]: g for g in document["groups"]}

@@ -143,10 +143,23 @@ def test_overrides(override: str, line: str, tiny: str, write: Any) -> None:
 def test_reserved_blocks_may_be_empty(tiny: str, write: Any) -> None:
     empty = "sensitivity: null\nsweep: {}\naudit:\nreport: {trackers: []}\nevaluation:\n"
     text = tiny.replace("norm: 0.5", "norm: 0.5, type: null").replace("stage: 2", "stage: 2, offload: none")
-    text = text.replace("delta: 1e-6", "delta: 1e-6, ledger: null").replace("steps: 10", "steps: 10\n  schedule: {}")
+    text = text.replace("delta: 1e-6", "delta: 1e-6, accountant: null").replace(
+        "steps: 10", "steps: 10\n  schedule: {}"
+    )
     spec = load_spec(write(text + empty)).spec
-    assert spec.privacy.ledger is None
+    assert spec.privacy.accountant == "pld"
     assert spec.report.html is True
+
+
+def test_no_ledger_is_something_else_than_the_default_one(tiny: str, write: Any) -> None:
+    """Red when null is dropped, as it is where leaving a key out means the same."""
+    assert load_spec(write(tiny)).spec.privacy.ledger == "default"
+    none = write(tiny.replace("delta: 1e-6", "delta: 1e-6, ledger: null"))
+    assert load_spec(none).spec.privacy.ledger is None
+    assert load_spec(none).resolved["privacy"]["ledger"] is None
+    assert load_spec(write(tiny), ["privacy.ledger=null"]).spec.privacy.ledger is None
+    given = write(tiny.replace("delta: 1e-6", "delta: 1e-6, ledger: 'postgresql+psycopg://ann@db:5433/books'"))
+    assert load_spec(given).spec.privacy.ledger == "postgresql+psycopg://ann@db:5433/books"
 
 
 def test_public_weights_need_public_segments(tiny: str, write: Any) -> None:

@@ -1,0 +1,64 @@
+"""Processes that want the last of a budget at the same moment: exactly what fits is admitted, on both databases."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from harness.errors import BudgetError
+from harness.privacy.ledger import Ledger, Request
+
+RACES = 1000
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def racer(url: str, number: int, races: int, start: Any, answers: Any) -> None:
+    """Waits for the others before each race, and asks for its share: 0.3 of a budget of 1 that holds three of them."""
+    ledger = Ledger(url)
+    admitted = []
+    for race in range(races):
+        request = Request(f"race-{race}-{number}", f"set-{race}", 0.3, 1e-6, 1, "d" * 64, "race")
+        start.wait()
+        try:
+            ledger.reserve(request, lambda order: 0.3)
+            admitted.append(race)
+        except BudgetError:
+            pass
+    answers.put(admitted)
+
+
+@contextmanager
+def raced(url: str, processes: int, races: int) -> Iterator[list[int]]:
+    """So many races of so many processes; yields in how many each process was admitted."""
+    start, answers = SPAWN.Barrier(processes), SPAWN.Queue()
+    started = [SPAWN.Process(target=racer, args=(url, n, races, start, answers)) for n in range(processes)]
+    for one in started:
+        one.start()
+    try:
+        yield [race for _ in started for race in answers.get(timeout=280)]
+    finally:
+        for one in started:
+            one.join(10)
+            one.kill()
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_races_for_the_last_of_a_budget(url: str, processes: int) -> None:
+    """Red when a reservation looks at what is left outside the transaction, or without its lock.
+
+    Budgets of 0.5 hold one run of 0.3 (two processes race for it); budgets of 1.0 hold three (of eight).
+    """
+    ledger, fits = Ledger(url), 1 if processes == 2 else 3
+    for race in range(RACES):
+        ledger.set_budget(f"set-{race}", 0.5 if processes == 2 else 1.0, 1e-4)
+    with raced(url, processes, RACES) as admitted:
+        assert [admitted.count(race) for race in range(RACES)] == [fits] * RACES
+    count, problems = ledger.verify()
+    assert problems == []
+    assert count == RACES * (1 + fits)
+    for race in (0, RACES // 2, RACES - 1):
+        assert len(ledger.account(f"set-{race}").runs) == fits
