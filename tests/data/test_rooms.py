@@ -98,7 +98,10 @@ def test_what_is_printed_warned_or_logged_goes_to_the_private_log(tmp_path, capf
 def test_whoever_fails_on_one_user_is_asked_about_the_next(how, tmp_path, capfd):
     """Red when a failure ends the room, when the clock is not started, or when an answer may be of any length."""
     with room(rules.Failing(how), tmp_path, seconds=1) as them:
+        them.ask(BOB)
+        process = them._room.process
         assert [them.ask(user).answer for user in (BOB, ANN, BOB)] == [1.0, None if how != "forged" else 1e9, 1.0]
+        assert them._room.process is process
     assert capfd.readouterr() == ("", "")
     if how in ("raises", "exits"):
         assert SECRET in log(tmp_path)
