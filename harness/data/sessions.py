@@ -203,7 +203,13 @@ class _Local:
 
 
 def open_session(
-    corpus: Corpus, users: Ints, queries: Sequence[Query], randomness: Randomness, private_dir: Path, cache_dir: Path
+    corpus: Corpus,
+    users: Ints,
+    queries: Sequence[Query],
+    randomness: Randomness,
+    private_dir: Path,
+    cache_dir: Path,
+    record: str = RECORD,
 ) -> Session:
     """Opens the session of a run, or opens it again after a crash.
 
@@ -214,8 +220,9 @@ def open_session(
         users: The numbers of the training users.
         queries: Everything that may be asked, the segmenter's and the harness's own.
         randomness: The run's.
-        private_dir: Of the run: gets `session.json`.
+        private_dir: Of the run: gets the record of the answers.
         cache_dir: Keeps answers for other runs on the same data.
+        record: Name of the file of the answers.
 
     Raises:
         ArgumentError: The queries can't be declared like that.
@@ -231,6 +238,6 @@ def open_session(
     who = _Users(corpus, with_records, fingerprint.hexdigest(), private_dir, refused, ["the harness"], [False], {})
     kept = AnswerFolder(cache_dir / ANSWERS)
     try:
-        return Session(DeclaredSession(queries, who, randomness, private_dir / RECORD, kept), who)
+        return Session(DeclaredSession(queries, who, randomness, private_dir / record, kept), who)
     except PluginError as error:
         raise ArgumentError(f"session: {error.message}") from None

@@ -5,7 +5,8 @@ Reads declared constants and, where the spec declares them public, user names an
 
 from __future__ import annotations
 
+from harness.planning.completing import settle
 from harness.planning.making import make_plan
 from harness.planning.plan import Plan, Population, noise_to_signal
 
-__all__ = ["Plan", "Population", "make_plan", "noise_to_signal"]
+__all__ = ["Plan", "Population", "make_plan", "noise_to_signal", "settle"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import shutil
 import signal
 import threading
@@ -15,14 +14,13 @@ from typing import Any
 import yaml
 
 from harness.data.corpus import build_corpus, default_cache_dir, describe_bad_records
-from harness.data.groups import assign_groups
 from harness.data.sources.base import Columns
 from harness.data.store import Corpus
-from harness.data.tiers import assign_tiers
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
-from harness.files import as_json, write_private, write_released
+from harness.files import as_json, write_released
 from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key
+from harness.running.answers import ask, assigned_groups, save_groups, settled
 from harness.running.folders import (
     ENTRY,
     FAILED,
@@ -44,6 +42,7 @@ from harness.running.folders import (
 from harness.running.spending import Spending, entered
 from harness.running.watching import Observer, Watch
 from harness.training.job import Failure, Folder, Job
+from harness.training.model import Base
 from harness.training.ray import check_shadows
 
 
@@ -102,9 +101,10 @@ def run(
     folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
     with lease(folder), _interrupts_told(plan, folder), entered(plan, folder, resume, observer) as spending:
         if resume and status_of(folder) == TRAINED:
+            plan = settled(plan, folder)
             check_promise(plan, folder)
         else:
-            job = _prepare(plan, folder, observer, resume, _key)
+            plan, job = _prepare(plan, folder, observer, resume, spending, _key)
             _train(plan, folder, job, observer, spending)
             set_status(plan, folder, TRAINED)
         return _finish(plan, folder, spending)
@@ -123,13 +123,13 @@ def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
             shutil.rmtree(folder.root, ignore_errors=True)
             raise Interrupted("stopped before training; nothing was spent, and nothing is left") from None
         if status_of(folder) == RUNNING:
-            set_status(plan, folder, INTERRUPTED)
+            set_status(settled(plan, folder), folder, INTERRUPTED)
         raise Interrupted(f"stopped; what was durable is kept ({folder.root})", run_id=folder.root.name) from None
     except Exception as error:
         # Being refused changes nothing of a run that has begun.
         if _begun(folder) and not isinstance(error, ArgumentError) and status_of(folder) not in (FAILED, FINISHED):
             if status_of(folder) == RUNNING:
-                set_status(plan, folder, INTERRUPTED)
+                set_status(settled(plan, folder), folder, INTERRUPTED)
             if isinstance(error, UserError):
                 error.run_id = folder.root.name
         raise
@@ -148,7 +148,10 @@ def _begun(folder: Folder) -> bool:
 # --- before training ----------------------------------------------------------------------------------------
 
 
-def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: bytes | None) -> Job:
+def _prepare(
+    plan: Plan, folder: Folder, observer: Observer, resume: bool, spending: Spending, key: bytes | None
+) -> tuple[Plan, Job]:
+    """Everything before the first step; returns what is trained, which waits for nothing any more."""
     from harness.training import model
 
     spec = plan.spec
@@ -173,34 +176,36 @@ def _prepare(plan: Plan, folder: Folder, observer: Observer, resume: bool, key: 
     parts = run_parts(plan, corpus, base)
     if resume:
         check_same(folder, parts)
+    else:
+        if not plan.asked.pending:  # groups that can't be assigned leave nothing behind
+            save_groups(assigned_groups(plan, corpus, folder, cache), folder)
+        create_key(folder.key, key)
+        write_released(folder.root / "spec.yaml", _yaml(plan))
+        _write_plan(plan, base, folder)
+    set_status(settled(plan, folder), folder, RUNNING, parts)
+    if plan.asked.pending:
+        spending.touch()
+        plan = _ask(plan, corpus, base, folder, cache, observer)
     job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan))
     job.save(folder.root)
-    if not resume:
-        _save_groups(plan, corpus, folder)
-        create_key(folder.key, key)
-        document = {**plan.document(), "model": {**plan.document()["model"], "origin": base.origin}}
-        write_released(folder.root / "spec.yaml", _yaml(plan))
-        write_released(folder.root / "plan.json", as_json(document))
-    set_status(plan, folder, RUNNING, parts)
-    return job
+    return plan, job
 
 
-def _save_groups(plan: Plan, corpus: Corpus, folder: Folder) -> None:
-    """Writes each user's group, as an index into the mechanism's; -1 for groups without training users. Private."""
-    import numpy as np
+def _ask(plan: Plan, corpus: Corpus, base: Base, folder: Folder, cache: Path, observer: Observer) -> Plan:
+    """The private session, if it was not held before; what it says is noisy, and may be shown."""
+    observer.note("session: asking for noisy answers, which are charged")
+    groups = assigned_groups(plan, corpus, folder, cache)
+    save_groups(groups, folder)
+    found = ask(plan, corpus, groups, folder, cache)
+    _write_plan(found, base, folder)
+    set_status(found, folder, RUNNING)
+    return found
 
-    segments = plan.segmenter.segments or ()
-    assigned = assign_groups(corpus, plan.segmenter, segments, private_dir=folder.private)
-    tiers = plan.sensitivity.names if plan.sensitivity is not None else (None,)
-    if plan.sensitivity is not None:
-        assigned = assigned.astype(np.int64) * len(tiers) + assign_tiers(
-            corpus, plan.sensitivity, private_dir=folder.private
-        )
-    index = {(g.segment, g.tier): i for i, g in enumerate(plan.groups)}
-    places = np.array([index.get((s, t), -1) for s in segments for t in tiers], dtype=np.int16)
-    content = io.BytesIO()
-    np.save(content, places[assigned], allow_pickle=False)
-    write_private(folder.members, content.getvalue())
+
+def _write_plan(plan: Plan, base: Base, folder: Folder) -> None:
+    document = plan.document()
+    document["model"] = {**document["model"], "origin": base.origin}
+    write_released(folder.root / "plan.json", as_json(document))
 
 
 def _device(plan: Plan) -> str:

@@ -22,6 +22,7 @@ from harness.files import as_json, hold, is_locked, write_private, write_release
 from harness.planning import Plan
 from harness.plugins import suggest
 from harness.privacy.guarantee import Entered, Guarantee
+from harness.privacy.mechanism import Mechanism
 from harness.training.job import Folder
 from harness.training.model import Base
 
@@ -68,7 +69,7 @@ def find_unfinished(plan: Plan, out: Path, run_id: str | None = None) -> Folder:
     if not unfinished:
         raise ArgumentError(f"there is no unfinished run of {plan.spec.name} in {out}")
     free = [folder for folder in unfinished if not is_locked(folder.lease)]
-    same = [folder for folder in free if _mechanism_digest(folder) == plan.mechanism.digest]
+    same = [folder for folder in free if _is_of(folder, plan.mechanism)]
     return (same or free or unfinished)[0]
 
 
@@ -86,11 +87,12 @@ def _named(run_id: str, found: Sequence[Folder], below: Path) -> Folder:
     return hits[0]
 
 
-def _mechanism_digest(folder: Folder) -> str | None:
+def _is_of(folder: Folder, mechanism: Mechanism) -> bool:
     try:
-        return str(json.loads((folder.root / "plan.json").read_text())["mechanism_digest"])
+        parts = json.loads((folder.private / "run.json").read_text())["parts"]
+        return bool(parts["mechanism"] == _sha256(mechanism.digest))
     except (OSError, ValueError, KeyError):
-        return None
+        return False
 
 
 @contextlib.contextmanager

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
-
-from pydantic import Field, FiniteFloat
-
-from harness.plugins import Group, Lever, NoisePolicy, PluginError, PluginParameters, Proposal, resolve_by_group
+from harness.plugins import Lever
+from policies.noise.targets import TargetedPolicy, TargetParameters
 
 
-class ScaleParameters(PluginParameters):
+class ScaleParameters(TargetParameters):
     """Parameters of `scale`."""
 
-    epsilon: dict[str, Annotated[FiniteFloat, Field(ge=0.01, le=1000)]] = Field(
-        min_length=1, description='target ε by segment, by tier or by "segment/tier"; at most privacy.epsilon'
-    )
 
-
-class Scale(NoisePolicy):
+class Scale(TargetedPolicy):
     """Each group gets its own target ε by its own clip norm; the noise and the sampling rate are the same for all.
 
     A group's protection depends on noise / clip norm. So a stricter group is clipped harder: its users count for
@@ -29,10 +21,4 @@ class Scale(NoisePolicy):
 
     Parameters = ScaleParameters
     parameters: ScaleParameters
-
-    def propose(self, groups: Sequence[Group], epsilon: float) -> Proposal:
-        """The targets of the spec, to be reached by clip norms."""
-        for name, target in self.parameters.epsilon.items():
-            if target > epsilon:
-                raise PluginError(f"{target:g} is above privacy.epsilon ({epsilon:g})", ("epsilon", name))
-        return Proposal(resolve_by_group(self.parameters.epsilon, groups, "epsilon"), Lever.CLIP_NORM)
+    lever = Lever.CLIP_NORM

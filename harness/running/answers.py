@@ -1,0 +1,135 @@
+"""The private session of a run: asked once, before training, and never again; a resumed run is told the same.
+
+What is asked is what the mechanism was charged for, and nothing else: the questions are made from its charges.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.data.groups import assign_groups
+from harness.data.sessions import Session, examples_query, group_sizes_query, open_session
+from harness.data.store import Corpus
+from harness.data.tiers import assign_tiers
+from harness.files import as_json, write_private
+from harness.planning import Plan, Population, settle
+from harness.planning.asking import EXAMPLES, GROUPS
+from harness.planning.completing import weights_of
+from harness.plugins import SessionSegmenter
+from harness.privacy.randomness import load_key
+from harness.queries import Query
+from harness.training.job import Folder
+
+COUNTS = "counts.json"
+"""In the private folder: the answers to the harness's own questions."""
+
+
+def assigned_groups(plan: Plan, corpus: Corpus, folder: Folder, cache: Path) -> npt.NDArray[np.int16]:
+    """Each user's group, as an index into the mechanism's; -1 for groups without training users. Private.
+
+    Where groups are learnt, the segmenter asks its session here: its charge must have been reserved and touched.
+    """
+    segmenter = plan.segmenter
+    segments = segmenter.segments or ()
+    session = None
+    if isinstance(segmenter, SessionSegmenter):
+        charged = {c.what: c.noise_multiplier for c in plan.mechanism.charges}
+        if any(charged.get(f"segmentation: {q.name}") != q.noise_multiplier for q in segmenter.queries):
+            raise RuntimeError("a query of the segmentation is not what was accounted")
+        session = _open(corpus, tuple(segmenter.queries), folder, cache, None)
+    assigned: npt.NDArray[np.integer] = assign_groups(
+        corpus, segmenter, segments, private_dir=folder.private, session=session
+    )
+    tiers = plan.sensitivity.names if plan.sensitivity is not None else (None,)
+    if plan.sensitivity is not None:
+        assigned = assigned.astype(np.int64) * len(tiers) + assign_tiers(
+            corpus, plan.sensitivity, private_dir=folder.private
+        )
+    index = {(g.segment, g.tier): i for i, g in enumerate(plan.groups)}
+    places = np.array([index.get((s, t), -1) for s in segments for t in tiers], dtype=np.int16)
+    found: npt.NDArray[np.int16] = places[assigned]
+    return found
+
+
+def save_groups(groups: npt.NDArray[np.int16], folder: Folder) -> None:
+    """Writes each user's group for the workers. Private."""
+    content = io.BytesIO()
+    np.save(content, groups, allow_pickle=False)
+    write_private(folder.members, content.getvalue())
+
+
+def ask(plan: Plan, corpus: Corpus, groups: npt.NDArray[np.int16], folder: Folder, cache: Path) -> Plan:
+    """Asks what the plan waits for, and settles it.
+
+    Args:
+        plan: With everything reserved and touched.
+        corpus: All users.
+        groups: Of every user. Private.
+        folder: The run's, with its key.
+        cache: Keeps answers for other runs on the same data.
+
+    Returns:
+        The plan that is executed; the same one where nothing was asked.
+
+    Raises:
+        BudgetError: The settled plan would not be the accounted one.
+    """
+    queries = _queries(plan)
+    if not queries:
+        return plan
+    session = _open(corpus, queries, folder, cache, COUNTS)
+    names = {query.name for query in queries}
+    counts: dict[str, float] = {}
+    if GROUPS in names:
+        noisy = session.group_sizes(groups, GROUPS).noisy
+        counts = {g.name: value for g, value in zip(plan.groups, noisy, strict=True)}
+    median = float(session.examples_per_user(EXAMPLES).value) if EXAMPLES in names else None  # type: ignore[arg-type]
+    write_private(_settled(folder), as_json({"counts": counts, "median": median}).encode())
+    return settled(plan, folder)
+
+
+def settled(plan: Plan, folder: Folder) -> Plan:
+    """The plan with the answers that the run was given; the plan itself while there are none."""
+    path = _settled(folder)
+    if not path.exists():
+        return plan
+    answers = json.loads(path.read_text())
+    return settle(plan, _population(plan, answers["counts"]), answers["median"])
+
+
+def _settled(folder: Folder) -> Path:
+    return folder.private / "settled.json"
+
+
+def _population(plan: Plan, counts: dict[str, float]) -> Population:
+    found = plan.population
+    if not counts:
+        return found
+    if found.source == "noisy":
+        found = dataclasses.replace(found, users=sum(max(1.0, value) for value in counts.values()))
+    if found.weights_source == "noisy" and len(counts) > 1:
+        found = dataclasses.replace(found, weights={**found.weights, **weights_of(counts)})
+    return dataclasses.replace(found, known=True)
+
+
+def _queries(plan: Plan) -> tuple[Query, ...]:
+    """The harness's own questions, each with the noise that was accounted."""
+    found = []
+    for charge in (*plan.mechanism.charges, *plan.mechanism.choice):
+        if charge.what == GROUPS:
+            found.append(group_sizes_query([g.name for g in plan.groups], charge.noise_multiplier, GROUPS))
+        elif charge.what == EXAMPLES:
+            found.append(examples_query(charge.noise_multiplier, name=EXAMPLES))
+    return tuple(found)
+
+
+def _open(corpus: Corpus, queries: tuple[Query, ...], folder: Folder, cache: Path, record: str | None) -> Session:
+    users = corpus.users(holdout=False)
+    more = {} if record is None else {"record": record}
+    return open_session(corpus, users, queries, load_key(folder.key), folder.private, cache, **more)
