@@ -55,9 +55,9 @@ def describe(document: Mapping[str, Any]) -> list[str]:
     else:
         lines.append("  guarantee   NONE: trained without noise, NOT PRIVATE")
     lines += [
-        f"  users       {population['users']:g} to train on ({population['from']})",
-        f"  mechanism   {document['steps']} steps of {document['denominator']:.4g} expected users, "
-        f"noise std {document['noise_std']:.4g}",
+        f"  users       {_known(population['users'])} to train on ({population['from']})",
+        f"  mechanism   {document['steps']} steps of {_known(document['denominator'], 4)} expected "
+        f"{document['sampling']['unit']}s, noise std {document['noise_std']:.4g}",
         f"  digest      {document['mechanism_digest'][:16]}",
         "",
         f"  {'group':<20}{'weight':>7}{'ε':>8}{'clip':>9}{'σ':>8}{'rate':>9}{'noise/signal':>14}",
@@ -65,16 +65,58 @@ def describe(document: Mapping[str, Any]) -> list[str]:
     for g in document["groups"]:
         name, epsilon = console.shortened(g["name"], 19), f.epsilon(g["epsilon"])
         lines.append(
-            f"  {name:<20}{g['weight']:>7.3f}{epsilon:>8}{_cell(g['clip_norm'], 4, 9)}"
+            f"  {name:<20}{_cell(g['weight'], 3, 7)}{epsilon:>8}{_cell(g['clip_norm'], 4, 9)}"
             f"{_cell(g['noise_multiplier'], 3, 8)}{_cell(g['sampling_rate'], 5, 9)}{_cell(g['noise_to_signal'], 4, 14)}"
         )
     lines.append("")
+    lines += _levers(document) + _candidates(document)
+    if document["holdout"]:
+        h = document["holdout"]
+        lines.append(f"  hold-out    ε = {f.epsilon(h['epsilon'])} by {h['evaluations']} noisy evaluations")
     lines += _ledger(document["ledger"])
     lines.append("  charges     none besides training" if not document["charges"] else "  charges")
     lines += [f"    {c['what']}: ε = {f.epsilon(c['epsilon'])}" for c in document["charges"]]
     for note in document["notes"]:
         lines += textwrap.wrap(note, 80, initial_indent="  note        ", subsequent_indent=" " * 14)
     return lines
+
+
+def _known(value: float | None, digits: int = 6) -> str:
+    return "? (a noisy answer)" if value is None else f"{value:.{digits}g}"
+
+
+def _levers(document: Mapping[str, Any]) -> list[str]:
+    """What only some mechanisms have: a schedule, a clip norm that follows the data, fewer steps or examples."""
+    lines, groups = [], document["groups"]
+    if document["schedule"]:
+        lines.append(
+            f"  schedule    {len(document['schedule'])} plateaus, noise and clip norm as multiples of the first"
+        )
+        for s in document["schedule"]:
+            lines.append(f"    {s['steps']:>7} steps: noise {s['noise']:.3f}, clip {s['clip']:.3f}")
+    if document["clipping"]["type"] == "adaptive":
+        c = document["clipping"]
+        lines.append(
+            f"  clipping    follows the {c['quantile']:g} quantile, noise on the count {c['bit_noise_std']:.4g}"
+        )
+    if len({(g["steps"], g["examples_per_user"]) for g in groups}) > 1 or document["sampling"]["unit"] == "example":
+        lines += [
+            f"  {console.shortened(g['name'], 19):<20}{g['steps']} steps, {g['examples_per_user']} example(s) per user"
+            for g in groups
+        ]
+    return [*lines, ""] if lines else []
+
+
+def _candidates(document: Mapping[str, Any]) -> list[str]:
+    """Between what the spec leaves the choice."""
+    if not document["candidates"]:
+        return []
+    lines = [f"  {'candidate':<14}{'examples per user':>18}{'noise/signal':>14}{'predicted':>11}"]
+    lines += [
+        f"  {c['unit']:<14}{c['examples_per_user']:>18}{c['noise_to_signal']:>14.5f}{c['predicted']:>11.5f}"
+        for c in document["candidates"]
+    ]
+    return [*lines, ""]
 
 
 def _ledger(known: Mapping[str, Any] | None) -> list[str]:
@@ -88,8 +130,13 @@ def _ledger(known: Mapping[str, Any] | None) -> list[str]:
     return textwrap.wrap(text, 80, initial_indent="  ledger      ", subsequent_indent=" " * 14)
 
 
-def _cell(value: float, decimals: int, width: int) -> str:
-    """A number at the right of its column, with a blank before it: with fewer digits where they would not fit."""
+def _cell(value: float | None, decimals: int, width: int) -> str:
+    """A number at the right of its column, with a blank before it: with fewer digits where they would not fit.
+
+    What waits for a noisy answer is a question mark.
+    """
+    if value is None:
+        return f"{'?':>{width}}"
     text = f"{value:.{decimals}f}"
     return f"{text if len(text) < width else f'{value:.2g}':>{width}}"
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from harness.errors import ArgumentError, BudgetError
 from harness.planning.plan import Basis
-from harness.privacy.levers import calibrate
-from harness.privacy.mechanism import Mechanism, Unit
+from harness.privacy.calibration import drafted_multiplier
+from harness.privacy.levers import answers_epsilon
+from harness.privacy.mechanism import Unit
 from harness.privacy.terms import Terms
 
 if TYPE_CHECKING:
@@ -103,23 +104,29 @@ def best(candidates: Sequence[Candidate], limit: int) -> Candidate:
 
 
 def compared(basis: Basis, terms: Terms, units: Sequence[Unit]) -> list[Candidate]:
-    """What each way to sample is predicted to need, at the same examples per step. Costs no privacy."""
+    """What each way to sample is predicted to need, at the same examples per step. Costs no privacy.
+
+    By the noise multiplier of the loosest group's target, to about two percent.
+    """
+    target = max((basis.proposal.epsilon or {"": 1.0}).values()) - answers_epsilon(terms)
     found = []
     for unit in units:
         for examples in STEPS_OF_G:
             try:
-                mechanism = calibrate(basis.proposal, basis.proposal.epsilon or {}, _with(basis, terms, unit, examples))
-            except (ArgumentError, BudgetError):
+                with_choice = _with(basis, terms, unit, examples)
+                sigma = drafted_multiplier(target, with_choice.exposure)
+            except (ArgumentError, BudgetError, ArithmeticError, ValueError):
                 continue
-            found.append(_candidate(mechanism, unit, examples, terms.clip_norm))
+            found.append(_candidate(with_choice, sigma))
     return found
 
 
-def _candidate(mechanism: Mechanism, unit: Unit, examples: int, clip_norm: float) -> Candidate:
-    ratio = mechanism.noise_std / (clip_norm * mechanism.denominator(0))
-    averaged = examples if unit == "user" else 1
+def _candidate(terms: Terms, sigma: float) -> Candidate:
+    units = terms.users * (terms.examples_per_user if terms.unit == "example" else 1)
+    ratio = sigma / (units * terms.rate)
+    averaged = terms.examples_per_user if terms.unit == "user" else 1
     gain = math.sqrt(COMMON_SHARE + (1 - COMMON_SHARE) / averaged)
-    return Candidate(unit, examples, ratio, ratio * gain)
+    return Candidate(terms.unit, terms.examples_per_user, ratio, ratio * gain)
 
 
 def _with(basis: Basis, terms: Terms, unit: Unit, examples: int) -> Terms:

@@ -141,4 +141,4 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
                 f'noise: {target:g} for "{group.name}" is below {SMALLEST_EPSILON:g}: nothing would be learnt'
             )
     # Only these groups, in this order: a policy can't add one. Nobody is in those without weight.
-    return replace(proposal, epsilon={g.name: proposal.epsilon[g.name] for g in groups if g.weight})
+    return replace(proposal, epsilon={g.name: proposal.epsilon[g.name] for g in groups if g.weight != 0})

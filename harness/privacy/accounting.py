@@ -118,6 +118,9 @@ def _settle(event: DpEvent, delta: float, tolerance: float = GRID_TOLERANCE) -> 
     # A power of two, so that nearby mechanisms are accounted on the same grid.
     grid = _dense(event, 2.0 ** math.floor(math.log2(max(rough_epsilon(event, delta), 1e-6) / 200)))
     coarse, gap = pld_epsilon(event, delta, grid), math.inf
+    # Where Rényi DP was loose, the first grid is too coarse to begin with.
+    if coarse > 0 and math.isfinite(coarse):
+        grid = min(grid, 2 * _dense(event, 2.0 ** math.floor(math.log2(coarse / 200))))
     for _ in range(12):
         grid /= 2
         fine = pld_epsilon(event, delta, grid)

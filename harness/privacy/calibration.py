@@ -33,6 +33,27 @@ def noise_multiplier(target: float, exposure: Exposure) -> float:
     Raises:
         BudgetError: No σ up to 10⁶ is enough.
     """
+    sigma, coarse = _bracketed(target, exposure)
+    if sigma <= SMALLEST_MULTIPLIER:
+        return _within(exposure.epsilon, sigma, target)
+    on_grid = exposure.epsilon_on
+    fine = exposure.settled_grid(sigma) if exposure.accountant == "pld" else coarse
+    # A finer grid gives a smaller ε, so the answer lies at the coarse one or below it.
+    low, high = sigma, sigma * 1.001
+    while on_grid(low, fine) <= target and low > SMALLEST_MULTIPLIER:
+        high, low = low, low / 1.1
+    sigma = _solve(lambda x: on_grid(x, fine), low, high, target, 1e-7)
+    return _within(exposure.epsilon, sigma, target)
+
+
+@remembered
+def drafted_multiplier(target: float, exposure: Exposure) -> float:
+    """`noise_multiplier` to about two percent, in a fraction of the time: to compare, never to train with."""
+    return _bracketed(target, exposure)[0]
+
+
+def _bracketed(target: float, exposure: Exposure) -> tuple[float, float]:
+    """σ on a coarse grid, never below the right one, and that grid (nats)."""
     _check_reach(target, exposure)
     on_grid = exposure.epsilon_on
     # Never so coarse that e^grid overflows.
@@ -48,16 +69,9 @@ def noise_multiplier(target: float, exposure: Exposure) -> float:
     low = high / 2
     while on_grid(low, coarse) <= target:
         if low <= SMALLEST_MULTIPLIER:
-            return _within(exposure.epsilon, low, target)
+            return low, coarse
         high, low = low, low / 2
-    sigma = _solve(lambda x: on_grid(x, coarse), low, high, target, 1e-3)
-    fine = exposure.settled_grid(sigma) if exposure.accountant == "pld" else coarse
-    # A finer grid gives a smaller ε, so the answer lies at the coarse one or below it.
-    low, high = sigma, sigma * 1.001
-    while on_grid(low, fine) <= target and low > SMALLEST_MULTIPLIER:
-        high, low = low, low / 1.1
-    sigma = _solve(lambda x: on_grid(x, fine), low, high, target, 1e-7)
-    return _within(exposure.epsilon, sigma, target)
+    return _solve(lambda x: on_grid(x, coarse), low, high, target, 1e-3), coarse
 
 
 def _check_reach(target: float, exposure: Exposure) -> None:

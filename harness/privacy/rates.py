@@ -72,8 +72,9 @@ class _Solver:
     def log_epsilon(self, group: _Group, by_sigma: float = 0.0, by_rate: float = 0.0) -> float:
         """log(ε / target), a little aside of where the solver stands."""
         exposure, sigma, grid = self.of(group, by_rate), self.sigma(group, by_sigma), group.grid
-        if exposure.accountant == "pld" and not self.settled:
-            # Far above its target, a group needs no grid as fine as the target's.
+        if exposure.accountant == "pld" and exposure.examples == 1 and not self.settled:
+            # Far above its target, a group needs no grid as fine as the target's. (Of several examples, Rényi DP is too
+            # loose to tell how far.)
             grid = max(grid, rough_epsilon(exposure.event(sigma), exposure.delta) / 200)
         value = exposure.epsilon_on(sigma, grid)
         # Where δ alone covers a release, ε is 0: far below the target, and without a logarithm.
@@ -187,9 +188,11 @@ def _solved(
         p: _Group(target, weights[p], min(0.0, math.log(rate * target / mean)), target / 100, aside[p])
         for p, target in targets.items()
     }
-    # What many small steps come to, by the central limit theorem: near enough to begin with.
-    much = exposure.examples
-    sigma = max(0.3, much * rate * math.sqrt(2 * exposure.steps * math.log(1 / exposure.delta)) / mean)
+    if exposure.examples == 1:
+        # What many small steps come to, by the central limit theorem: near enough to begin with.
+        sigma = max(0.3, rate * math.sqrt(2 * exposure.steps * math.log(1 / exposure.delta)) / mean)
+    else:
+        sigma = noise_multiplier(mean, exposure)
     solver = _Solver(groups, sigma * math.exp(-sum(weights[p] * aside[p] for p in targets)), exposure)
     pld = exposure.accountant == "pld"
     solver.solve(1e-3 if pld else 1e-7, fresh=True)
