@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from harness.data import portable
+from harness.data import landlock, portable
 from harness.data.rooms import Reply, UserRoom, run_fit
 from harness.errors import ArgumentError
 from harness.plugins import PluginError, UserRecords
 from harness.privacy.randomness import Randomness
 from harness.privacy.session import DeclaredSession
 from harness.queries import Described
+from tests.conftest import require
 from tests.data import rules
 from tests.data.rules import SECRET
 
@@ -128,6 +132,54 @@ def test_what_travels_is_data():
     for value in (object(), len, b"x", {1: 2}, {"__is__": "array"}, np.array([None]), np.array(["a"]), {"a": {1}}):
         with pytest.raises(PluginError):
             portable.encode(value)
+
+
+OUTSIDE = """
+import os, _socket, sys
+from harness.data import landlock
+assert landlock.restrict([sys.argv[1]]) is True
+open(sys.argv[1] + "/a").close()
+for attempt in (
+    lambda: open(sys.argv[2]),
+    lambda: open(sys.argv[1] + "/a", "w"),
+    lambda: os.mkdir(sys.argv[1] + "/b"),
+    lambda: os.listdir("/tmp"),
+    lambda: os.kill(os.getppid(), 0),
+    lambda: _socket.socket().connect(("127.0.0.1", int(sys.argv[3]))),
+):
+    try:
+        attempt()
+    except PermissionError:
+        print("refused")
+"""
+
+
+def test_the_kernel_refuses_what_a_hook_would_not_see(tmp_path):
+    """No hook is up here. Red when `restrict` returns before its last line, or one of the rights is left out."""
+    require(landlock.version() >= 6, "the kernel's Landlock is older than its version 6")
+    (tmp_path / "in").mkdir()
+    for path in (tmp_path / "in" / "a", tmp_path / "out"):
+        path.write_text(SECRET)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        words = [str(tmp_path / "in"), str(tmp_path / "out"), str(server.getsockname()[1])]
+        done = subprocess.run([sys.executable, "-c", OUTSIDE, *words], capture_output=True, text=True, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (["refused"] * 6, "")
+
+
+def test_a_room_is_behind_the_kernels_wall(tmp_path):
+    """Red when `Walls.raise_` leaves it out."""
+    require(landlock.version() > 0, "the kernel has no Landlock")
+    with room(rules.Tokens(), tmp_path) as them:
+        them.ask(ANN)
+        status = Path(f"/proc/{them._room.process.pid}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+
+
+@pytest.mark.parametrize("name", ["numpy", "scipy.stats", "json.tool", "zoneinfo"])
+def test_libraries_can_be_imported_late(name, tmp_path):
+    """Red when the walls leave no library to be read, or take away what they import."""
+    with room(rules.Late(name), tmp_path) as them:
+        assert them.ask(ANN) == Reply(1.0, False), log(tmp_path)
 
 
 # --- the fitting room ---------------------------------------------------------------------------------------
