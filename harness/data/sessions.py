@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-import harness
 from harness.data import asking, guard, portable
 from harness.data.cache import machine_errors, secret_key
 from harness.data.quiet import LOG, Quiet
@@ -33,6 +32,8 @@ ANSWERS = "answers"
 USERS = "users"
 GROUP_SIZES = "group sizes"
 EXAMPLES = "examples per user"
+OWN_VERSION = "1"
+"""Of the statistics below; answers kept for another version are not found."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -181,7 +182,7 @@ class Session:
     def _column(self, query: str, name: str, own: str, values: Sequence[object]) -> Answer:
         """A question of the harness itself, its statistic computed here."""
         keyed = hmac.new(self._users.fingerprint.encode(), own.encode(), hashlib.sha256).hexdigest()
-        statistic = Described(f"harness.data.sessions:{name}", json.dumps({"own": keyed}), harness.__version__)
+        statistic = Described(f"harness.data.sessions:{name}", json.dumps({"own": keyed}), OWN_VERSION)
         self._users.columns[statistic] = values
         try:
             return self._declared.answer(query, statistic)
