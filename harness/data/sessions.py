@@ -16,7 +16,7 @@ import numpy.typing as npt
 from harness.data import asking, guard, portable
 from harness.data.cache import machine_errors, secret_key
 from harness.data.quiet import LOG, Quiet
-from harness.data.rooms import UserRoom, run_fit
+from harness.data.rooms import UserRoom, ask_all, run_fit
 from harness.data.store import Corpus
 from harness.errors import ArgumentError
 from harness.files import private_folder, write_private
@@ -88,15 +88,19 @@ class _Users:
 
     def _in_room(self, statistic: Described) -> Iterator[object]:
         """Whatever fails on somebody's records contributes nothing: that it failed would tell of them."""
-        with UserRoom(statistic, "value", who=self.who[-1], private_dir=self.private_dir, refused=self.refused) as room:
-            for user in _MADE:
-                if room.ask(user).failed:
-                    raise ArgumentError(
-                        f"the plugin {self.who[-1]} raised an error, or took too long, for a made user"
-                        f"; see {self.private_dir.name}/{LOG}"
-                    )
-            for user in self._records():
-                yield room.ask(user).answer
+        who = self.who[-1]
+
+        def room() -> UserRoom:
+            return UserRoom(statistic, "value", who=who, private_dir=self.private_dir, refused=self.refused)
+
+        with room() as first:
+            if any(first.ask(user).failed for user in _MADE):
+                raise ArgumentError(
+                    f"the plugin {who} raised an error, or took too long, for a made user"
+                    f"; see {self.private_dir.name}/{LOG}"
+                )
+        for reply in ask_all(room, self._records()):
+            yield reply.answer
 
 
 def _contributed(statistic: Described, user: UserRecords) -> object:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.data import landlock, portable
-from harness.data.rooms import Reply, UserRoom, run_fit
+from harness.data.rooms import Reply, UserRoom, ask_all, run_fit
 from harness.errors import ArgumentError
 from harness.plugins import PluginError, UserRecords
 from harness.privacy.randomness import Randomness
@@ -49,6 +49,24 @@ def test_a_text_of_any_size_arrives(tmp_path):
     long = UserRecords(("x" * 3_000_000, "\ud800 lone"), (7, 1), 1)
     with room(rules.Tokens(), tmp_path) as them:
         assert them.ask(long) == Reply(8.0, False)
+
+
+def test_several_rooms_keep_the_order_of_users_and_are_closed(tmp_path, monkeypatch):
+    """Red when answers come as they are ready, or a room outlives the questions."""
+    made = []
+
+    def make():
+        made.append(room(rules.Tokens(), tmp_path))
+        return made[-1]
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
+    users = [UserRecords(("x" * (5000 * (n % 5)),), (n,), 1) for n in range(30)]
+    assert [reply.answer for reply in ask_all(make, iter(users))] == [float(n) for n in range(30)]
+    assert len(made) == 3
+    some = ask_all(make, iter(users))
+    assert next(some) == Reply(0.0, False)
+    some.close()
+    assert all(one._room is None for one in made)
 
 
 @pytest.mark.parametrize("how", rules.ATTACKS)
