@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_no_attack_sees_more_than_one_user(how, tmp_path, monkeypatch):
     `within._serve_users`; early_pipe and other_descriptors without `close_all_but`; make_pipe_file, priority and
     stop_the_clock without `walls._TAKEN`; size_of_file without `walls._LOOKS`; `again` without `walls._MODULES`; dots
     without the check of ``/../``; environment when the environment is inherited; fork without `Walls.seal`; all others
-    without the audit hook.
+    without the audit hook (and without Landlock, where the kernel has it).
     """
     monkeypatch.setenv("UUDP_MARK", MARK)
     data = tmp_path / "data"
@@ -316,3 +317,27 @@ def test_what_fit_prints_goes_to_the_private_log(tmp_path, capfd):
     fit("prints", tmp_path)
     assert SECRET in log(tmp_path)
     assert capfd.readouterr() == ("", "")
+
+
+SLEEPING = """
+import sys
+from pathlib import Path
+from tests.data.test_rooms import fit
+fit("sleeps", Path(sys.argv[1]), seconds=600.0)
+"""
+
+
+def test_a_room_ends_with_the_harness(tmp_path):
+    """Red when the fitting room is not told to die with its parent: it would sleep for ever."""
+    import psutil
+
+    with subprocess.Popen([sys.executable, "-c", SLEEPING, str(tmp_path)]) as process:
+        until = time.monotonic() + 60
+        found = []
+        while time.monotonic() < until and not found:
+            time.sleep(0.2)
+            found = [p for p in psutil.Process(process.pid).children() if p.num_fds() == 4]
+        time.sleep(3)  # it has gone to sleep
+        process.kill()
+    assert found
+    assert psutil.wait_procs(found, timeout=20)[1] == []
