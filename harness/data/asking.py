@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from harness.data import guard, portable
 from harness.data.quiet import Quiet
-from harness.data.rooms import UserRoom
+from harness.data.rooms import UserRoom, ask_all
 from harness.errors import ArgumentError
 from harness.packages import name_of
 from harness.plugins import Plugin, PluginError, UserRecords
@@ -50,18 +50,12 @@ def ask_each(
             for user in users:
                 yield guard.guarded(plugin, _call(made, task, user), private_dir)
         return
-    with UserRoom(
-        described(plugin) if rule is None else rule,
-        task,
-        who=name_of(type(plugin)),
-        private_dir=private_dir,
-        refused=refused,
-    ) as room:
-        for user in users:
-            reply = room.ask(user)
-            if reply.failed:
-                raise guard.plugin_error(plugin, "raised an error", "", private_dir)
-            yield reply.answer
+    thing = described(plugin) if rule is None else rule
+    who = name_of(type(plugin))
+    for reply in ask_all(lambda: UserRoom(thing, task, who=who, private_dir=private_dir, refused=refused), users):
+        if reply.failed:
+            raise guard.plugin_error(plugin, "raised an error", "", private_dir)
+        yield reply.answer
 
 
 def _call(made: Any, task: str, user: UserRecords) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import numpy.typing as npt
 from harness.cache import machine_errors, secret_key
 from harness.data import asking, guard, portable
 from harness.data.quiet import LOG, Quiet
-from harness.data.rooms import UserRoom, run_fit
+from harness.data.rooms import UserRoom, ask_all, run_fit
 from harness.data.store import Corpus
 from harness.errors import ArgumentError
 from harness.files import private_folder, write_private
@@ -33,6 +32,8 @@ ANSWERS = "answers"
 USERS = "users"
 GROUP_SIZES = "group sizes"
 EXAMPLES = "examples per user"
+OWN_VERSION = "1"
+"""Of the statistics below; answers kept for another version are not found."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -87,15 +88,19 @@ class _Users:
 
     def _in_room(self, statistic: Described) -> Iterator[object]:
         """Whatever fails on somebody's records contributes nothing: that it failed would tell of them."""
-        with UserRoom(statistic, "value", who=self.who[-1], private_dir=self.private_dir, refused=self.refused) as room:
-            for user in _MADE:
-                if room.ask(user).failed:
-                    raise ArgumentError(
-                        f"the plugin {self.who[-1]} raised an error, or took too long, for a made user"
-                        f"; see {self.private_dir.name}/{LOG}"
-                    )
-            for user in self._records():
-                yield room.ask(user).answer
+        who = self.who[-1]
+
+        def room() -> UserRoom:
+            return UserRoom(statistic, "value", who=who, private_dir=self.private_dir, refused=self.refused)
+
+        with room() as first:
+            if any(first.ask(user).failed for user in _MADE):
+                raise ArgumentError(
+                    f"the plugin {who} raised an error, or took too long, for a made user"
+                    f"; see {self.private_dir.name}/{LOG}"
+                )
+        for reply in ask_all(room, self._records()):
+            yield reply.answer
 
 
 def _contributed(statistic: Described, user: UserRecords) -> object:
@@ -181,9 +186,7 @@ class Session:
     def _column(self, query: str, name: str, own: str, values: Sequence[object]) -> Answer:
         """A question of the harness itself, its statistic computed here."""
         keyed = hmac.new(self._users.fingerprint.encode(), own.encode(), hashlib.sha256).hexdigest()
-        statistic = Described(
-            f"harness.data.sessions:{name}", json.dumps({"own": keyed}), importlib.metadata.version("uudp")
-        )
+        statistic = Described(f"harness.data.sessions:{name}", json.dumps({"own": keyed}), OWN_VERSION)
         self._users.columns[statistic] = values
         try:
             return self._declared.answer(query, statistic)

@@ -4,15 +4,17 @@ An audit hook of the interpreter refuses everything else: other files, all writi
 processes, signals, ctypes, shared memory, a look at the garbage collector's objects. Functions that reach beyond the
 process without an audit event are taken away. The walls go up before a plugin is imported.
 
-What they can't stop is native code: an extension module that a plugin brings with it, or a library whose own compiled
-code opens files (ctypes is refused, but Python's own guards hold against Python alone). The process has no data, key
-or environment of the harness to find, but it is a process of the same account: who does not trust a plugin's native
-code must not install it. How long code runs, or how much memory it takes, is not hidden either.
+What a hook can't stop is native code: an extension module that a plugin brings with it, or a library whose own compiled
+code opens files. Where the kernel has Landlock, it holds that back from files, connections and signals as well (see
+`harness.data.landlock`); elsewhere, and for whatever else native code can do, nothing does: the process has no data,
+key or environment of the harness to find, but it is a process of the same account. Who does not trust a plugin's native
+code must not install it. How long code runs, or how much memory it takes, is not hidden.
 """
 
 from __future__ import annotations
 
 import _imp
+import ctypes
 import os
 import resource
 import signal
@@ -21,6 +23,8 @@ import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+from harness.data import landlock
 
 _FINE = frozenset(
     {
@@ -39,6 +43,8 @@ _FINE = frozenset(
         "object.__delattr__",
         "object.__getattr__",
         "object.__setattr__",
+        "os.putenv",
+        "os.unsetenv",
         "os.walk",
         "pathlib.Path.glob",
         "pathlib.Path.rglob",
@@ -134,6 +140,7 @@ class Walls:
         _take_away(inside)
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        landlock.restrict((*self._libraries, *self._code))
         sys.addaudithook(_hook(inside, self._may_fork))
 
     def allow_forks(self) -> None:
@@ -199,7 +206,9 @@ def _hook(inside: Callable[[object, bool], bool], may_fork: list[bool] | None) -
 
 
 def _take_away(inside: Callable[[object, bool], bool]) -> None:
-    assert subprocess  # libraries import it for nothing: it must be there, and what it forks with taken away
+    # Libraries import these for nothing: they must be there, and what reaches beyond the process taken away.
+    assert subprocess
+    assert ctypes
     for module, names in _TAKEN.items():
         for place in (module, *_ALSO_IN.get(module, ())):
             there = sys.modules.get(place)

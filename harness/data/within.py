@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import io
 import json
@@ -31,6 +32,7 @@ from harness.queries import Answer, Described
 
 LENGTH = struct.Struct(">Q")
 MOST_LOG = 100_000
+_DIE_WITH_PARENT = 1
 _TASKS: dict[str, tuple[type, str]] = {
     "value": (Statistic, "value"),
     "assign": (OwnRecordsSegmenter, "assign"),
@@ -212,6 +214,7 @@ class _Asking:
 def _fit(descriptor: int, job: Any, walls: Walls) -> None:
     heard = _Heard()
     sys.stdout = sys.stderr = heard
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # it may be asleep when the harness is killed
     walls.raise_()
     walls.seal()
 

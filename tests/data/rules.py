@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import logging
 import os
@@ -252,6 +253,17 @@ class Loud(Statistic):
         os.write(2, user.texts[0].encode())
         warnings.warn(f"warned {user.texts}", stacklevel=1)
         logging.getLogger("loud").error("logged %s", user.texts)
+        return 1.0
+
+
+class Late(Statistic):
+    """Imports a library when it is first asked."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def value(self, user):
+        importlib.import_module(self.name)
         return 1.0
 
 

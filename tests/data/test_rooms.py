@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from harness.data import portable
-from harness.data.rooms import Reply, UserRoom, run_fit
+from harness.data import landlock, portable
+from harness.data.rooms import Reply, UserRoom, ask_all, run_fit
 from harness.errors import ArgumentError
 from harness.plugins import PluginError, UserRecords
 from harness.privacy.randomness import Randomness
 from harness.privacy.session import DeclaredSession
 from harness.queries import Described
+from tests.conftest import require
 from tests.data import rules
 from tests.data.rules import SECRET
 
@@ -47,6 +52,24 @@ def test_a_text_of_any_size_arrives(tmp_path):
         assert them.ask(long) == Reply(8.0, False)
 
 
+def test_several_rooms_keep_the_order_of_users_and_are_closed(tmp_path, monkeypatch):
+    """Red when answers come as they are ready, or a room outlives the questions."""
+    made = []
+
+    def make():
+        made.append(room(rules.Tokens(), tmp_path))
+        return made[-1]
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2})
+    users = [UserRecords(("x" * (5000 * (n % 5)),), (n,), 1) for n in range(30)]
+    assert [reply.answer for reply in ask_all(make, iter(users))] == [float(n) for n in range(30)]
+    assert len(made) == 3
+    some = ask_all(make, iter(users))
+    assert next(some) == Reply(0.0, False)
+    some.close()
+    assert all(one._room is None for one in made)
+
+
 @pytest.mark.parametrize("how", rules.ATTACKS)
 def test_no_attack_sees_more_than_one_user(how, tmp_path, monkeypatch):
     """Three users, and no attack succeeds for any of them.
@@ -55,7 +78,7 @@ def test_no_attack_sees_more_than_one_user(how, tmp_path, monkeypatch):
     `within._serve_users`; early_pipe and other_descriptors without `close_all_but`; make_pipe_file, priority and
     stop_the_clock without `walls._TAKEN`; size_of_file without `walls._LOOKS`; `again` without `walls._MODULES`; dots
     without the check of ``/../``; environment when the environment is inherited; fork without `Walls.seal`; all others
-    without the audit hook.
+    without the audit hook (and without Landlock, where the kernel has it).
     """
     monkeypatch.setenv("UUDP_MARK", MARK)
     data = tmp_path / "data"
@@ -128,6 +151,54 @@ def test_what_travels_is_data():
     for value in (object(), len, b"x", {1: 2}, {"__is__": "array"}, np.array([None]), np.array(["a"]), {"a": {1}}):
         with pytest.raises(PluginError):
             portable.encode(value)
+
+
+OUTSIDE = """
+import os, _socket, sys
+from harness.data import landlock
+assert landlock.restrict([sys.argv[1]]) is True
+open(sys.argv[1] + "/a").close()
+for attempt in (
+    lambda: open(sys.argv[2]),
+    lambda: open(sys.argv[1] + "/a", "w"),
+    lambda: os.mkdir(sys.argv[1] + "/b"),
+    lambda: os.listdir("/tmp"),
+    lambda: os.kill(os.getppid(), 0),
+    lambda: _socket.socket().connect(("127.0.0.1", int(sys.argv[3]))),
+):
+    try:
+        attempt()
+    except PermissionError:
+        print("refused")
+"""
+
+
+def test_the_kernel_refuses_what_a_hook_would_not_see(tmp_path):
+    """No hook is up here. Red when `restrict` returns before its last line, or one of the rights is left out."""
+    require(landlock.version() >= 6, "the kernel's Landlock is older than its version 6")
+    (tmp_path / "in").mkdir()
+    for path in (tmp_path / "in" / "a", tmp_path / "out"):
+        path.write_text(SECRET)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        words = [str(tmp_path / "in"), str(tmp_path / "out"), str(server.getsockname()[1])]
+        done = subprocess.run([sys.executable, "-c", OUTSIDE, *words], capture_output=True, text=True, check=False)
+    assert (done.stdout.splitlines(), done.stderr) == (["refused"] * 6, "")
+
+
+def test_a_room_is_behind_the_kernels_wall(tmp_path):
+    """Red when `Walls.raise_` leaves it out."""
+    require(landlock.version() > 0, "the kernel has no Landlock")
+    with room(rules.Tokens(), tmp_path) as them:
+        them.ask(ANN)
+        status = Path(f"/proc/{them._room.process.pid}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+
+
+@pytest.mark.parametrize("name", ["numpy", "scipy.stats", "json.tool", "zoneinfo"])
+def test_libraries_can_be_imported_late(name, tmp_path):
+    """Red when the walls leave no library to be read, or take away what they import."""
+    with room(rules.Late(name), tmp_path) as them:
+        assert them.ask(ANN) == Reply(1.0, False), log(tmp_path)
 
 
 # --- the fitting room ---------------------------------------------------------------------------------------
@@ -246,3 +317,27 @@ def test_what_fit_prints_goes_to_the_private_log(tmp_path, capfd):
     fit("prints", tmp_path)
     assert SECRET in log(tmp_path)
     assert capfd.readouterr() == ("", "")
+
+
+SLEEPING = """
+import sys
+from pathlib import Path
+from tests.data.test_rooms import fit
+fit("sleeps", Path(sys.argv[1]), seconds=600.0)
+"""
+
+
+def test_a_room_ends_with_the_harness(tmp_path):
+    """Red when the fitting room is not told to die with its parent: it would sleep for ever."""
+    import psutil
+
+    with subprocess.Popen([sys.executable, "-c", SLEEPING, str(tmp_path)]) as process:
+        until = time.monotonic() + 60
+        found = []
+        while time.monotonic() < until and not found:
+            time.sleep(0.2)
+            found = [p for p in psutil.Process(process.pid).children() if p.num_fds() == 4]
+        time.sleep(3)  # it has gone to sleep
+        process.kill()
+    assert found
+    assert psutil.wait_procs(found, timeout=20)[1] == []
