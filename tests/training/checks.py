@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from harness.errors import MachineError, UserError
 from harness.spec.models import AdapterBlock, ModelBlock, OptimizerBlock
-from harness.training import checkpoints, engine, loop
+from harness.training import checkpoints, engine, loop, ranks
 from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine
 from harness.training.evaluation import evaluate
@@ -22,6 +22,7 @@ from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.job import Failure, Folder, Job
 from harness.training.loop import PRIVATE, Inputs, Series
 from harness.training.model import build_model
+from harness.training.probing import check_moves
 from tests.tiny import make_mechanism
 
 Weights = dict[str, np.ndarray[Any, Any]]
@@ -58,16 +59,16 @@ def train(run_dir: Path) -> str | None:
 
 def train_beside_others(run_dir: Path) -> str | None:
     """`train`, not waiting long for other workers of the same run."""
-    with mock.patch.object(loop, "WORKERS_GONE_SECONDS", 0.2):
+    with mock.patch.object(ranks, "WORKERS_GONE_SECONDS", 0.2):
         return train(run_dir)
 
 
 def complaint_about_weights(run_dir: Path, value: float) -> str:
-    """What `Series` says of weights that are all `value`."""
-    series = _series(run_dir)
-    beyond = {name: torch.full_like(weight, value) for name, weight in series.engine.parameters().items()}
-    with mock.patch.object(series.engine, "parameters", return_value=beyond), pytest.raises(UserError) as caught:
-        series._check_moves(1)
+    """What is said of weights that are all `value`."""
+    initial = _series(run_dir).initial
+    beyond = {name: torch.full_like(weight, value) for name, weight in initial.items()}
+    with pytest.raises(UserError) as caught:
+        check_moves(beyond, initial, 1, private=False)
     return str(caught.value)
 
 
@@ -101,10 +102,10 @@ def crashed_in_step(run_dir: Path, step: int) -> bool:
     """`loop.train` whose every worker dies in the middle of step number `step`; returns whether it did."""
     real = loop.noisy_mean
 
-    def dies(total: Any, trainables: Any, mechanism: Any, number: int, randomness: Any) -> Any:
+    def dies(total: Any, trainables: Any, mechanism: Any, number: int, randomness: Any, factor: float) -> Any:
         if number == step:
             raise Crash
-        return real(total, trainables, mechanism, number, randomness)
+        return real(total, trainables, mechanism, number, randomness, factor)
 
     with mock.patch.object(loop, "noisy_mean", dies):
         try:
