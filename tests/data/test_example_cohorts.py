@@ -176,12 +176,12 @@ def test_one_users_records_move_no_other_user():
 
 
 def test_the_cost_grows_with_the_cohort():
-    """A million users with a thousand places each, of which a few are drawn. Red when every place is looked at."""
-    users = 1_000_000
+    """100,000 users with 100 places each, of which a few are drawn. Red when every place is looked at."""
+    users = 100_000
     corpus = Corpus([1] * 10)
     corpus.examples_of = lambda user: (user % 10, user % 10 + 1)
     corpus.user_id = str
-    group = GroupMechanism("one", float(users), 1e-7, 1.0, 3, 1000)
+    group = GroupMechanism("one", float(users), 1e-6, 1.0, 3, 100)
     randomness = Randomness(KEY)
     asked = []
     real = randomness.uniforms

@@ -123,7 +123,8 @@ def train_plainly(run_dir: Path) -> Reference:
         offset = 0
         for name, parameter in named:
             own = total[offset : offset + parameter.numel()].clone()
-            own += mechanism.noise_std * noise * factors[-1] * randomness.normals("noise", step, name, 0, len(own))
+            normals = torch.from_numpy(randomness.normals("noise", step, name, 0, len(own)))
+            own += mechanism.noise_std * noise * factors[-1] * normals
             parameter.grad = (own / denominator).view_as(parameter)
             offset += parameter.numel()
         optimizer.step()
