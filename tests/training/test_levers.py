@@ -163,14 +163,54 @@ def test_every_step_is_released_once_and_no_more(
         assert {(step, std) for purpose, step, _, std in first if purpose == "clip"} == {(t, 0.8) for t in range(4)}
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_workers_without_an_example_stay_in_step(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], stage: int
+) -> None:
+    """Between no example and a few in each of six steps, for two workers, one row a micro-batch. Red (ranks wait for
+    each other until the time is up) without idle micro-batches, or when each worker draws a cohort of its own.
+    """
+    mechanism = make_mechanism(steps=6, noise_std=0.05, **{**EXAMPLES, "rates": (0.02, 0.02)})
+    run_dir = new_run(
+        mechanism=mechanism,
+        train={"optimizer": SGD},
+        compute={"deepspeed": {"stage": stage}, "microbatch_tokens": 1},
+    )
+    expected = train_plainly(run_dir)
+    assert {0, 1} <= set(map(len, expected.norms))
+    for ((_, after),) in workers(2)(checks.trained, [run_dir], timeout=60):
+        for name, value in expected.final.items():
+            # The denominator of an expected half example makes noise, and so weights, large.
+            np.testing.assert_allclose(after[name], value.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("lever", ["schedule", "examples"])
+def test_the_epsilon_beside_a_step_is_that_of_the_curve(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], lever: str
+) -> None:
+    """The executed mechanism's, at that step, and no other number like it: none as if the cohort were larger.
+
+    Red when the row's ε is scaled by anything, when a second one stands beside it, or when it is that of an earlier
+    step.
+    """
+    run_dir = new_run(mechanism=mechanism_of(lever), train={"checkpoint_every": 3})
+    curve = Job.load(run_dir).epsilon_by_step
+    assert workers(1)(checks.train, run_dir) == [None]
+    rows = [json.loads(line) for line in Folder(run_dir).metrics.read_text().splitlines()]
+    assert [(row["step"], row["epsilon"]) for row in rows] == [curve[0], curve[3], curve[4]]
+    assert {key for row in rows for key in row if "eps" in key} == {"epsilon"}
+
+
 # --- the adaptive clip --------------------------------------------------------------------------------------
 
 
 def test_bits_count_finite_units_alone() -> None:
     """Red when a unit without a usable gradient counts as above (or below) its clip norm."""
     norms = torch.tensor([0.5, 1.0, 1.5, math.nan, math.inf], dtype=torch.float64)
-    limits = torch.tensor([1.0, 1.0, 1.0, 1.0, math.inf], dtype=torch.float64)
+    limits = torch.ones(5, dtype=torch.float64)
     assert bits_of(norms, limits) == 0.5 + 0.5 - 0.5
+    for ill in (3, 4):
+        assert bits_of(norms[[0, ill]], limits[:2]) == 0.5
     assert bits_of(norms[:0], limits[:0]) == 0.0
 
 

@@ -82,8 +82,8 @@ def test_what_is_not_finite_counts_as_b() -> None:
 def test_any_text_of_a_user_moves_the_hidden_sums_by_at_most_b(
     new_run: Callable[..., Path], workers: Callable[[int], Any], budget: int
 ) -> None:
-    """In the model: one hold-out user writes nothing (b), or something else (from one end to the other). Red when users are weighted by their
-    tokens, or when a loss is not clipped.
+    """In the model: one hold-out user writes nothing (b), or something else (from one end to the other: 2b). Red when
+    users are weighted by their tokens, or when a loss is not clipped.
     """
     options: dict[str, Any] = {
         "mechanism": mechanism_with(4),
