@@ -150,13 +150,18 @@ def make_mechanism(
     clip_norms: Sequence[float] = (0.3, 0.8),
     users: Sequence[float] = (21.0, 11.0),
     examples_per_user: int = 4,
+    group_steps: Sequence[int] | None = None,
+    **levers: Any,
 ) -> Mechanism:
-    """A mechanism over the groups `GROUPS`. Its public counts are constants, on purpose not those of the data."""
+    """A mechanism over the groups `GROUPS`. Its public counts are constants, on purpose not those of the data.
+
+    `group_steps` are T_p, by default all steps; `levers` are more fields of the Mechanism.
+    """
     groups = tuple(
-        GroupMechanism(name, n, q, c, steps, examples_per_user)
-        for name, n, q, c in zip(GROUPS, users, rates, clip_norms, strict=True)
+        GroupMechanism(name, n, q, c, t, examples_per_user)
+        for name, n, q, c, t in zip(GROUPS, users, rates, clip_norms, group_steps or (steps, steps), strict=True)
     )
-    return Mechanism(steps=steps, noise_std=noise_std, groups=groups, relation="zero_out")
+    return Mechanism(steps=steps, noise_std=noise_std, groups=groups, relation="zero_out", **levers)
 
 
 @functools.cache
@@ -187,6 +192,7 @@ def make_run(
     posts: Iterable[Mapping[str, str]] | None = None,
     key: bytes = KEY,
     cache: Path | None = None,
+    holdout_users: tuple[float, ...] | None = None,
     **changes: Any,
 ) -> Path:
     """A run's folder as it is just before training: ``harness.training.loop.train(run_dir)`` can begin.
@@ -198,6 +204,7 @@ def make_run(
         posts: The users' texts; None: `made_posts()`.
         key: The run's secret key.
         cache: Where corpora are kept; None: beside the run.
+        holdout_users: Public numbers of private hold-out users, per group.
         **changes: To the spec, as for `make_spec`.
     """
     folder = Folder(run_dir)
@@ -210,7 +217,7 @@ def make_run(
     spec = make_spec(base, written, **changes)
     corpus = make_corpus(spec, base, cache)
     curve = tuple((t, 0.1 * t) for t in range(mechanism.steps + 1))
-    Job(spec, mechanism, curve, corpus.folder, base, "cpu").save(run_dir)
+    Job(spec, mechanism, curve, corpus.folder, base, "cpu", holdout_users).save(run_dir)
     groups = [GROUPS.index(str(corpus.attributes(u)["plan"])) for u in range(corpus.n_users)]
     np.save(folder.members, np.array(groups, dtype=np.int16), allow_pickle=False)
     create_key(folder.key, key)

@@ -1,22 +1,23 @@
 """Who takes part in a step, and which worker computes whom.
 
 The cohort of a step is drawn once, globally, from the Mechanism and the run's key; every worker draws the same one
-and takes its share. A user is never split across workers, and every worker runs the same number of micro-batches
-(empty ones have weight zero), so that sharded workers never fall out of step.
+and takes its share. A unit (a user, or one of a user's kept examples) is never split across workers, and every worker
+runs the same number of micro-batches (empty ones have weight zero), so that sharded workers never fall out of step.
 
 Everything here but the Mechanism is private: cohort sizes, shares, numbers of micro-batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.privacy.mechanism import Mechanism
+from harness.privacy.mechanism import GroupMechanism, Mechanism
 from harness.privacy.randomness import Randomness
 
 
@@ -37,15 +38,19 @@ class ExampleIndex(Protocol):
         """The user's examples, as a half-open range."""
         ...
 
+    def user_id(self, user_index: int) -> str:
+        """The user's name."""
+        ...
+
 
 @dataclass(frozen=True)
 class Unit:
-    """One sampled user in one step: the unit that is clipped. Private.
+    """One sampled user, or one sampled example of a user, in one step: the unit that is clipped. Private.
 
     Attributes:
-        user: Index of the user in the corpus.
+        user: Index of the user in the corpus. Of sampled examples, several units may be of one user.
         group: Index of the user's privacy group in the Mechanism.
-        examples: Corpus indices of the examples that enter the user's mean gradient.
+        examples: Corpus indices of the examples that enter the unit's mean gradient; of sampled examples, one.
         targets: Number of predicted tokens over all of them: what the unit's loss is divided by.
     """
 
@@ -79,45 +84,77 @@ def draw_cohort(
     randomness: Randomness,
     step: int,
 ) -> list[Unit]:
-    """Draws the cohort of one step: each user of a group that takes part, independently, with probability q_p.
+    """Draws the cohort of one step: each unit of a group that takes part, independently, with probability q_p.
 
-    There is no maximum size. Sampled users without usable examples contribute nothing, and still count in the
+    There is no maximum size. Sampled units without usable examples contribute nothing, and still count in the
     public denominator.
 
     Args:
-        mechanism: The sampling rates and the steps of each group.
+        mechanism: What is sampled, and the sampling rates and the steps of each group.
         members: Per group, the corpus indices of its training users, in a fixed order.
         corpus: Which examples are whose.
         randomness: The run's draws.
         step: 0 ≤ step < mechanism.steps.
 
     Returns:
-        The sampled users, by group and index.
+        The sampled units, by group and user.
     """
+    draw = _sampled_users if mechanism.sampling_unit == "user" else _sampled_examples
     units: list[Unit] = []
-    predicted = corpus.example_targets
-    for g, group in enumerate(mechanism.groups):
-        if not mechanism.takes_part(g, step):
-            continue
-        heads = randomness.bernoulli("cohort", step, group.name, len(members[g]), group.sampling_rate)
-        for user in members[g][heads].tolist():
-            first, last = corpus.examples_of(user)
-            kept = randomness.choose("examples", step, str(user), last - first, group.examples_per_user)
-            examples = tuple(int(first + k) for k in kept)
-            targets = sum(int(predicted[e]) for e in examples)
-            if targets > 0:
-                units.append(Unit(user, g, examples, targets))
+    for g in range(len(mechanism.groups)):
+        if mechanism.takes_part(g, step):
+            drawn = draw(mechanism.groups[g], members[g], corpus, randomness, step)
+            units.extend(_units(g, drawn, corpus.example_targets))
     return units
 
 
+def kept_examples(corpus: ExampleIndex, user: int, at_most: int, randomness: Randomness) -> tuple[int, ...]:
+    """The at most G_p examples that a user keeps for the whole run, where examples are sampled. Private.
+
+    A function of the key and of this user's name and records alone: not of the step, of workers, or of other users.
+    """
+    first, last = corpus.examples_of(user)
+    kept = randomness.choose("kept examples", 0, corpus.user_id(user), last - first, at_most)
+    return tuple(int(first + k) for k in kept)
+
+
+def _sampled_users(
+    group: GroupMechanism, members: NDArray[np.int64], corpus: ExampleIndex, randomness: Randomness, step: int
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    heads = randomness.bernoulli("cohort", step, group.name, len(members), group.sampling_rate)
+    for user in members[heads].tolist():
+        first, last = corpus.examples_of(user)
+        chosen = randomness.choose("examples", step, str(user), last - first, group.examples_per_user)
+        yield user, tuple(int(first + k) for k in chosen)
+
+
+def _sampled_examples(
+    group: GroupMechanism, members: NDArray[np.int64], corpus: ExampleIndex, randomness: Randomness, step: int
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    # A coin for each place (user, j), j < G, whether or not the user has so many: nothing but G and the users decides
+    # which coins there are.
+    most = group.examples_per_user
+    heads = randomness.bernoulli("cohort", step, group.name, len(members) * most, group.sampling_rate)
+    for user, places in itertools.groupby(heads.tolist(), key=lambda head: int(members[head // most])):
+        kept = kept_examples(corpus, user, most, randomness)
+        yield from ((user, (kept[place % most],)) for place in places if place % most < len(kept))
+
+
+def _units(group: int, drawn: Iterable[tuple[int, tuple[int, ...]]], predicted: NDArray[np.int32]) -> Iterator[Unit]:
+    for user, examples in drawn:
+        targets = sum(int(predicted[e]) for e in examples)
+        if targets > 0:
+            yield Unit(user, group, examples, targets)
+
+
 def deal(units: Sequence[Unit], workers: int) -> list[list[Unit]]:
-    """Deals whole users to workers, the largest first, each to the worker with the least so far.
+    """Deals whole units to workers, the largest first, each to the worker with the least so far.
 
     A pure function of its arguments, so that every worker computes the same deal by itself.
     """
     shares: list[list[Unit]] = [[] for _ in range(workers)]
     loads = [0] * workers
-    for unit in sorted(units, key=lambda u: (-u.targets, u.user)):
+    for unit in sorted(units, key=lambda u: (-u.targets, u.user, u.examples)):
         worker = loads.index(min(loads))
         shares[worker].append(unit)
         loads[worker] += unit.targets + len(unit.examples)
@@ -131,7 +168,7 @@ def micro_batches(units: Sequence[Unit], lengths: NDArray[np.int32], budget: int
     fit goes on in the next micro-batch; at most one does so at each cut.
     """
     rows: list[tuple[int, Unit]] = []
-    for unit in sorted(units, key=lambda u: (-max(int(lengths[e]) for e in u.examples), u.user)):
+    for unit in sorted(units, key=lambda u: (-max(int(lengths[e]) for e in u.examples), u.user, u.examples)):
         rows.extend((e, unit) for e in sorted(unit.examples, key=lambda e: -int(lengths[e])))
     batches: list[MicroBatch] = []
     start = 0

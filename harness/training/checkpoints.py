@@ -1,7 +1,7 @@
 """Checkpoints: whole or absent, checked when read, independent of workers and ZeRO stage, without pickle.
 
-A checkpoint holds weights, optimizer, step *and* the metrics that its step releases, together. Metrics are released
-only once it is durable, and a resumed run continues after it, so no step is ever released twice.
+A checkpoint holds weights, optimizer, the clip's factor, step *and* the metrics that its step releases, together.
+Metrics are released only once it is durable, and a resumed run continues after it, so no step is ever released twice.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Checkpoint:
         optimizer_steps: The optimizer's own step count.
         rows: All metrics of this series up to this step.
         initial: Digest of the adapter's initial weights, to see that a resumed run begins from the same.
+        clip_factor: c_t of an adaptive clip, for the step after this one; 1 without.
     """
 
     step: int
@@ -43,6 +44,7 @@ class Checkpoint:
     optimizer_steps: int
     rows: Sequence[Mapping[str, Any]]
     initial: str
+    clip_factor: float = 1.0
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
@@ -78,6 +80,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             "optimizer_steps": checkpoint.optimizer_steps,
             "rows": list(checkpoint.rows),
             "initial": checkpoint.initial,
+            "clip_factor": checkpoint.clip_factor,
         }
         write_private(partial / "state.json", as_json(state).encode())
         digests["state.json"] = _digest_and_sync(partial / "state.json")
@@ -118,6 +121,7 @@ def _load(path: Path) -> Checkpoint | None:
             optimizer_steps=state["optimizer_steps"],
             rows=tuple(state["rows"]),
             initial=state["initial"],
+            clip_factor=float(state["clip_factor"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""Negative log-likelihood per token on public hold-out users, overall and per group."""
+"""Negative log-likelihood per token on hold-out users, overall and per group."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor
 
 from harness.training.batches import Tokens, collate, token_losses
 
 
 @dataclass(frozen=True)
 class HoldoutSet:
-    """Public hold-out examples, one per user.
+    """Hold-out examples, one per user. Private unless the hold-out users are public.
 
     Attributes:
         examples: Corpus indices.
@@ -33,7 +34,7 @@ class HoldoutSet:
 def evaluate(
     model: Any, corpus: Tokens, lengths: NDArray[np.int32], holdout: HoldoutSet, budget: int, device: torch.device
 ) -> Mapping[str, float]:
-    """Evaluates on all ranks together; collective. Tokens without a loss (prompts) count nowhere.
+    """Evaluates exactly, on all ranks together; collective. For public hold-out users alone.
 
     Args:
         model: The model; its adapter's current weights are used.
@@ -49,34 +50,47 @@ def evaluate(
     """
     if not holdout.examples:
         return {}
+    sums = user_losses(model, corpus, lengths, holdout, budget, device)
+    groups = torch.tensor(holdout.groups)
+    total, tokens = sums.sum(dim=0).tolist()
+    result = {"eval/loss": total / tokens, "eval/tokens": int(tokens)}
+    for g, name in enumerate(holdout.names):
+        loss, count = sums[groups == g].sum(dim=0).tolist()
+        if count:
+            result[f"eval/loss/{name}"] = loss / count
+    return result
+
+
+def user_losses(
+    model: Any, corpus: Tokens, lengths: NDArray[np.int32], holdout: HoldoutSet, budget: int, device: torch.device
+) -> Tensor:
+    """Each user's summed loss in nats, and number of predicted tokens; collective, and the same on every rank.
+
+    Tokens without a loss (prompts) count nowhere. Arguments as for `evaluate`, with at least one example.
+
+    Returns:
+        float64, on the CPU, shape [users, 2]. Private unless the users are public.
+    """
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
     batches = _batches(holdout, lengths, budget)
     # Every rank runs equally many, or ranks that share sharded weights would wait for each other forever.
     rounds = -(-len(batches) // world)
-    # The last row is for users of no trained group (-1).
-    sums = torch.zeros(len(holdout.names) + 1, 2, dtype=torch.float64)
+    sums = torch.zeros(len(holdout.examples), 2, dtype=torch.float64)
     with torch.no_grad():
         for i in range(rounds):
             place = i * world + rank
             batch = batches[place] if place < len(batches) else batches[0][:1]
             rows = collate(corpus, [holdout.examples[k] for k in batch], device)
             losses = token_losses(model, rows).sum(dim=1).double().cpu()
-            predicted = (rows.targets != -100).sum(dim=1).tolist()
-            if place >= len(batches):
-                continue
-            for k, loss, count in zip(batch, losses, predicted, strict=True):
-                sums[holdout.groups[k], 0] += loss
-                sums[holdout.groups[k], 1] += count
+            predicted = (rows.targets != -100).sum(dim=1).double().cpu()
+            if place < len(batches):
+                sums[list(batch)] = torch.stack([losses, predicted], dim=1)
     if world > 1:
+        # A user is on one rank and zero on the others: the sum is exact, whatever the number of ranks.
         on_device = sums.to(device)
         dist.all_reduce(on_device)
         sums = on_device.cpu()
-    total, tokens = sums.sum(dim=0).tolist()
-    result = {"eval/loss": total / tokens, "eval/tokens": int(tokens)}
-    for name, (loss, count) in zip(holdout.names, sums[:-1].tolist(), strict=True):
-        if count:
-            result[f"eval/loss/{name}"] = loss / count
-    return result
+    return sums
 
 
 def is_finite(row: Mapping[str, float]) -> bool:

@@ -25,6 +25,8 @@ class Job:
         corpus: Folder of the Arrow corpus.
         base: Folder of the base model.
         device: ``cpu`` or ``cuda``.
+        holdout_users: Per group, the public expected number of hold-out users, who are private (a declared constant; 0
+            where a group has none). None: hold-out users are public, or there are none.
     """
 
     spec: Spec
@@ -33,6 +35,7 @@ class Job:
     corpus: Path
     base: Path
     device: str
+    holdout_users: tuple[float, ...] | None = None
 
     def save(self, run_dir: Path) -> None:
         """Writes it into the run's private folder."""
@@ -43,6 +46,7 @@ class Job:
             "corpus": str(self.corpus),
             "base": str(self.base),
             "device": self.device,
+            "holdout_users": self.holdout_users,
         }
         write_private(Folder(run_dir).private / "job.json", as_json(document).encode())
 
@@ -50,6 +54,7 @@ class Job:
     def load(cls, run_dir: Path) -> Job:
         """Reads it back."""
         document = json.loads((Folder(run_dir).private / "job.json").read_text())
+        held = document["holdout_users"]
         return cls(
             spec=Spec.model_validate(document["spec"], strict=False),
             mechanism=Mechanism.from_dict(document["mechanism"]),
@@ -57,6 +62,7 @@ class Job:
             corpus=Path(document["corpus"]),
             base=Path(document["base"]),
             device=document["device"],
+            holdout_users=None if held is None else tuple(float(n) for n in held),
         )
 
     def epsilon_after(self, steps: int) -> float | None:

@@ -5,10 +5,9 @@ Imports no Ray, so that a machine with a GPU and nothing else can train and meas
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,36 +15,32 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.data.cohorts import MicroBatch, Unit, deal, draw_cohort, micro_batches
 from harness.data.store import Corpus
-from harness.errors import ArgumentError, MachineError, UserError
-from harness.files import append_private, as_json, hold, write_private, write_released
+from harness.errors import MachineError, UserError
+from harness.files import append_private, as_json, write_private
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness, load_key
 from harness.training import checkpoints
+from harness.training.adapting import bits_of, next_factor
 from harness.training.batches import collate, pad, weighted_loss
 from harness.training.checkpoints import Checkpoint
 from harness.training.engine import Engine
-from harness.training.evaluation import HoldoutSet, evaluate, is_finite
+from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.job import Failure, Folder, Job
 from harness.training.model import build_model, save_adapter
-from harness.training.noise import noisy_mean
+from harness.training.noise import noisy_mean, noisy_share
+from harness.training.private_evaluation import PrivateEvaluation
+from harness.training.probing import check_moves, probe
+from harness.training.ranks import alone, any_rank, own_ranks
+from harness.training.released import append_missing, released_rows
 
 Release = Callable[[Mapping[str, Any]], None]
 PRIVATE, ORDINARY = "private", "ordinary"
-WORKERS_GONE_SECONDS = 30.0
-"""So long the workers of a resumed run wait for those of the interrupted one to end."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Which of how many workers this is."""
-
-    rank: int
-    world: int
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Inputs:
     Attributes:
         corpus: All examples.
         members: Per group, its training users.
-        holdout: Public hold-out examples.
+        holdout: Hold-out examples: of public users some, of private ones all.
         randomness: The run's draws.
     """
 
@@ -71,7 +66,8 @@ class Inputs:
         groups = np.load(folder.members)
         training = ~np.asarray(corpus.holdout)
         members = tuple(np.flatnonzero((groups == g) & training) for g in range(len(job.mechanism.groups)))
-        chosen = corpus.holdout_by_order(job.spec.evaluation.users)
+        # Who is among the first of private users would depend on the others.
+        chosen = corpus.holdout_by_order(corpus.n_users if _holdout_is_private(job) else job.spec.evaluation.users)
         holdout = HoldoutSet(
             examples=tuple(corpus.examples_of(int(u))[0] for u in chosen),
             groups=tuple(int(groups[u]) for u in chosen),
@@ -92,10 +88,10 @@ def train(run_dir: Path, release: Release = lambda row: None) -> None:
     """
     folder = Folder(run_dir)
     try:
-        with _alone(folder):
+        with alone(folder.worker_lease):
             _train(Job.load(run_dir), folder, release)
     except UserError as error:
-        if _ranks().rank == 0:
+        if own_ranks().rank == 0:
             Failure(str(error), error.exit_code).save(run_dir)
 
 
@@ -109,32 +105,9 @@ def _train(job: Job, folder: Folder, release: Release) -> None:
         Series(ORDINARY, job, folder, others, job.mechanism.without_privacy(), release).run()
 
 
-@contextlib.contextmanager
-def _alone(folder: Folder) -> Iterator[None]:
-    """Nobody else trains this run meanwhile: workers can outlive their driver on a cluster. Collective.
-
-    Raises:
-        MachineError: Workers of an earlier try are still at work.
-    """
-    ranks, problem = _ranks(), ""
-    with contextlib.ExitStack() as stack:
-        if ranks.rank == 0:
-            try:
-                if not stack.enter_context(hold(folder.worker_lease, seconds=WORKERS_GONE_SECONDS)):
-                    problem = "workers of an earlier try of this run are still at work; wait until they have ended"
-            except MachineError as error:
-                problem = str(error)
-        if _any_rank(bool(problem), _collective_device()):
-            raise MachineError(problem or "the first worker could not begin")
-        yield
-
-
-def _any_rank(happened: bool, device: torch.device) -> bool:
-    """Whether something happened on any rank; collective."""
-    flag = torch.tensor([float(happened)], device=device)
-    if _ranks().world > 1:
-        dist.all_reduce(flag)
-    return bool(flag.item())
+def _holdout_is_private(job: Job) -> bool:
+    # Of the whole run: the ordinary series' mechanism has no charges, and its hold-out users are the same.
+    return job.mechanism.holdout is not None or job.spec.data.holdout.visibility != "public"
 
 
 class Series:
@@ -145,15 +118,16 @@ class Series:
     ) -> None:
         """Builds model and engine; collective."""
         self.name, self.job, self.folder, self.inputs = name, job, folder, inputs
-        self.mechanism, self.release, self.ranks = mechanism, release, _ranks()
+        self.mechanism, self.release, self.ranks = mechanism, release, own_ranks()
         spec = job.spec
         model = build_model(job.base, spec.model, spec.seed).to(job.device)
         trainables = find_trainables(model)
         self.sink = UnitGradients(trainables, torch.device(job.device))
         self.engine = Engine(model, trainables, spec.train.optimizer, spec.compute.deepspeed.stage)
         self.device = self.engine.device
-        self.clip_norms = torch.tensor([g.clip_norm for g in mechanism.groups], dtype=torch.float64)
         self.initial = self.engine.parameters()
+        # What goes from step to step beside the engine's own state; a checkpoint holds all of it.
+        self.factor = 1.0
         self.rows: list[Mapping[str, Any]] = []
 
     def run(self) -> bool:
@@ -171,7 +145,7 @@ class Series:
             self._note_progress(step)
             due = step % every == 0 or step == total
             if due:
-                self._check_moves(step)
+                check_moves(self.engine.parameters(), self.initial, step, private=self.mechanism.private)
                 self._evaluate(step)
             if due or stop:
                 self._checkpoint(step)
@@ -195,24 +169,29 @@ class Series:
         mine = batches[self.ranks.rank]
         rounds = max(1, *(len(b) for b in batches))
         self.sink.reset()
-        clipped, losses = 0, 0.0
+        clip_norms = torch.tensor(self.mechanism.clip_norms_at(step, self.factor), dtype=torch.float64)
+        found = np.zeros(3)
         for i in range(rounds):
             if i < len(mine):
-                loss, above = self._micro_batch(mine[i], last=i == rounds - 1)
-                losses, clipped = losses + loss, clipped + above
+                found += self._micro_batch(mine[i], clip_norms, last=i == rounds - 1)
             else:
                 self._idle(last=i == rounds - 1)
         stop = self.ranks.rank == 0 and self.folder.stop.exists()
-        aside = torch.tensor([float(stop), losses, float(clipped)], device=self.device)
+        # Sums of halves are exact in float32, so that every rank and every number of them has the same.
+        aside = torch.tensor([float(stop), *found.tolist()], dtype=torch.float32, device=self.device)
         summed = torch.cat([self.sink.total, aside])
         if self.ranks.world > 1:
             dist.all_reduce(summed)
-        total, (stopped, loss_sum, clipped_sum) = summed[: self.sink.size], summed[self.sink.size :].tolist()
-        self.engine.step(noisy_mean(total, self.sink.trainables, self.mechanism, step, randomness))
-        self._note_privately(step, len(units), loss_sum, clipped_sum)
+        total, (stopped, loss, above, bits) = summed[: self.sink.size], summed[self.sink.size :].tolist()
+        self.engine.step(noisy_mean(total, self.sink.trainables, self.mechanism, step, randomness, self.factor))
+        if self.mechanism.adaptive is not None:
+            share = noisy_share(bits, self.mechanism, step, randomness)
+            self.factor = next_factor(self.factor, share, self.mechanism.adaptive)
+        self._note_privately(step, len(units), loss, above)
         return bool(stopped > 0)
 
-    def _micro_batch(self, batch: MicroBatch, *, last: bool) -> tuple[float, int]:
+    def _micro_batch(self, batch: MicroBatch, clip_norms: Tensor, *, last: bool) -> tuple[float, float, float]:
+        """Computes and clips; returns the sums of losses, of units above their clip norm, and of their bits."""
         rows = collate(self.inputs.corpus, batch.rows, self.device)
         units: Sequence[Unit] = batch.units
         weights = [1.0 / units[slot].targets for slot in batch.slots]
@@ -226,10 +205,10 @@ class Series:
 
         self.sink.begin(batch.slots)
         self.engine.backward(loss_of, self.sink, last=last)
-        limits = self.clip_norms[[u.group for u in units]].to(self.device)
+        limits = clip_norms[[u.group for u in units]].to(self.device)
         norms = self.sink.finish(limits, continues=batch.continues)
-        above = int((norms > limits[: len(norms)]).sum())
-        return float(seen[0]), above
+        own = limits[: len(norms)]
+        return float(seen[0]), float((norms > own).sum()), bits_of(norms, own)
 
     def _idle(self, *, last: bool) -> None:
         """A micro-batch of weight zero, to stay in step with the other ranks, or for an empty cohort."""
@@ -241,7 +220,7 @@ class Series:
 
     def _resume(self) -> int:
         checkpoint = checkpoints.load_newest(self.folder.checkpoints(self.name))
-        released = max((r["step"] for r in _released(self.folder.metrics) if r["series"] == self.name), default=-1)
+        released = max((r["step"] for r in released_rows(self.folder.metrics) if r["series"] == self.name), default=-1)
         if self.ranks.world > 1:
             # Nobody writes before everybody has read, or the ranks could begin from different places.
             dist.barrier()
@@ -249,14 +228,14 @@ class Series:
             # Going back would compute a released step again.
             raise MachineError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
         if checkpoint is None:
-            self._probe()
+            probe(self.engine, self.sink, self.initial, self.job.spec.data.max_tokens)
             if self.name == PRIVATE:
                 self._evaluate(0)
             self._checkpoint(0)
             return 0
         if checkpoint.initial != checkpoints.digest_of(self.initial):
             raise MachineError("the adapter's initial weights differ from those of the interrupted run")
-        self.rows = list(checkpoint.rows)
+        self.rows, self.factor = list(checkpoint.rows), checkpoint.clip_factor
         self.sink.reset()
         self.engine.restore(
             checkpoint.parameters, checkpoint.optimizer, checkpoint.optimizer_steps, lambda: self._idle(last=True)
@@ -265,73 +244,38 @@ class Series:
         self._note_progress(checkpoint.step)
         return checkpoint.step
 
-    def _probe(self) -> None:
-        """Sees on made-up tokens that the model computes and that the adapter can learn, before a record is read."""
-        self.sink.reset()
-        self.sink.begin([0])
-        # As long as an example can be, and with the last tokens that there are.
-        rows: int = self.engine.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        made_up = [rows - 1 - i % rows for i in range(max(16, self.job.spec.data.max_tokens))]
-        loss_of = weighted_loss(pad([made_up], self.device), [1.0 / (len(made_up) - 1)])
-        seen: list[float] = []
-
-        def probe(model: Any) -> Tensor:
-            loss = loss_of(model)
-            seen.append(float(loss.detach()))
-            return loss
-
-        self.engine.backward(probe, self.sink, last=False)
-        unlimited = torch.full((1,), float("inf"), dtype=torch.float64, device=self.device)
-        norms = self.sink.finish(unlimited, continues=False)
-        if not np.isfinite(seen[0]) or not bool(torch.isfinite(norms).all()):
-            raise UserError("the base model's loss is not finite: it would never train; try model.dtype: float32")
-        for trainable in self.sink.trainables:
-            if not self.initial[trainable.name].any() and not trainable.view(self.sink.total).any():
-                raise UserError(f"{trainable.name} gets no gradient: it would stay zero; leave it out of the targets")
-        self._check_causal()
-
-    def _check_causal(self) -> None:
-        """No token may see what lies to its right: padding, whose length depends on others, has no mask.
-
-        The gradient of early outputs in later inputs must be exactly zero, at any dtype.
-        """
-        seen: list[Tensor] = []
-
-        def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
-            seen.append(output.detach().requires_grad_())
-            return seen[0]
-
-        model: Any = self.engine.module
-        handle = model.get_input_embeddings().register_forward_hook(watch)
-        try:
-            rows = pad([list(range(1, 17))], self.device)
-            early = model(input_ids=rows.inputs, use_cache=False).logits[:, :8]
-            (gradient,) = torch.autograd.grad(early.float().square().sum(), seen[0])
-        finally:
-            handle.remove()
-        if bool(gradient[:, 8:].any()):
-            raise ArgumentError(
-                "model.base: its tokens see what comes after them (it is no causal language model), so that one user's "
-                "gradient would depend on others; it can't be trained privately"
-            )
-
-    def _check_moves(self, step: int) -> None:
-        """Every trainable weight must have moved: one that didn't is not covered by clipping and noise."""
-        current = self.engine.parameters()
-        for name, value in current.items():
-            if not bool(torch.isfinite(value).all()):
-                raise UserError(f"{name} is no longer finite after {step} steps; try a smaller train.optimizer.lr")
-            # Without noise, LoRA's first factor has no gradient until its second one, zero at first, has moved.
-            if (self.mechanism.private or step > 1) and torch.equal(value, self.initial[name]):
-                raise UserError(f"{name} has not moved in {step} steps: the adapter would stay what it was")
-
     def _evaluate(self, step: int) -> None:
-        corpus, budget = self.inputs.corpus, self.job.spec.compute.microbatch_tokens
-        found = evaluate(self.engine.module, corpus, corpus.example_lengths, self.inputs.holdout, budget, self.device)
-        if not is_finite(found):
-            raise UserError(f"the loss on hold-out users is not finite after {step} steps; try a smaller learning rate")
         epsilon = self.job.epsilon_after(step) if self.name == PRIVATE else None
-        self.rows.append({"series": self.name, "step": step, "epsilon": epsilon, **found})
+        row = {"series": self.name, "step": step, "epsilon": epsilon, **self._losses(step)}
+        if self.mechanism.adaptive is not None:
+            row["clip/factor"] = self.factor
+        self.rows.append(row)
+
+    def _losses(self, step: int) -> Mapping[str, float]:
+        """What may be released of the hold-out users' losses; collective."""
+        inputs, budget = self.inputs, self.job.spec.compute.microbatch_tokens
+        arguments = (self.engine.module, inputs.corpus, inputs.corpus.example_lengths, inputs.holdout, budget)
+        if not _holdout_is_private(self.job):
+            found = evaluate(*arguments, self.device)
+            if not is_finite(found):
+                raise UserError(
+                    f"the loss on hold-out users is not finite after {step} steps; try a smaller learning rate"
+                )
+            return found
+        charge = self.job.mechanism.holdout
+        if charge is None or self.name != PRIVATE:
+            return {}
+
+        def measure() -> NDArray[np.float64]:
+            if not inputs.holdout.examples:
+                return np.empty(0)
+            sums = user_losses(*arguments, self.device).numpy()
+            with np.errstate(all="ignore"):  # a warning would tell of somebody
+                return np.asarray(sums[:, 0] / sums[:, 1], dtype=np.float64)
+
+        users = self.job.holdout_users or ()
+        answers = PrivateEvaluation(charge, inputs.holdout.names, users, inputs.randomness, self.name)
+        return answers.release(self.rows, step, inputs.holdout.groups, measure)
 
     def _checkpoint(self, step: int) -> None:
         """Makes the state durable, and only then releases its metrics; collective."""
@@ -340,19 +284,19 @@ class Series:
         problem = ""
         if self.ranks.rank == 0:
             initial = checkpoints.digest_of(self.initial)
-            checkpoint = Checkpoint(step, parameters, state, count, self.rows, initial)
+            checkpoint = Checkpoint(step, parameters, state, count, self.rows, initial, self.factor)
             try:
                 checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
             except MachineError as error:
                 problem = str(error)
-        if _any_rank(bool(problem), self.device):
+        if any_rank(bool(problem), self.device):
             raise MachineError(problem or "a checkpoint could not be written")
         self._publish()
 
     def _publish(self) -> None:
         """Releases all rows that are durable and not yet out; doing it twice changes nothing."""
         if self.ranks.rank == 0:
-            _append_missing(self.folder.metrics, self.rows)
+            append_missing(self.folder.metrics, self.rows)
         for row in self.rows[-1:]:
             self.release(row)
 
@@ -373,25 +317,3 @@ class Series:
             "clipped": clipped / units if units else None,
         }
         append_private(self.folder.private / "diagnostics.jsonl", (json.dumps(row) + "\n").encode())
-
-
-def _ranks() -> Ranks:
-    return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks(0, 1)
-
-
-def _collective_device() -> torch.device:
-    nccl = dist.is_initialized() and dist.get_backend() == "nccl"
-    return torch.device("cuda") if nccl else torch.device("cpu")
-
-
-def _append_missing(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    # A kill in the middle of a line leaves half of one: it is dropped, and its row written again.
-    present = _released(path)
-    known = {(row["series"], row["step"]) for row in present}
-    missing = [row for row in rows if (row["series"], row["step"]) not in known]
-    write_released(path, "".join(json.dumps(row) + "\n" for row in [*present, *missing]))
-
-
-def _released(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -8,39 +8,101 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness
 from harness.training.gradients import Trainable
 
+GRADIENTS, BITS, LOSSES = "noise", "clip", "evaluation"
+"""Purposes of noise: part of a draw's address, so that no two sums share a draw."""
+
+
+def noisy_sum(
+    values: NDArray[np.float64], noise_std: float, randomness: Randomness, purpose: str, step: int, name: str
+) -> NDArray[np.float64]:
+    """``values + N(0, noise_std² I)``, float64, same shape [coordinates]: every noisy answer comes from here.
+
+    Args:
+        values: A sum over users, of all workers, each user's part bounded. Private.
+        noise_std: The standard deviation of each coordinate's noise; 0: none is added.
+        randomness: The run's draws.
+        purpose: One of the purposes above.
+        step: 0 ≤ step.
+        name: What the sum is of. Noise is a function of (key, purpose, step, name, coordinate) alone.
+    """
+    if noise_std == 0:
+        return values
+    noise: NDArray[np.float64] = noise_std * randomness.normals(purpose, step, name, 0, len(values))
+    return values + noise
+
 
 def noisy_mean(
-    total: Tensor, trainables: Sequence[Trainable], mechanism: Mechanism, step: int, randomness: Randomness
+    total: Tensor,
+    trainables: Sequence[Trainable],
+    mechanism: Mechanism,
+    step: int,
+    randomness: Randomness,
+    factor: float = 1.0,
 ) -> Tensor:
     """Turns the cohort's summed clipped gradients into what the optimizer may see: the release of one step.
 
-    ``(total + N(0, s² I)) / D_step``, with s and the public constant D of the mechanism. The noise of a coordinate
+    ``(total + N(0, s_t² I)) / D_t``, with s_t and the public constant D_t of the mechanism. The noise of a coordinate
     depends on (key, step, parameter name, place in the parameter) alone, so every worker draws the same.
 
     Args:
         total: Sum of the clipped gradients over the *whole* cohort, of all workers; float32, shape [coordinates].
         trainables: Where each parameter lies in `total`.
-        mechanism: s and D.
+        mechanism: s_t and D_t.
+        step: 0 ≤ step < mechanism.steps.
+        randomness: The run's draws.
+        factor: c_t of an adaptive clip.
+
+    Returns:
+        The private mean gradient, float32, shape [coordinates].
+
+    Raises:
+        ValueError: No group takes part in this step, so that there is nothing to divide by.
+    """
+    noise_std, denominator = mechanism.noise_std_at(step, factor), _denominator(mechanism, step)
+    released = torch.empty_like(total)
+    for trainable in trainables:
+        part = slice(trainable.offset, trainable.offset + trainable.size)
+        exact = total[part].to("cpu", torch.float64).numpy()
+        noisy = noisy_sum(exact, noise_std, randomness, GRADIENTS, step, trainable.name)
+        released[part] = (torch.from_numpy(noisy) / denominator).to(total.device, torch.float32)
+    return released
+
+
+def noisy_share(bits: float, mechanism: Mechanism, step: int, randomness: Randomness) -> float:
+    """The share of units below their clip norm as the adaptive clip may see it: the second release of a step.
+
+    ``(bits + N(0, σ_b²)) / D_t + ½``, with σ_b and the public constant D_t of the mechanism.
+
+    Args:
+        bits: Sum of ``1[norm ≤ C_{p,t}] − ½`` over the units of the whole cohort, of all workers. Private.
+        mechanism: σ_b and D_t.
         step: 0 ≤ step < mechanism.steps.
         randomness: The run's draws.
 
     Returns:
-        The private mean gradient, float32, shape [coordinates].
+        The noisy share; noise may take it below 0 or above 1.
+
+    Raises:
+        ValueError: The mechanism has no adaptive clip, or no group takes part in this step.
     """
+    if mechanism.adaptive is None:
+        raise ValueError("only an adaptive clip has a share to release")
+    std = mechanism.adaptive.bit_noise_std
+    (noisy,) = noisy_sum(np.array([bits]), std, randomness, BITS, step, "bits").tolist()
+    return float(noisy) / _denominator(mechanism, step) + 0.5
+
+
+def _denominator(mechanism: Mechanism, step: int) -> float:
     denominator = mechanism.denominator(step)
-    released = torch.empty_like(total)
-    for trainable in trainables:
-        part = slice(trainable.offset, trainable.offset + trainable.size)
-        value = total[part].to("cpu", torch.float64)
-        if mechanism.private:
-            noise = randomness.normals("noise", step, trainable.name, 0, trainable.size)
-            value += mechanism.noise_std * torch.from_numpy(noise)
-        released[part] = (value / denominator).to(total.device, torch.float32)
-    return released
+    if not denominator > 0:
+        raise ValueError(f"no group takes part in step {step}")
+    return denominator

@@ -26,7 +26,8 @@ FALSE_ALARM = 1e-6
 class Corpus:
     """Examples of made users: user u has `counts[u]` of them, of the given lengths."""
 
-    def __init__(self, counts, lengths=None):
+    def __init__(self, counts, lengths=None, names=None):
+        self.names = names or [f"user-{u}" for u in range(len(counts))]
         self.edges = np.concatenate([[0], np.cumsum(counts)])
         total = int(self.edges[-1])
         self.example_lengths = np.array(
@@ -36,6 +37,9 @@ class Corpus:
 
     def examples_of(self, user):
         return int(self.edges[user]), int(self.edges[user + 1])
+
+    def user_id(self, user):
+        return self.names[user]
 
 
 USERS = 120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch.distributed as dist
 
 from harness.errors import MachineError, UserError
 from harness.spec.models import AdapterBlock, ModelBlock, OptimizerBlock
-from harness.training import checkpoints, engine, loop
+from harness.training import checkpoints, engine, loop, noise, private_evaluation, ranks
 from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine
 from harness.training.evaluation import evaluate
@@ -22,6 +23,7 @@ from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.job import Failure, Folder, Job
 from harness.training.loop import PRIVATE, Inputs, Series
 from harness.training.model import build_model
+from harness.training.probing import check_moves
 from tests.tiny import make_mechanism
 
 Weights = dict[str, np.ndarray[Any, Any]]
@@ -58,16 +60,16 @@ def train(run_dir: Path) -> str | None:
 
 def train_beside_others(run_dir: Path) -> str | None:
     """`train`, not waiting long for other workers of the same run."""
-    with mock.patch.object(loop, "WORKERS_GONE_SECONDS", 0.2):
+    with mock.patch.object(ranks, "WORKERS_GONE_SECONDS", 0.2):
         return train(run_dir)
 
 
 def complaint_about_weights(run_dir: Path, value: float) -> str:
-    """What `Series` says of weights that are all `value`."""
-    series = _series(run_dir)
-    beyond = {name: torch.full_like(weight, value) for name, weight in series.engine.parameters().items()}
-    with mock.patch.object(series.engine, "parameters", return_value=beyond), pytest.raises(UserError) as caught:
-        series._check_moves(1)
+    """What is said of weights that are all `value`."""
+    initial = _series(run_dir).initial
+    beyond = {name: torch.full_like(weight, value) for name, weight in initial.items()}
+    with pytest.raises(UserError) as caught:
+        check_moves(beyond, initial, 1, private=False)
     return str(caught.value)
 
 
@@ -101,10 +103,10 @@ def crashed_in_step(run_dir: Path, step: int) -> bool:
     """`loop.train` whose every worker dies in the middle of step number `step`; returns whether it did."""
     real = loop.noisy_mean
 
-    def dies(total: Any, trainables: Any, mechanism: Any, number: int, randomness: Any) -> Any:
+    def dies(total: Any, trainables: Any, mechanism: Any, number: int, randomness: Any, factor: float) -> Any:
         if number == step:
             raise Crash
-        return real(total, trainables, mechanism, number, randomness)
+        return real(total, trainables, mechanism, number, randomness, factor)
 
     with mock.patch.object(loop, "noisy_mean", dies):
         try:
@@ -238,3 +240,86 @@ def noise_of_updates(
         with_noise, without = updates
         found[stage] = ({n: with_noise[n] - without[n] for n in without}, without)
     return found
+
+
+def contributions(run_dir: Path) -> list[tuple[int, int, float, float]]:
+    """Trains a run; what each of this rank's completed units added to the sum of its step.
+
+    Returns:
+        Step, group, norm before clipping and norm of what was added.
+    """
+    found: list[tuple[int, int, float, float]] = []
+    series = _series(run_dir)
+    step_of, micro_batch_of, finish_of = series._step, series._micro_batch, series.sink.finish
+    now: dict[str, Any] = {}
+
+    def step(number: int) -> bool:
+        now["step"] = number
+        return step_of(number)
+
+    def micro_batch(batch: Any, *args: Any, **kwargs: Any) -> Any:
+        now["units"] = batch.units
+        return micro_batch_of(batch, *args, **kwargs)
+
+    def finish(limits: torch.Tensor, *, continues: bool) -> torch.Tensor:
+        before = series.sink.total.clone()
+        series.sink.total.zero_()
+        norms = finish_of(limits, continues=continues)
+        if len(norms) == 1 and now.get("units"):  # one row a micro-batch: one unit at most
+            added = float(series.sink.total.double().norm())
+            found.append((now["step"], now["units"][0].group, float(norms[0]), added))
+        series.sink.total += before
+        now["units"] = None
+        return norms
+
+    with (
+        mock.patch.object(series, "_step", step),
+        mock.patch.object(series, "_micro_batch", micro_batch),
+        mock.patch.object(series.sink, "finish", finish),
+    ):
+        series.run()
+    return found
+
+
+def noisy_sums(run_dir: Path, crash_in: int | None = None) -> list[tuple[str, int, str, float]]:
+    """`loop.train`; every noisy sum that was made on this rank: purpose, step, name and standard deviation."""
+    found: list[tuple[str, int, str, float]] = []
+    real = noise.noisy_sum
+
+    def seen(values: Any, std: float, randomness: Any, purpose: str, step: int, name: str) -> Any:
+        found.append((purpose, step, name, std))
+        return real(values, std, randomness, purpose, step, name)
+
+    with (
+        mock.patch.object(noise, "noisy_sum", seen),
+        mock.patch.object(private_evaluation, "noisy_sum", seen),
+    ):
+        if crash_in is None:
+            loop.train(run_dir)
+        else:
+            assert crashed_in_step(run_dir, crash_in)
+    return found
+
+
+def sums_of_hold_out_users(run_dirs: Sequence[Path], center: float, bound: float) -> list[list[float]]:
+    """What a private evaluation of each run's initial model would hide with noise: the exact vector over groups."""
+    found = []
+    real = private_evaluation.bounded_sums
+    for run_dir in run_dirs:
+        series = _series(run_dir)
+
+        def exact(losses: Any, groups: Any, _: Any, __: float) -> Any:
+            sums = real(losses, groups, np.full(2, center), bound)
+            found.append(sums.tolist())
+            return sums
+
+        with mock.patch.object(private_evaluation, "bounded_sums", exact):
+            series._losses(0)
+    return found
+
+
+def losses_with(run_dir: Path, **changes: Any) -> Mapping[str, float]:
+    """What an evaluation of the initial model releases, were the job another."""
+    job, folder = dataclasses.replace(Job.load(run_dir), **changes), Folder(run_dir)
+    series = Series(PRIVATE, job, folder, Inputs.load(job, folder), job.mechanism, lambda row: None)
+    return series._losses(0)

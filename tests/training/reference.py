@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from harness.data.cohorts import draw_cohort
 from harness.data.store import Corpus
+from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import load_key
 from harness.spec.models import OptimizerBlock, Spec
 from harness.training.job import Folder, Job
@@ -27,11 +28,13 @@ class Reference:
         initial: The adapter's weights before the first step.
         final: And after the last, float64.
         norms: Per step, the unclipped gradient norm of every unit, with its clip norm.
+        factors: c_t before each step and after the last, where the clip is adaptive.
     """
 
     initial: dict[str, Tensor]
     final: dict[str, Tensor]
     norms: list[list[tuple[float, float]]]
+    factors: list[float]
 
 
 def plain_model(base: Path, spec: Spec) -> Any:
@@ -74,11 +77,25 @@ def _optimizer(block: OptimizerBlock, parameters: list[Any]) -> torch.optim.Opti
     return torch.optim.AdamW(parameters, lr=block.lr, weight_decay=block.weight_decay or 0.0)
 
 
+def _rules(mechanism: Mechanism, step: int) -> tuple[float, float, float]:
+    """The multiples of the first step's noise and clip norms, and what the sum is divided by, in plain words."""
+    noise, clip, end = 1.0, 1.0, 0
+    for stretch in mechanism.schedule:
+        if end <= step < end + stretch.steps:
+            noise, clip = stretch.noise, stretch.clip
+        end += stretch.steps
+    expected = 0.0
+    for group in mechanism.groups:
+        if step in {k * mechanism.steps // group.steps for k in range(group.steps)}:
+            units = group.users * (group.examples_per_user if mechanism.sampling_unit == "example" else 1)
+            expected += units * group.sampling_rate
+    return noise, clip, expected
+
+
 def train_plainly(run_dir: Path) -> Reference:
-    """Trains a run whose mechanism has no noise, in this process."""
+    """Trains a run in this process, with the noise of its key."""
     job, folder = Job.load(run_dir), Folder(run_dir)
     mechanism, corpus, randomness = job.mechanism, Corpus.load(job.corpus), load_key(folder.key)
-    assert not mechanism.private
     groups = np.load(folder.members)
     members = [
         np.array([u for u in range(corpus.n_users) if groups[u] == g and not corpus.holdout[u]], dtype=np.int64)
@@ -89,20 +106,31 @@ def train_plainly(run_dir: Path) -> Reference:
     optimizer = _optimizer(job.spec.train.optimizer, [p for _, p in named])
     initial = {n: p.detach().clone() for n, p in named}
     norms: list[list[tuple[float, float]]] = []
+    factors = [1.0]
     for step in range(mechanism.steps):
         total = torch.zeros(sum(p.numel() for _, p in named), dtype=torch.float64)
         norms.append([])
+        noise, clip, denominator = _rules(mechanism, step)
+        bits = 0.0
         for unit in draw_cohort(mechanism, members, corpus, randomness, step):
-            clip_norm = mechanism.groups[unit.group].clip_norm
+            clip_norm = mechanism.groups[unit.group].clip_norm * clip * factors[-1]
             gradient = unit_gradient(model, [corpus.tokens(e).tolist() for e in unit.examples])
             norm = float(gradient.norm())
             norms[-1].append((norm, clip_norm))
             if math.isfinite(norm):
                 total += gradient * min(1.0, clip_norm / norm) if norm else 0.0
-        mean = total / sum(g.users * g.sampling_rate for g in mechanism.groups)
+                bits += 0.5 if norm <= clip_norm else -0.5
         offset = 0
-        for _, parameter in named:
-            parameter.grad = mean[offset : offset + parameter.numel()].view_as(parameter)
+        for name, parameter in named:
+            own = total[offset : offset + parameter.numel()].clone()
+            normals = torch.from_numpy(randomness.normals("noise", step, name, 0, len(own)))
+            own += mechanism.noise_std * noise * factors[-1] * normals
+            parameter.grad = (own / denominator).view_as(parameter)
             offset += parameter.numel()
         optimizer.step()
-    return Reference(initial, {n: p.detach().clone() for n, p in named}, norms)
+        if mechanism.adaptive is not None:
+            rule = mechanism.adaptive
+            noisy = bits + rule.bit_noise_std * float(randomness.normals("clip", step, "bits", 0, 1)[0])
+            share = noisy / denominator + 0.5
+            factors.append(factors[-1] * math.exp(-rule.learning_rate * (share - rule.quantile)))
+    return Reference(initial, {n: p.detach().clone() for n, p in named}, norms, factors)

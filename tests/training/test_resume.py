@@ -14,7 +14,7 @@ import pytest
 from harness.files import locked
 from harness.training.checkpoints import Checkpoint, load_newest
 from harness.training.job import Failure, Folder
-from harness.training.loop import _append_missing
+from harness.training.released import append_missing
 from tests.tiny import copy_run, make_mechanism, make_run
 from tests.training import checks
 
@@ -269,8 +269,8 @@ def row(step: int, series: str = "private") -> dict[str, Any]:
 def test_rows_are_appended_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for upto in (1, 3, 3, 2, 4):
-        _append_missing(path, [row(s) for s in range(upto)])
-    _append_missing(path, [row(0, "ordinary")])
+        append_missing(path, [row(s) for s in range(upto)])
+    append_missing(path, [row(0, "ordinary")])
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         *(row(s) for s in range(4)),
         row(0, "ordinary"),
@@ -284,15 +284,15 @@ def test_a_half_written_line_is_mended(tmp_path: Path, left: int) -> None:
     whole = "".join(json.dumps(row(s)) + "\n" for s in range(3))
     assert left < len(json.dumps(row(2)))
     path.write_text(whole[: -len(json.dumps(row(2))) - 1 + left])
-    _append_missing(path, [row(0), row(1)])
+    append_missing(path, [row(0), row(1)])
     assert path.read_text() == "".join(json.dumps(row(s)) + "\n" for s in range(2))
-    _append_missing(path, [row(s) for s in range(3)])
+    append_missing(path, [row(s) for s in range(3)])
     assert path.read_text() == whole
 
 
 def test_a_released_row_is_never_rewritten(tmp_path: Path) -> None:
     """Broken by writing the rows of a later computation over those that are out."""
     path = tmp_path / "metrics.jsonl"
-    _append_missing(path, [row(0)])
-    _append_missing(path, [{**row(0), "eval/loss": 7.0}, row(1)])
+    append_missing(path, [row(0)])
+    append_missing(path, [{**row(0), "eval/loss": 7.0}, row(1)])
     assert [json.loads(line)["eval/loss"] for line in path.read_text().splitlines()] == [1.0, 0.5]

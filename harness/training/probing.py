@@ -1,0 +1,98 @@
+"""What a training looks at before it reads a record, and whether it still learns: nothing private is seen here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.errors import ArgumentError, UserError
+from harness.training.batches import pad, weighted_loss
+from harness.training.engine import Engine
+from harness.training.gradients import UnitGradients
+
+
+def probe(engine: Engine, sink: UnitGradients, initial: Mapping[str, Tensor], longest: int) -> None:
+    """Sees on made-up tokens that the model computes and that the adapter can learn; collective.
+
+    Args:
+        engine: The model.
+        sink: What collects gradients; it is reset.
+        initial: The adapter's weights by name.
+        longest: Most tokens that an example can have.
+
+    Raises:
+        UserError: The loss is not finite, or a weight would never get a gradient.
+        ArgumentError: The model is not causal.
+    """
+    sink.reset()
+    sink.begin([0])
+    # As long as an example can be, and with the last tokens that there are.
+    rows: int = engine.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    made_up = [rows - 1 - i % rows for i in range(max(16, longest))]
+    loss_of = weighted_loss(pad([made_up], engine.device), [1.0 / (len(made_up) - 1)])
+    seen: list[float] = []
+
+    def watched(model: Any) -> Tensor:
+        loss = loss_of(model)
+        seen.append(float(loss.detach()))
+        return loss
+
+    engine.backward(watched, sink, last=False)
+    unlimited = torch.full((1,), float("inf"), dtype=torch.float64, device=engine.device)
+    norms = sink.finish(unlimited, continues=False)
+    if not np.isfinite(seen[0]) or not bool(torch.isfinite(norms).all()):
+        raise UserError("the base model's loss is not finite: it would never train; try model.dtype: float32")
+    for trainable in sink.trainables:
+        if not initial[trainable.name].any() and not trainable.view(sink.total).any():
+            raise UserError(f"{trainable.name} gets no gradient: it would stay zero; leave it out of the targets")
+    _check_causal(engine)
+
+
+def _check_causal(engine: Engine) -> None:
+    """No token may see what lies to its right: padding, whose length depends on others, has no mask.
+
+    The gradient of early outputs in later inputs must be exactly zero, at any dtype.
+    """
+    seen: list[Tensor] = []
+
+    def watch(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        seen.append(output.detach().requires_grad_())
+        return seen[0]
+
+    model: Any = engine.module
+    handle = model.get_input_embeddings().register_forward_hook(watch)
+    try:
+        rows = pad([list(range(1, 17))], engine.device)
+        early = model(input_ids=rows.inputs, use_cache=False).logits[:, :8]
+        (gradient,) = torch.autograd.grad(early.float().square().sum(), seen[0])
+    finally:
+        handle.remove()
+    if bool(gradient[:, 8:].any()):
+        raise ArgumentError(
+            "model.base: its tokens see what comes after them (it is no causal language model), so that one user's "
+            "gradient would depend on others; it can't be trained privately"
+        )
+
+
+def check_moves(current: Mapping[str, Tensor], initial: Mapping[str, Tensor], step: int, *, private: bool) -> None:
+    """Every trainable weight must have moved: one that didn't is not covered by clipping and noise.
+
+    Args:
+        current: The weights after `step` steps, by name.
+        initial: And before the first.
+        step: How many steps were taken.
+        private: Whether there is noise.
+
+    Raises:
+        UserError: A weight did not move, or is no longer finite.
+    """
+    for name, value in current.items():
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"{name} is no longer finite after {step} steps; try a smaller train.optimizer.lr")
+        # Without noise, LoRA's first factor has no gradient until its second one, zero at first, has moved.
+        if (private or step > 1) and torch.equal(value, initial[name]):
+            raise UserError(f"{name} has not moved in {step} steps: the adapter would stay what it was")

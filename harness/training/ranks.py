@@ -1,0 +1,63 @@
+"""Which of how many workers this is, and what they have to agree on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from harness.errors import MachineError
+from harness.files import hold
+
+WORKERS_GONE_SECONDS = 30.0
+"""So long the workers of a resumed run wait for those of the interrupted one to end."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many workers this is."""
+
+    rank: int
+    world: int
+
+
+def own_ranks() -> Ranks:
+    """This worker's place."""
+    return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else Ranks(0, 1)
+
+
+def any_rank(happened: bool, device: torch.device) -> bool:
+    """Whether something happened on any rank; collective."""
+    flag = torch.tensor([float(happened)], device=device)
+    if own_ranks().world > 1:
+        dist.all_reduce(flag)
+    return bool(flag.item())
+
+
+@contextlib.contextmanager
+def alone(lease: Path) -> Iterator[None]:
+    """Nobody else trains this run meanwhile: workers can outlive their driver on a cluster. Collective.
+
+    Raises:
+        MachineError: Workers of an earlier try are still at work.
+    """
+    problem = ""
+    with contextlib.ExitStack() as stack:
+        if own_ranks().rank == 0:
+            try:
+                if not stack.enter_context(hold(lease, seconds=WORKERS_GONE_SECONDS)):
+                    problem = "workers of an earlier try of this run are still at work; wait until they have ended"
+            except MachineError as error:
+                problem = str(error)
+        if any_rank(bool(problem), _collective_device()):
+            raise MachineError(problem or "the first worker could not begin")
+        yield
+
+
+def _collective_device() -> torch.device:
+    nccl = dist.is_initialized() and dist.get_backend() == "nccl"
+    return torch.device("cuda") if nccl else torch.device("cpu")
