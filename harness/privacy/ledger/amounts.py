@@ -100,4 +100,5 @@ def capacity_of(epsilon: float, delta: float, order: float) -> float:
     rounding = 1e-15 * (epsilon + abs(overhead) + 1)
     while capacity > 0 and converted(capacity, delta, order) > epsilon:
         capacity -= rounding
+        rounding *= 2
     return capacity
