@@ -23,7 +23,7 @@ from harness.training.job import Folder
 from tests import plans
 from tests.launching import Process, Workplace, read_json, released_step
 
-STEPS = 120
+STEPS = 60
 Written = Callable[..., str]
 
 

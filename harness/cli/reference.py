@@ -57,9 +57,9 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("uudp account --noise-multiplier 1 --rate 0.01 --steps 1000 --delta 1e-5", ""),
     ),
     "ledger": (
-        ("uudp ledger budget mails --epsilon 10 --delta 1e-5", "all runs together"),
-        ("uudp ledger show mails", "what is left, and each run"),
-        ("uudp ledger verify 20260101", "the ledger, and a run's receipt"),
+        ("uudp ledger budget mails --epsilon 9 --delta 1e-5", "all runs together"),
+        ("uudp ledger show mails", "what is left, its runs"),
+        ("uudp ledger verify 20260101", "and a run's receipt"),
         ("uudp ledger void 20260101-100000-a1b2c3", "crashed before training"),
     ),
     "policies": (

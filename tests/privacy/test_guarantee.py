@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harness.privacy.guarantee import Guarantee, _up
+from harness.privacy.guarantee import Entered, Guarantee, _up
 from harness.privacy.mechanism import GroupMechanism, Mechanism
 
 GROUP = GroupMechanism("free", 600.0, 0.02, 1.0, 40, 1)
@@ -122,6 +122,7 @@ def test_the_document():
         "charges": [],
         "ledger": None,
         "data": {"name": "posts", "visibility": "private"},
+        "ledger": None,
         "computational": True,
         "status": "running",
         "steps_completed": 7,
@@ -146,3 +147,42 @@ def test_what_the_guarantee_rests_on_and_leaves_out():
     own = dataclasses.replace(GUARANTEE, own_records=True).not_covered()
     assert any("never publish them" in line for line in own)
     assert "never publish them" not in left_out
+
+
+ENTERED = Entered("sqlite:///~/.uudp/ledger.db", "posts", "20260101-a", 7, "ab" * 32, 12.3456, 2.000001e-5, 0.3, False)
+
+
+def others(entered: Entered | None, **changes) -> list[str]:
+    return dataclasses.replace(GUARANTEE, ledger=entered, **changes).not_covered()
+
+
+def test_other_runs_are_named_with_what_they_spent():
+    """Rounded up. Red when a run with a ledger says there was none, or ε is rounded to the nearest."""
+    start = "Other runs on the same data: their ε and δ add up. "
+    assert start + "No ledger of them was kept." in others(None)
+    spent = "When this run began, the ledger counted ε = 12.35 and δ = 2.00001e-05 for them in sum."
+    assert start + spent in others(ENTERED)
+    none = dataclasses.replace(ENTERED, spent_epsilon=0.0, spent_delta=0.0)
+    assert start + "The ledger counted no other when this run began." in others(none)
+    infinite = dataclasses.replace(ENTERED, spent_epsilon=None)
+    said = "The ledger held a run without noise when this run began, which promises nothing to anybody."
+    assert start + said in others(infinite)
+
+
+def test_users_that_other_runs_held_out_are_not_protected():
+    """Red when only this run's own hold-out is named, or a smaller one of another run is named as well."""
+    more = "Users that other runs on these data held out (about 30 % of all"
+    assert any(line.startswith(more) for line in others(ENTERED))
+    assert any("Hold-out users (about 10 %" in line for line in others(ENTERED))
+    for fraction in (0.3, 0.4):
+        assert not any(line.startswith("Users that other runs") for line in others(ENTERED, holdout_fraction=fraction))
+    file = dataclasses.replace(ENTERED, holdout_fraction=0.0, holdout_file=True)
+    assert any(line.startswith("Users of the evaluation files of other runs") for line in others(file))
+    assert not any("evaluation files of other" in line for line in others(file, holdout_file=True))
+
+
+def test_the_receipt_is_in_the_papers():
+    document = dataclasses.replace(GUARANTEE, ledger=ENTERED).document("finished", 40)
+    assert document["ledger"] == dataclasses.asdict(ENTERED)
+    assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(document))
+    assert GUARANTEE.document("finished", 40)["ledger"] is None

@@ -33,13 +33,25 @@ class Address:
     def __repr__(self) -> str:
         return f"Address({self.shown})"
 
+    @property
+    def missing(self) -> bool:
+        """Whether this is a file that is not there.
+
+        Raises:
+            MachineError: That can't be seen.
+        """
+        try:
+            return self.path is not None and not self.path.exists()
+        except OSError as error:  # of a folder that is closed to us, or a name that is too long
+            raise MachineError(f"the ledger {self.shown} can't be opened: {error.strerror}") from None
+
     def create_file(self) -> None:
         """Makes the file of an SQLite ledger (0600, in a folder of 0700) unless it is there.
 
         Raises:
             MachineError: It can't be made.
         """
-        if self.path is None or self.path.exists():
+        if self.path is None or not self.missing:
             return
         try:
             private_folder(self.path.parent)

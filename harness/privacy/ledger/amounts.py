@@ -94,7 +94,11 @@ def converted(rdp: float, delta: float, order: float) -> float:
 
 def capacity_of(epsilon: float, delta: float, order: float) -> float:
     """The largest RDP (nats) at one order that converts to at most (ε, δ); not positive where there is none."""
-    capacity = epsilon - math.log1p(-1 / order) + math.log(delta * order) / (order - 1)
+    overhead = math.log(delta * order) / (order - 1)
+    capacity = epsilon - math.log1p(-1 / order) + overhead
+    # Rounding is in proportion to what was added, not to what is left of it.
+    rounding = 1e-15 * (epsilon + abs(overhead) + 1)
     while capacity > 0 and converted(capacity, delta, order) > epsilon:
-        capacity = math.nextafter(capacity, 0)
+        capacity -= rounding
+        rounding *= 2
     return capacity

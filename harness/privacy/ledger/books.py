@@ -137,8 +137,6 @@ class Left:
 
     def holds(self, epsilon: float, delta: float, rdp: float | None) -> bool:
         """Whether a run of these amounts fits."""
-        if not math.isfinite(epsilon):
-            return False
         if self.rdp is not None:
             return rdp is not None and exact(repr(rdp)) <= self.rdp
         return exact(repr(epsilon)) <= self.epsilon and exact(repr(delta)) <= self.delta

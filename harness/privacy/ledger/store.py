@@ -61,7 +61,7 @@ class Store:
         Raises:
             MachineError: The database can't be reached.
         """
-        if self.address.path is not None and not self.address.path.exists():
+        if self.address.missing:
             yield None
             return
         with self._explained(), self.engine.connect() as connection:

@@ -121,6 +121,16 @@ def test_swapped_and_inserted_rows(filled: Ledger) -> None:
     assert filled.verify()[1] == [f"the ledger should end with entry {ENTRIES} as it was noted, and does not"]
 
 
+def test_one_row_that_was_sealed_again(filled: Ledger) -> None:
+    """Whole by itself, it is not what the next one follows. Red when entries are not compared with their neighbours."""
+    third = rows(filled)[2]
+    draft = dataclasses.replace(third, epsilon="0.0")
+    with forged(filled.store) as connection:
+        values = {"epsilon": "0.0", "hash": draft.sealed()}
+        connection.execute(update(tables.entries).where(tables.entries.c.sequence == 3).values(**values))
+    assert filled.verify()[1] == ["entry 4 does not follow the one before it"]
+
+
 def rewritten(ledger: Ledger, change: Callable[[Entry], Entry | None]) -> None:
     """What somebody does who knows the format: edits, and seals everything again, the head row too."""
     previous, made = tables.GENESIS, []

@@ -365,6 +365,10 @@ def test_files_that_are_no_ledger(tmp_path: Path, asking: Asking) -> None:
     broken.write_bytes(content)
     with pytest.raises(MachineError, match=r"^the ledger sqlite:///"):
         good.reserve(asking("next"), no_rdp)
+    long = Ledger(f"sqlite:///{tmp_path}/{'n' * 300}")
+    for call in (lambda: long.account("posts"), lambda: long.reserve(asking("a"), no_rdp)):
+        with pytest.raises(MachineError, match="can't be opened: File name too long"):
+            call()
     folder = Ledger(f"sqlite:///{tmp_path}")
     with pytest.raises(MachineError, match="can't be opened"):
         folder.reserve(asking("a"), no_rdp)

@@ -76,10 +76,12 @@ def test_a_migration_that_fails_leaves_the_old_version(url: str, asking: Asking)
 
     def half(connection: Any) -> None:
         connection.exec_driver_sql("CREATE TABLE half (x INTEGER)")
+
+    def failing(connection: Any) -> None:
         connection.exec_driver_sql("SELECT nonsense FROM nowhere")
 
     newer = Ledger(url)
-    newer.store = Store(newer.address, migrations=(*tables.MIGRATIONS[:1], half))
+    newer.store = Store(newer.address, migrations=(*tables.MIGRATIONS[:1], half, failing))
     with pytest.raises(MachineError):
         newer.reserve(asking("b"), lambda order: 1.0)
     with ledger.store.engine.connect() as connection:
