@@ -186,7 +186,8 @@ def _prepare(
     if plan.asked.pending:
         spending.touch()
         plan = _ask(plan, corpus, base, folder, cache, observer)
-    job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan))
+    held = plan.holdout_users if plan.mechanism.holdout is not None else None
+    job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan), held)
     job.save(folder.root)
     return plan, job
 
