@@ -171,7 +171,8 @@ class Guarantee:
         """What the guarantee rests on."""
         found = [
             "Records are keyed to the right user, and one person appears under one id.",
-            "Group names, group sizes as declared, target budgets, edges and all constants of the spec are public.",
+            "Group names, group sizes where they are declared, target budgets, edges and all constants of the spec are "
+            "public.",
             "The run's secret key came from the operating system's generator, stayed in the private folder and was "
             "destroyed at the end of the run.",
             "Privacy is computational: it holds against those who can't break AES-256, and up to floating-point "

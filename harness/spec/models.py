@@ -251,14 +251,22 @@ class SamplingBlock(Block):
     )
 
 
+FIRST_NORM = 0.5
+
+
+def _norm_unless_adaptive(given: dict[str, Any]) -> float | None:
+    return FIRST_NORM if given.get("type") == "fixed" else None
+
+
 class ClippingBlock(Block):
     """Every unit's gradient is clipped to this l2 norm (its mean over groups, where groups differ)."""
 
     type: Literal["fixed", "adaptive"] = Field(
         default="fixed", description="adaptive: the norm follows a private quantile of the units' norms"
     )
-    norm: Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)] = Field(
-        default=0.5, description="bound on one unit's influence on a step; the noise is in proportion"
+    norm: Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)] | None = Field(
+        default_factory=_norm_unless_adaptive,
+        description="bound on one unit's influence on a step; the noise is in proportion (default 0.5)",
     )
     initial: Annotated[FiniteFloat, Field(ge=1e-6, le=1e6)] | None = Field(
         default=None, description="of adaptive: the norm of the first step (default 0.5)"
@@ -277,18 +285,17 @@ class ClippingBlock(Block):
 
     @model_validator(mode="after")
     def _fits(self) -> ClippingBlock:
-        given = self.model_fields_set
-        if self.type == "adaptive" and "norm" in given:
+        if self.type == "adaptive" and self.norm is not None:
             raise ValueError("norm: of a fixed norm; with type: adaptive, give initial")
         for name in ("initial", "quantile", "learning_rate", "bit_noise"):
-            if self.type == "fixed" and name in given and getattr(self, name) is not None:
+            if self.type == "fixed" and getattr(self, name) is not None:
                 raise ValueError(f"{name}: only an adaptive norm has it; add type: adaptive")
         return self
 
     @property
     def first_norm(self) -> float:
         """The clip norm of the first step."""
-        return self.norm if self.type == "fixed" else self.initial or 0.5
+        return self.norm or self.initial or FIRST_NORM
 
 
 class OptimizerBlock(Block):
