@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -434,8 +435,7 @@ def test_notes_say_what_a_reader_should_know(plan):
     assert any("declared public: a demonstration" in note for note in shown.notes())
     assert any("also trained without clipping and noise" in note for note in shown.notes())
     assert plan().notes() == ['The data set "posts" has no budget: the ledger records runs without a limit.']
-    unrecorded = plan(privacy={"ledger": None, "epsilon": 8.0, "delta": 1e-5})
-    assert unrecorded.ledger is None
+    unrecorded = dataclasses.replace(plan(), ledger=None)
     assert unrecorded.notes() == ["No ledger (privacy.ledger: null): what runs on this data set spend is not recorded."]
 
 
