@@ -198,15 +198,16 @@ def total_epsilon(
 def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, every: int) -> list[tuple[int, float]]:
     """ε after 0, `every`, 2·`every`, … and all steps: public, since it comes from the mechanism alone.
 
-    At most 21 points, evenly chosen among those steps, so that a long run does not make a slow plan.
+    At 0 it is that of the answers before training. At most 21 points, evenly chosen among those steps, so that a long
+    run does not make a slow plan.
     """
     releases = -(-mechanism.steps // every)
     shown = min(20, releases)
     places = {round(i * (releases - 1) / max(1, shown - 1)) for i in range(shown)} | {releases - 1}
     marks = sorted(min((i + 1) * every, mechanism.steps) for i in places)
     total = total_epsilon(mechanism, delta, accountant)
-    curve = [(0, 0.0)]
-    for t in marks[:-1]:
+    curve: list[tuple[int, float]] = []
+    for t in (0, *marks[:-1]):
         events = {mechanism.event(i, t) for i in range(len(mechanism.groups))}
         spent = max(_drafted(event, delta - mechanism.choice_delta, accountant) for event in events)
         spent += choice_epsilon(mechanism, accountant)

@@ -113,7 +113,8 @@ class Terms:
         )
         return Mechanism(
             self.steps,
-            sigma_h * self.clip_norm,
+            # A little more, so that rounding never takes s / C_p below σ_p.
+            sigma_h * self.clip_norm * (1 + 1e-14),
             groups,
             self.relation,
             self.unit,

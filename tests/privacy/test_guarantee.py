@@ -120,7 +120,6 @@ def test_the_document():
         "groups": [{"name": "free", "epsilon": 7.9912}, {"name": "paid", "epsilon": 4.0}],
         "holdout": {"fraction": 0.1, "visibility": "public"},
         "charges": [],
-        "ledger": None,
         "data": {"name": "posts", "visibility": "private"},
         "ledger": None,
         "computational": True,
