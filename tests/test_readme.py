@@ -52,7 +52,7 @@ def test_the_plugin_of_the_readme_is_found_and_its_rule_cuts(example: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_packaged_spec_is_valid(name: str) -> None:
-    """By its name; its runs are called the same. Red when a key or a plugin's parameter is renamed and a spec is not."""
+    """By its name; its runs are called the same. Red when a key or a parameter is renamed and a spec is not."""
     assert load_spec(name).spec.name == name
 
 
