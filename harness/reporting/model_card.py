@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -43,6 +45,7 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
         "",
         *(f"- {line}" for line in privacy["not_covered"]),
         "",
+        *_asked(privacy, plan),
         "## Use",
         "",
         "```python",
@@ -53,6 +56,23 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _asked(privacy: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """What ε covers besides the steps: answers about training users, and about hold-out users who are protected."""
+    lines = [
+        f"- {charge['what']}: noise {charge['noise_multiplier']:.4g} × what one user can change"
+        + (f", asked {charge['count']} times" if charge["count"] > 1 else "")
+        for charge in privacy.get("charges") or []
+    ]
+    held = plan.get("holdout")
+    if held and privacy["holdout"].get("visibility") == "private":
+        lines.append(
+            "- evaluation of hold-out users, who are never trained on: noise "
+            f"{held['noise_multiplier']:.4g} × what one of them can change, {held['evaluations']} times; all losses "
+            "that are published are noisy"
+        )
+    return ["Besides the steps, ε covers these noisy answers:", "", *lines, ""] if lines else []
 
 
 def _use(base: str, merged: bool) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.reporting import answers, explain
+from harness.reporting.model_card import model_card
 from harness.reporting.moving import moving
 from harness.reporting.records import RunRecord, read_run
 from harness.reporting.report import write_report
@@ -167,3 +168,13 @@ def test_every_kind_fits_a_phone(show: Callable[..., Any], make_run: Callable[..
     page.page.evaluate("document.querySelectorAll('details').forEach(block => block.open = true)")
     assert page.page.evaluate(OVERFLOW) == 0
     assert page.complaints == []
+
+
+def test_the_model_card_names_every_noisy_answer(make_run: Callable[..., Path]) -> None:
+    """Red when charges, or the evaluations of private hold-out users, are left out of the card."""
+    plan, privacy, metrics = KINDS["noisy"]()
+    privacy["charges"] = [{"what": "users per group", "noise_multiplier": 30.0, "count": 1}]
+    card = model_card(make_run(plan, privacy, metrics))
+    assert "- users per group: noise 30 × what one user can change\n" in card
+    assert "noise 1.04 × what one of them can change, 5 times; all losses that are published are noisy" in card
+    assert "these noisy answers" not in model_card(make_run())
