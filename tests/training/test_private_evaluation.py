@@ -222,8 +222,10 @@ def test_a_run_releases_noisy_losses_alone(
     new_run: Callable[..., Path], workers: Callable[[int], Any], world: int, stage: int
 ) -> None:
     """With next to no noise they are means of users' losses; neither tokens nor exact numbers are released, and the
-    ordinary series does not evaluate. Red when that series, whose own mechanism has no charge, takes them for public, or
-    when a user's loss is the sum over their tokens.
+    ordinary series does not evaluate.
+
+    Red when that series, whose own mechanism has no charge, takes them for public, or when a user's loss is the sum
+    over their tokens.
     """
     run_dir = new_run(
         mechanism=mechanism_with(4, z=1e-9),
