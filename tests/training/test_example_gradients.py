@@ -60,8 +60,8 @@ def test_another_example_changes_no_gradient_bit_for_bit(model: Model, budget: i
     """Nor does another example of the same user. Red when neighbouring rows of a user are taken for one unit."""
     before, after = Texts(), Texts()
     # The two are as long as each other, so that their rows are neighbours.
-    after.users[4][0] = (after.users[4][0] + 17) % 96
-    changed = len(before.flat) - 2
+    after.users[4][1] = (after.users[4][1] + 17) % 96
+    changed = len(before.flat) - 1
     first, second = (of_each_example(model, texts, budget, math.inf) for texts in (before, after))
     assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [e != changed for e in range(len(first))]
 
