@@ -77,6 +77,7 @@ def test_it_ends_within_its_budget(noisy_run: Run) -> None:
     assert noisy_run.code == 0, noisy_run.err
     plan, privacy = read_json(noisy_run.folder / "plan.json"), read_json(noisy_run.folder / "privacy.json")
     assert plan["pending"] == []
+    assert plan["ledger"]["url"] == noisy_run.place.ledger
     assert {c["what"] for c in plan["charges"]} == {"users per group", "examples per user (median)"}
     assert privacy["epsilon"] <= 8
     assert [g["epsilon"] <= target for g, target in zip(privacy["groups"], (8, 6), strict=True)] == [True, True]
