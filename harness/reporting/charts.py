@@ -31,6 +31,7 @@ class Series:
         dashed: Drawn with dashes.
         filled: With a tint down to the bottom of the chart.
         markers: With a dot at every point.
+        spread: Half the height of a bar around each point, in the unit of y; empty: no bars.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Series:
     dashed: bool = False
     filled: bool = False
     markers: bool = True
+    spread: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, width: int) -> M
     left, right, top, bottom = 40.0, width - 50.0, 30.0, height - (52.0 if axes.notes else 40.0)
     xs = sorted({x for line in series for x, _ in line.points})
     ys = [y for line in series for _, y in line.points]
+    ys += [y + side * half for line in series for (_, y), half in _spreads(line) for side in (-1, 1)]
     grid = ticks(min([0.0, *ys] if axes.from_zero else ys), max(ys), 4 if narrow else 5)
     x_low, x_span = xs[0], (xs[-1] - xs[0]) or 1.0
 
@@ -156,6 +159,7 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, width: int) -> M
         body.append(_text(_plain(x), at((x, grid[0]))[0], bottom + 18, "tick mid"))
         if x in axes.notes:
             body.append(_text(axes.notes[x], at((x, grid[0]))[0], bottom + 31, "note mid"))
+    body += [_bar(line, at((x, y - half)), at((x, y + half))) for line in series for (x, y), half in _spreads(line)]
     body += [_line(line, [at(point) for point in line.points], bottom, narrow) for line in series if line.points]
     ends = [(at(line.points[-1])[1], line) for line in series if line.points and line.label]
     for y, line in zip(_apart([y for y, _ in ends], 14), (line for _, line in ends), strict=True):
@@ -296,6 +300,17 @@ def _line(line: Series, placed: Sequence[Point], bottom: float, narrow: bool) ->
             tip = element("title", f"{line.name}, {_plain(step)}: {value:.4g}")
             parts.append(element("circle", tip, cx=x, cy=y, r=3.5 if narrow else 4.5, class_="dot"))
     return element("g", *parts, style=f"--c:var(--{line.color})")
+
+
+def _spreads(line: Series) -> list[tuple[Point, float]]:
+    return list(zip(line.points, line.spread, strict=True)) if line.spread else []
+
+
+def _bar(line: Series, low: Point, high: Point) -> Markup:
+    x, ends = low[0], (low[1], high[1])
+    caps = "".join(f"M{x - 4:.1f},{y:.1f}h8" for y in ends)
+    style = f"--c:var(--{line.color})"
+    return element("path", d=f"M{x:.1f},{ends[0]:.1f}V{ends[1]:.1f}{caps}", class_="spread", style=style)
 
 
 def _dumbbell(row: Row, y: float, at: Callable[[float], float]) -> list[Markup]:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from harness.reporting import charts
 from harness.reporting import formatting as f
+from harness.reporting.answers import first_noise
 from harness.reporting.records import RunRecord, block, number
 from harness.reporting.summary import Losses, RunSummary, curve
 
@@ -74,8 +75,15 @@ def scale(epsilon: float | None, groups: Sequence[GroupMark]) -> Markup | None:
     )
 
 
-def learning_curve(record: RunRecord, overall: Losses, label: str) -> Markup | None:
-    """Hold-out loss against step; None where nothing was measured."""
+def learning_curve(record: RunRecord, overall: Losses, label: str, noise: float | None = None) -> Markup | None:
+    """Hold-out loss against step; None where nothing was measured.
+
+    Args:
+        record: The run's released files.
+        overall: Its losses.
+        label: What the run's own line is called.
+        noise: Standard deviation of the noise on a loss after the first, which has `first_noise` times that.
+    """
     trained, ordinary = curve(record, "private"), curve(record, "ordinary")
     steps = sorted(step for step, _ in [*trained, *ordinary])
     if not steps:
@@ -91,9 +99,11 @@ def learning_curve(record: RunRecord, overall: Losses, label: str) -> Markup | N
             ordinary = [trained[0], *ordinary]
         lines.append(charts.Series("ordinary", ordinary, "ordinary", f"{ordinary[-1][1]:.2f}"))
     if trained:
-        lines.append(charts.Series(label, trained, "accent", f"{trained[-1][1]:.2f}", filled=True))
+        spread = [] if noise is None else [noise * first_noise(), *([noise] * (len(trained) - 1))]
+        lines.append(charts.Series(label, trained, "accent", f"{trained[-1][1]:.2f}", filled=not spread, spread=spread))
     notes = {step: f"ε {f.epsilon(value)}" for step, value in spent_by_step(record).items() if step in set(steps)}
     told = "; ".join(f"{line.name} ends at {line.points[-1][1]:.3f}" for line in lines)
+    told += "" if noise is None else f". Noisy: bars are ± {f.significant(noise, 2)}, wider at the first step"
     axes = charts.Axes("Hold-out loss against step", f"{told}. Lower is better.", "step", "nats per token", notes)
     return charts.responsive(lambda width: charts.line_chart("curve", lines, axes, width))
 

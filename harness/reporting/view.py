@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.reporting import drawings, explain
+from harness.reporting import answers, drawings, explain
 from harness.reporting import formatting as f
+from harness.reporting.moving import moving
 from harness.reporting.records import RunRecord, block, items, number, texts
 from harness.reporting.summary import Losses, RunSummary, curve, summarize_record
 
@@ -58,6 +59,9 @@ def build(record: RunRecord) -> dict[str, Any]:
         "group_columns": _columns(record, summary),
         "group_chart": drawings.groups_chart(groups, summary),
         "trade_offs": _trade_offs(groups),
+        "moving": moving(record),
+        "by_example": block(record.plan, "sampling").get("unit") == "example",
+        "candidates": answers.candidates(record),
         "spent": _spent(record, groups),
         "how": list(_how(record)),
         "plugins": items(record.plan, "plugins"),
@@ -146,8 +150,13 @@ def _result(record: RunRecord, summary: RunSummary, label: str) -> dict[str, Any
         table = [[*row, f.epsilon(spent.get(step))] for row, step in zip(table, steps, strict=True)]
     holdout = record.privacy.get("holdout")
     nobody = isinstance(holdout, Mapping) and number(holdout.get("fraction")) == 0
+    noise = answers.loss_noise(record)
     return {
         "evaluated": overall.trained_loss is not None,
+        "noisy": answers.noisy_holdout(record),
+        "noise": explain.loss_noise(noise.get(""), answers.first_noise()) if answers.noisy_holdout(record) else "",
+        "plus_minus": f"± {f.significant(noise[''], 2)}" if noise else "",
+        "base_plus_minus": f"± {f.significant(noise[''] * answers.first_noise(), 2)}" if noise else "",
         "why_not": (
             "The spec holds out no users (data.holdout.users is 0), so there was nobody to measure on."
             if nobody
@@ -164,7 +173,7 @@ def _result(record: RunRecord, summary: RunSummary, label: str) -> dict[str, Any
         "share_width": _width(overall),
         "tokens": f.whole(summary.tokens) if summary.tokens is not None else "",
         "step": f.whole(summary.step) if summary.step is not None else "",
-        "chart": drawings.learning_curve(record, overall, label),
+        "chart": drawings.learning_curve(record, overall, label, noise.get("")),
         "table_heads": heads,
         "table": table,
     }
@@ -184,10 +193,21 @@ def _width(losses: Losses) -> float | None:
 
 
 def _columns(record: RunRecord, summary: RunSummary) -> list[str]:
-    columns = ["ε (target)", "Clip norm", "Noise multiplier", "Sampling rate", "Noise to signal", "Weight"]
+    columns = ["ε (target)", "Clip norm", "Noise multiplier", "Sampling rate"]
+    columns += [name for name, _ in _differing(record)]
+    columns += ["Noise to signal", "Weight"]
     if any(losses.trained_loss is not None for losses in summary.groups.values()):
         columns.append("Loss, base → " + ("private" if record.private else "trained"))
     return columns
+
+
+def _differing(record: RunRecord) -> list[tuple[str, str]]:
+    """Further levers that are shown: the steps where they differ, what users keep under example sampling."""
+    groups = items(record.plan, "groups")
+    found = [("Steps", "steps")] if len({number(g.get("steps")) for g in groups}) > 1 else []
+    if block(record.plan, "sampling").get("unit") == "example":
+        found.append(("Kept examples", "examples_per_user"))
+    return found
 
 
 def _group(
@@ -203,11 +223,14 @@ def _group(
         f.significant(number(entry.get("clip_norm")), padded=True),
         f.significant(number(entry.get("noise_multiplier")), padded=True),
         f.rate(number(entry.get("sampling_rate"))),
+        *(f.whole(number(entry.get(key))) for _, key in _differing(record)),
         f.significant(number(entry.get("noise_to_signal")), padded=True),
         f.percent(weight),
     ]
     if losses is not None and losses.trained_loss is not None:
-        cells.append(f"{f.loss(losses.base_loss)} → {f.loss(losses.trained_loss)}")
+        noise = answers.loss_noise(record).get(name)
+        plus_minus = "" if noise is None else f" ± {f.significant(noise, 2)}"
+        cells.append(f"{f.loss(losses.base_loss)} → {f.loss(losses.trained_loss)}{plus_minus}")
     else:
         cells.append(f.MISSING)
     columns = _columns(record, summary)
@@ -219,7 +242,7 @@ def _group(
         "target": f.significant(target) if target is not None and record.private else "",
         "weight": f.percent(weight) if weight is not None else "",
         "guess": f.guess_text(f.guess(epsilon, delta)) if epsilon is not None and record.private else "",
-        "reason": explain.group_reason(entry, groups),
+        "reason": explain.group_reason(entry, groups, str(block(record.plan, "sampling").get("unit") or "user")),
         "bells": drawings.group_bells(groups, index),
         "cells": list(zip(columns, cells, strict=False)),
     }
@@ -256,23 +279,15 @@ def _spent(record: RunRecord, groups: Sequence[Mapping[str, Any]]) -> dict[str, 
     # What a group claims is its total; without other charges that is the price of training.
     training = f.epsilon(trained if trained is not None else record.epsilon)
     rows = [Fact("Training, every step", training if not charges else "the rest of each group’s ε")]
-    rows += [Fact(str(c.get("what", f.MISSING)), f.epsilon(number(c.get("epsilon")))) for c in charges]
-    ledger = block(record.plan, "ledger")
-    remaining = number(ledger.get("remaining_epsilon"))
-    if ledger:
-        books = f"Entered in the ledger {f.without_credentials(str(ledger.get('url', '')))}."
-        if remaining is not None:
-            books += f" When this run was planned, ε {f.significant(remaining)} was left for these data."
-    else:
-        books = (
-            "No ledger was kept. Nothing here counts what other runs spent on the same data; "
-            "across runs, ε and δ add up."
-        )
+    asked = answers.charge_rows(record)
+    rows += [Fact(row["what"], row["epsilon"], row["noise"]) for row in asked]
     return {
         "sentence": explain.spending(charges),
         "rows": rows,
+        "alone": bool(charges),
         "total": f.epsilon(record.epsilon),
-        "ledger": books,
+        "holdout": answers.holdout_line(record),
+        "ledger": answers.ledger_lines(record),
         "chart": drawings.epsilon_curve(record) if record.private else None,
     }
 
@@ -291,17 +306,20 @@ def _how(record: RunRecord) -> Iterator[Fact]:
     every = number(train.get("checkpoint_every"))
     yield Fact("Steps", f.whole(steps), f"checkpoint every {f.whole(every)}" if every is not None else "")
     expected = number(sampling.get("expected"))
-    notes = [f"{f.significant(expected)} expected per step"] if expected is not None else []
-    kept = {number(group.get("examples_per_user")) for group in items(plan, "groups")}
-    if len(kept) == 1 and None not in kept:
-        notes.append(f"at most {f.whole(kept.pop())} examples of each")
-    yield Fact("Sampling", f"Poisson, by {sampling.get('unit') or 'user'}", ", ".join(notes))
+    unit = str(sampling.get("unit") or "user")
+    yield Fact("Sampling", f"Poisson, by {unit}", answers.per_step(expected, unit, items(plan, "groups")))
+    yield from _moves(plan)
     users, held = number(population.get("users")), number(population.get("holdout_users"))
-    note = "counted, and declared public" if population.get("from") == "public" else "declared in the spec"
+    sources = {"public": "counted, and declared public", "noisy": "counted with noise, and charged"}
+    note = sources.get(str(population.get("from")), "declared in the spec")
     yield Fact("Population", f"{f.whole(users)} users" if users is not None else f.MISSING, note)
     if held is not None:
         yield Fact("Hold-out", f"{f.whole(held)} users", "never trained on")
-    weights = {"public": "counted by public attributes", "declared": "declared in the spec"}
+    weights = {
+        "public": "counted by public attributes",
+        "declared": "declared in the spec",
+        "noisy": "counted with noise, and charged",
+    }
     if plan.get("weights_from") is not None:
         yield Fact("Group weights", weights.get(str(plan["weights_from"]), str(plan["weights_from"])))
     std, denominator = number(plan.get("noise_std")), number(plan.get("denominator"))
@@ -313,6 +331,16 @@ def _how(record: RunRecord) -> Iterator[Fact]:
         yield Fact("Randomness", "cryptographic generator", "the guarantee is computational")
     digest = plan.get("mechanism_digest") or record.privacy.get("mechanism_digest")
     yield Fact("Mechanism digest", str(digest or f.MISSING))
+
+
+def _moves(plan: Mapping[str, Any]) -> Iterator[Fact]:
+    """Clipping that follows the norms, and a schedule."""
+    clipping, schedule = block(plan, "clipping"), items(plan, "schedule")
+    if clipping.get("type") == "adaptive":
+        share = f.percent(number(clipping.get("quantile")))
+        yield Fact("Clipping", "adaptive", f"so that {share} lie below, by a noisy count")
+    if schedule:
+        yield Fact("Schedule", f"{len(schedule)} constant parts", "public; each step accounted at its own noise")
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -122,7 +122,7 @@ def _unit(draft: Draft) -> None:
         message = "with examples_per_user: auto, give expected: a rate says nothing before the examples are known"
         merged.add(("sampling", "rate"), message, at_key=True)
     if chosen and draft.sure("data.population") and draft.spec.data.population == "noisy":
-        merged.add(("data", "population"), "noisy does not go with what sampling: auto chooses; declare it")
+        merged.add(("data", "population"), "noisy does not go with sampling that auto chooses; declare the number")
     policy = draft.spec.noise.type
     if policy == "contribution" and sampling.unit == "user" and draft.sure("noise"):
         merged.add(("noise", "type"), "contribution needs sampling.unit: example (what users keep is its lever)")
@@ -141,7 +141,9 @@ def _noisy(draft: Draft) -> None:
     for key, value in (("population", data.population), ("weights", data.weights)):
         if value == "noisy" and not private and draft.sure("noise"):
             merged.add(("data", key), "a run without noise promises nothing: there is nothing to charge")
-    if data.population == "noisy" and draft.sure("sampling") and draft.spec.sampling.rate is None:
+    sampling = draft.spec.sampling
+    chosen = sampling.unit == "auto" or (sampling.unit == "example" and sampling.examples_per_user == "auto")
+    if data.population == "noisy" and draft.sure("sampling") and sampling.rate is None and not chosen:
         message = "noisy needs sampling.rate: a rate that follows from a noisy answer would change everybody's ε"
         merged.add(("data", "population"), message)
     if data.population == "noisy" and data.weights == "public" and draft.written("data.weights"):

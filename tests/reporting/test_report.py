@@ -94,7 +94,7 @@ def test_what_the_issue_asks_for_is_there(run_dir: Path) -> None:
     for text in (
         "unit of privacy user", "zero-out", "Demonstration on public text", "Hold-out users (10 %) gave up protection",
         "4.871", "4.318", "4.207", "83 % of the ordinary gain kept", "0.601", "0.587", "2.51 %", "0.0306", "60 %",
-        "4.991 → 4.438", "No ledger was kept", "lora, r 8", "32 expected per step, at most 4 examples of each",
+        "4.991 → 4.438", "No ledger was kept", "lora, r 8", "32 users expected per step, at most 4 examples of each",
         "adamw, lr 0.005", "PLD", "m1-5c1fa6d03e9b47c2",
         "torch 2.13.0", "specs/quickstart.yaml:31:10", "&lt;command line&gt;", "1,276 users", "99.97 %",
     ):  # fmt: skip

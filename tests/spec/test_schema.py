@@ -55,9 +55,13 @@ def test_it_takes_a_part_and_somebodys_plugin() -> None:
     jsonschema.validate({"extends": "base/a.yaml", "noise": {"epsilon": {"a": 1}}}, schema)
     jsonschema.validate({"extends": ["a.yaml"], "noise": {"type": "mine:Policy", "x": 1}}, schema)
     assert {c["title"] for c in schema["properties"]["noise"]["anyOf"] if "title" in c} == {
+        "contribution",
         "none",
+        "participation",
+        "product",
         "sample",
         "scale",
+        "schedule",
         "uniform",
     }
 
