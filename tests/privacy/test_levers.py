@@ -23,6 +23,8 @@ from harness.privacy.mechanism import AdaptiveClip, Charge, GroupMechanism, Mech
 from harness.privacy.terms import Following, Levers, Terms
 
 TARGETS = {"strict": 1.0, "middle": 2.0, "loose": 4.0}
+NEAR = {"strict": 2.5, "middle": 3.2, "loose": 4.0}
+"""Targets that whole steps and examples can meet: one of them may cost much at the noise of the loosest."""
 WEIGHTS = {"strict": 0.2, "middle": 0.5, "loose": 0.3}
 FALLING = (Stretch(6), Stretch(6, noise=0.8), Stretch(8, noise=0.8, clip=1.1))
 LONG = (Stretch(60), Stretch(60, noise=0.8), Stretch(80, noise=0.8, clip=1.1))
@@ -70,10 +72,11 @@ CASES = [
 def test_every_lever_keeps_every_target_under_every_term(lever, unit, variant):
     """Also the mean clip norm and the mean rate. Red when `Terms.build` forgets charges, schedule, unit or the bit."""
     terms = dataclasses.replace(BASE, unit=unit, **VARIANTS[variant])
-    mechanism = calibrate(Proposal(TARGETS, lever), TARGETS, terms)
-    values = verify(mechanism, TARGETS, 4.0, 1e-5, "rdp")
     whole = lever in (Lever.STEPS, Lever.EXAMPLES)
-    for value, target in zip(values, TARGETS.values(), strict=True):
+    targets = NEAR if whole else TARGETS
+    mechanism = calibrate(Proposal(targets, lever), targets, terms)
+    values = verify(mechanism, targets, 4.0, 1e-5, "rdp")
+    for value, target in zip(values, targets.values(), strict=True):
         assert value <= target * (1 + 1e-9)
         assert whole or value >= target * (1 - 1e-3)
     assert values[2] >= 4.0 * (1 - 1e-3)
@@ -160,11 +163,11 @@ def one_more(mechanism, group, field):
 def test_a_group_takes_part_in_as_many_steps_as_its_target_allows(variant):
     """One more step is above it. Red when the bisection of `_most` stops one early."""
     terms = dataclasses.replace(BASE, **VARIANTS[variant])
-    mechanism = calibrate(Proposal(TARGETS, Lever.STEPS), TARGETS, terms)
+    mechanism = calibrate(Proposal(NEAR, Lever.STEPS), NEAR, terms)
     assert mechanism.groups[2].steps == 200
     for i in (0, 1):
         assert mechanism.groups[i].steps < 200
-        target = list(TARGETS.values())[i]
+        target = list(NEAR.values())[i]
         assert group_epsilon(mechanism, i, 1e-5, "rdp") <= target
         assert group_epsilon(one_more(mechanism, i, "steps"), i, 1e-5, "rdp") > target
 
@@ -172,11 +175,11 @@ def test_a_group_takes_part_in_as_many_steps_as_its_target_allows(variant):
 def test_a_user_keeps_as_many_examples_as_the_target_allows():
     """One more is above it. Red when the bisection of `_most` stops one early."""
     terms = dataclasses.replace(BASE, unit="example", examples_per_user=12)
-    mechanism = calibrate(Proposal(TARGETS, Lever.EXAMPLES), TARGETS, terms)
+    mechanism = calibrate(Proposal(NEAR, Lever.EXAMPLES), NEAR, terms)
     assert mechanism.groups[2].examples_per_user == 12
     for i in (0, 1):
         assert mechanism.groups[i].examples_per_user < 12
-        target = list(TARGETS.values())[i]
+        target = list(NEAR.values())[i]
         assert group_epsilon(mechanism, i, 1e-5, "rdp") <= target
         assert group_epsilon(one_more(mechanism, i, "examples_per_user"), i, 1e-5, "rdp") > target
     units = sum(g.users * g.examples_per_user * g.sampling_rate for g in mechanism.groups)
