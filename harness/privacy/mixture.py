@@ -39,10 +39,12 @@ class MixtureLoss(privacy_loss_mechanism.MixtureGaussianPrivacyLoss):  # type: i
     def _losses(self, x: Any) -> NDArray[np.float64]:
         """The privacy loss at every point, shape [points]."""
         sign = 1.0 if self.adjacency_type == _Adjacency.ADD else -1.0
-        total: Any = np.full(x.shape, -np.inf)
-        for c, constant in zip(self.sensitivities, self._precompute_privacy_loss_constants, strict=True):
-            np.logaddexp(total, constant + sign * (c / self._variance) * x, out=total)
-        found: NDArray[np.float64] = -sign * total
+        slopes = sign * np.asarray(self.sensitivities)[:, None] / self._variance
+        terms: Any = np.asarray(self._precompute_privacy_loss_constants)[:, None] + slopes * x
+        largest = terms.max(axis=0)
+        terms -= largest
+        np.exp(terms, out=terms)
+        found: NDArray[np.float64] = -sign * (largest + np.log(terms.sum(axis=0)))
         return found
 
 

@@ -108,9 +108,7 @@ def _kept(group: Group, groups: Sequence[Group], noise: str) -> str:
     if kept >= most:
         return f"{_target(group, 'the loosest target')}. {how}. {noise}"
     loosest = next(entry for entry in groups if number(entry.get(key)) == most)
-    return (
-        f"{_target(group, 'a stricter target')}. {how}, where “{loosest.get('name')}” keeps {f.whole(most)}. {noise}"
-    )
+    return f"{_target(group, 'a stricter target')}. {how}, where “{loosest.get('name')}” keeps {f.whole(most)}. {noise}"
 
 
 def _present(group: Group, groups: Sequence[Group], noise: str) -> str:

@@ -43,9 +43,7 @@ def by_steps() -> Documents:
 def scheduled() -> Documents:
     """Noise that falls by a public plan."""
     plan, privacy, metrics = plain()
-    plan["schedule"] = [
-        {"steps": 5, "noise": noise, "clip": 1.0} for noise in (1.0, 0.9267766953, 0.75, 0.5732233047)
-    ]
+    plan["schedule"] = [{"steps": 5, "noise": noise, "clip": 1.0} for noise in (1.0, 0.9267766953, 0.75, 0.5732233047)]
     return plan, privacy, metrics
 
 

@@ -120,7 +120,10 @@ def test_an_adaptive_clip_shows_its_factor(record: Callable[[str], RunRecord], s
     assert found is not None
     assert "After 20 steps they are 1.39 times those of the first step." in found["chart"]
     text = shown("adaptive")
-    assert "noisy count of the users whose gradient lies below its group’s norm, towards 50 % (noise on the count: 1.6)" in text
+    assert (
+        "noisy count of the users whose gradient lies below its group’s norm, towards 50 % (noise on the count: 1.6)"
+        in text
+    )
     assert "Clipping adaptive so that 50 % lie below, by a noisy count" in text
 
 
