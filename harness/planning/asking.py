@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.planning.plan import Basis, Population
+from harness.planning.basis import Basis, Population
 from harness.plugins import SessionSegmenter
 from harness.privacy.accounting import Accountant, charges_epsilon
 from harness.privacy.calibration import noise_multiplier

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 from harness.errors import ArgumentError, BudgetError
 from harness.planning.asking import Questions, questions
+from harness.planning.basis import Basis, Population
 from harness.planning.choosing import Choice, choose
-from harness.planning.plan import Basis, Plan, Population
+from harness.planning.plan import Plan
 from harness.plugins import OwnRecordsSegmenter, SessionSegmenter
 from harness.privacy import calibration
 from harness.privacy.accounting import answering_group, charges_epsilon, epsilon_curve, largest_epsilon, trade_offs
