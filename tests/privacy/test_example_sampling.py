@@ -168,6 +168,21 @@ def test_whole_arrays_give_what_dp_accounting_gives_point_by_point(sigma, most, 
         assert ours.get_epsilon(delta) == pytest.approx(theirs.get_epsilon(delta), abs=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("sigma", "rate", "steps", "grid"),
+    [(1.0, 0.01, 200, 1e-3), (0.5, 0.3, 5, 2.0**-6), (5.0, 0.9, 20, 2.0**-8), (3.0, 1 - 1e-9, 4, 2.0**-7)],
+)
+def test_sampled_gaussians_are_discretised_as_dp_accounting_does(sigma, rate, steps, grid):
+    """δ and ε, both directions. Red when either direction's edge, log(1 − q), has the other's sign."""
+    event = examples(1, sigma, rate, steps)
+    theirs = PLDAccountant(value_discretization_interval=grid).compose(event)
+    ours = mixture.accountant(grid).compose(event)
+    for delta in (1e-3, 1e-6, 1e-9):
+        assert ours.get_epsilon(delta) == pytest.approx(theirs.get_epsilon(delta), abs=2e-7)
+    for spent in (0.0, 0.3, 1.0):
+        assert ours.get_delta(spent) == pytest.approx(theirs.get_delta(spent), rel=1e-6, abs=1e-14)
+
+
 # --- Rényi DP -----------------------------------------------------------------------------------------------
 
 ORDERS = (1.1, 1.5, 2.0, 2.7, 3.0, 5.0, 16.0, 33.3)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from harness.errors import ArgumentError, BudgetError
 from harness.planning.plan import noise_to_signal
 from harness.plugins import Lever, Plateau, Proposal
-from harness.privacy.accounting import choice_epsilon, epsilon, group_epsilon, largest_epsilon, rdp_at
+from harness.privacy.accounting import _most_exposed, choice_epsilon, epsilon, group_epsilon, largest_epsilon, rdp_at
 from harness.privacy.calibration import noise_multiplier, verify
 from harness.privacy.exposure import Exposure
 from harness.privacy.levers import answers_epsilon, calibrate, stretches
@@ -366,6 +366,29 @@ def test_one_event_dominates_every_group(data, unit):
     assert epsilon(mechanism.event(0), 1e-5) <= epsilon(above, 1e-5) * (1 + 1e-4)
     orders = (2.0, 8.0)
     assert all(rdp_at(mechanism, a) <= rdp_at(mechanism, a, any_group=True) * (1 + 1e-9) for a in orders)
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_curve_leaves_out_only_groups_that_others_exceed(data):
+    """At every step. Red when a group is left out that has more of anything, or equal groups leave out each other."""
+    groups = tuple(
+        GroupMechanism(
+            f"g{i}",
+            100.0,
+            data.draw(st.sampled_from([0.1, 0.2])),
+            data.draw(st.sampled_from([0.5, 1.0])),
+            data.draw(st.sampled_from([5, 12])),
+            1,
+        )
+        for i in range(4)
+    )
+    mechanism = Mechanism(12, 2.0, groups, "add_or_remove")
+    chosen = _most_exposed(mechanism)
+    assert chosen
+    for t in (1, 5, 12):
+        values = [group_epsilon(mechanism, i, 1e-5, "rdp", t) for i in range(4)]
+        assert max(values[i] for i in chosen) == max(values)
 
 
 # --- how it moves, and as data ------------------------------------------------------------------------------
