@@ -73,8 +73,10 @@ data:
 {_attributes(s)}
   max_tokens: 128 § of a training example; short texts of one user are packed into it
   holdout: {{users: 0.1, visibility: public}} § (?) these users are never trained on, and give up
-§ protection: exact statistics of their texts are published; 0 evaluates nothing
-  population: public § (?) the number of users is no secret; if it is, give a round number
+§ protection: exact statistics of their texts are published; 0 evaluates nothing; visibility: private keeps them
+§ protected, and what is measured on them is noisy
+  population: public § (?) the number of users is no secret; if it is, give a round number, or
+§ noisy (charged; needs sampling.rate in place of expected)
 
 model:
   base: HuggingFaceTB/SmolLM2-135M-Instruct § a hub id, or a folder
@@ -91,10 +93,12 @@ privacy:
 
 sampling:
   expected: 64 § (?) users per step, drawn anew each time; more take longer, with less
-§ noise. Fewer than there are: a hundredth to a tenth of all users is usual
+§ noise. Fewer than there are: a hundredth to a tenth of all users is usual.
+§ `unit: example` draws examples in place of users, `unit: auto` chooses
   examples_per_user: 4 § at most so many of a user's examples enter a step; costs no privacy
 
-clipping: {{norm: 0.5}} § bound on one user's influence on a step; noise is in proportion
+clipping: {{norm: 0.5}} § bound on one user's influence on a step; noise is in proportion.
+§ {{type: adaptive, initial: 0.5}} finds it on the way, at a small charge
 
 train:
   steps: 200 § more steps learn more, under more noise each

@@ -13,10 +13,12 @@ class ContributionParameters(TargetParameters):
 class Contribution(TargetedPolicy):
     """Each group gets its own target ε by the number of examples its users keep; needs ``sampling.unit: example``.
 
-    The loosest group's users keep ``sampling.examples_per_user`` examples, and its target sets the noise, which is the
-    same for all. A stricter group's users keep as many as their target allows, chosen once for the whole run. All else
-    is equal, so a group's ε lies at its target or below: a number of examples is whole. Use it where a few users
-    wrote much: what they wrote most of protects them least.
+    The loosest group's users keep ``sampling.examples_per_user`` examples, and its target sets the noise, which is
+    the same for all. A stricter group's users keep as many as their target allows, chosen once for the whole run.
+    All else is equal, so a group's ε lies at its target or below: a number of examples is whole. A user with G kept
+    examples puts Binomial(G, q) of them into a step, and a step's ε follows from that mixture at noise / clip norm.
+    Use it where a few users wrote much. It costs the examples that are not kept, and the noise that the largest G
+    asks for.
     """
 
     Parameters = ContributionParameters

@@ -25,7 +25,8 @@ class Product(NoisePolicy):
     Between `scale` and `sample`: with λ = ``clip_share``, a group's noise multiplier is σ_scale^λ · σ_sample^(1−λ),
     and its sampling rate is what then gives its ε. Noise multipliers share one factor, so that the mean rate over the
     population stays the spec's; the mean clip norm is ``clipping.norm``. A stricter group is clipped less hard than by
-    `scale` and drawn more often than by `sample`, so that neither of the two has to be extreme.
+    `scale` and drawn more often than by `sample`, so that neither of the two has to be extreme. Use it where targets
+    lie far apart. As with `sample`, the same (ε, δ) hides different trade-offs, which the plan shows.
     """
 
     Parameters = ProductParameters

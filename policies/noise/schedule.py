@@ -46,10 +46,12 @@ class ScheduleParameters(PluginParameters):
 class Schedule(NoisePolicy):
     """Noise, or clip norms, that change during the run by a public plan; every step is accounted at its own noise.
 
-    Early steps are far from the goal and bear more noise; late ones gain from less. With ``over: noise`` and ``end``
-    below 1 the noise falls at the same clip norms, with ``over: clip`` and ``end`` above 1 the clip norms grow at the
-    same noise, which changes the size of late updates as well. Nothing is free: the whole run keeps its ε, so that less
-    noise at the end is more at the beginning. The plan depends on no data. Targets per group are reached by clip norms.
+    At a share x of the run the value is, as a multiple of the first step's: linear 1 + (e − 1)x, cosine e + (1 −
+    e)(1 + cos πx)/2, exponential eˣ; step jumps to e at ``at``; e is ``end``. Early steps are far from the goal and
+    bear more noise; late ones gain from less. With ``over: noise`` and ``end`` below 1 the noise falls at the same
+    clip norms, with ``over: clip`` and ``end`` above 1 the clip norms grow at the same noise, which changes the
+    size of late updates as well. Nothing is free: the whole run keeps its ε, so that less noise at the end is more
+    at the beginning. The plan depends on no data. Targets per group are reached by clip norms.
     """
 
     Parameters = ScheduleParameters

@@ -66,9 +66,9 @@ def test_a_reserved_name_is_said_to_come(registry):
         registry.get("later")
     assert caught.value.not_built
     assert caught.value.key == ("type",)
-    for name in ("product", "contribution", "participation"):
+    for kind, name in ((plugins.noise, "risk_proportional"), (plugins.segmentation, "kmeans")):
         with pytest.raises(PluginError, match="not built yet"):
-            plugins.noise.get(name)
+            kind.get(name)
 
 
 def test_an_unknown_name_has_candidates(registry):
