@@ -84,6 +84,11 @@ def accountants(incomplete: str) -> list[str]:
     return _matching(("pld", "rdp"), incomplete)
 
 
+def laws(incomplete: str) -> list[str]:
+    """Laws of the number of trials of a search; as `harness.privacy.selection`."""
+    return _matching(("geometric", "logarithmic", "negative_binomial", "poisson"), incomplete)
+
+
 def _packaged() -> Path:
     """As `harness.spec.merging.packaged_specs`, without what that imports."""
     inside = Path(__file__).resolve().parents[1] / "_specs"

@@ -5,8 +5,9 @@ Reads declared constants and, where the spec declares them public, user names an
 
 from __future__ import annotations
 
+from harness.planning.basis import Population
 from harness.planning.completing import settle
 from harness.planning.making import make_plan
-from harness.planning.plan import Plan, Population, noise_to_signal
+from harness.planning.plan import Plan, noise_to_signal
 
 __all__ = ["Plan", "Population", "make_plan", "noise_to_signal", "settle"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.planning.plan import Basis, Population
+from harness.planning.basis import Basis, Population
 from harness.plugins import SessionSegmenter
-from harness.privacy.accounting import Accountant, epsilon
+from harness.privacy.accounting import Accountant, charges_epsilon
 from harness.privacy.calibration import noise_multiplier
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Charge
@@ -50,7 +50,7 @@ class Questions:
         # As many Gaussians are one, with √count of the noise; rounding is made up for.
         std = once * math.sqrt(self.evaluations)
         charge, more = Charge(EVALUATION, std, self.evaluations), 1e-9
-        while epsilon(charge.event(), delta, self.accountant) > self.budget:
+        while charges_epsilon((charge,), delta, self.accountant) > self.budget:
             charge, more = Charge(EVALUATION, std * (1 + more), self.evaluations), 10 * more
         return charge
 

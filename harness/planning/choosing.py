@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import ArgumentError, BudgetError
-from harness.planning.plan import Basis
+from harness.planning.basis import Basis
 from harness.privacy.calibration import drafted_multiplier
 from harness.privacy.levers import answers_epsilon
 from harness.privacy.mechanism import Unit

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 
 from harness.errors import ArgumentError, BudgetError
 from harness.planning.asking import Questions, questions
+from harness.planning.basis import Basis, Population
 from harness.planning.choosing import Choice, choose
-from harness.planning.plan import Basis, Plan, Population
+from harness.planning.plan import Plan
 from harness.plugins import OwnRecordsSegmenter, SessionSegmenter
-from harness.privacy import accounting, calibration
-from harness.privacy.accounting import answering, epsilon_curve, largest_epsilon, trade_offs
+from harness.privacy import calibration
+from harness.privacy.accounting import answering_group, charges_epsilon, epsilon_curve, largest_epsilon, trade_offs
 from harness.privacy.guarantee import Guarantee
 from harness.privacy.levers import calibrate, stretches
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
@@ -60,9 +61,9 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
         shown = trade_offs(mechanism, delta, accountant) if delta is not None else ()
         answered, largest, exposed = accountant, None, None
         if epsilon is not None and delta is not None:  # of the group whose ε is stated
-            answered = answering(mechanism.event(epsilon.index(max(epsilon))), delta, accountant)
+            answered = answering_group(mechanism, epsilon.index(max(epsilon)), delta, accountant)
             largest = _largest(basis, mechanism, delta)
-            exposed = accounting.epsilon(mechanism.holdout_event(), delta, accountant) if mechanism.holdout else None
+            exposed = charges_epsilon((mechanism.holdout,), delta, accountant) if mechanism.holdout else None
     except (ArithmeticError, ValueError, MemoryError):
         more = "; try privacy.accountant: rdp" if accountant == "pld" else ""
         raise BudgetError(f"the accountant can't settle on these numbers{more}") from None
@@ -99,7 +100,7 @@ def settle(plan: Plan, population: Population, median: float | None) -> Plan:
     )
     if not (kept and same_cost and (plan.chosen_later or _same_exposure(plan.mechanism, settled.mechanism))):
         raise BudgetError("the plan is refused: with the noisy answers it would not be the one that was accounted")
-    return settled
+    return dataclasses.replace(settled, ledger=plan.ledger)
 
 
 def _same_exposure(bound: Mechanism, settled: Mechanism) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.planning.plan import Plan, noise_to_signal
 from harness.plugins import noise
-from harness.privacy.accounting import choice_epsilon, epsilon
+from harness.privacy.accounting import charges_epsilon, choice_epsilon
 from harness.privacy.mechanism import Charge
 
 VERSIONS = ("uudp", "dp-accounting", "torch", "transformers", "peft", "deepspeed", "ray")
@@ -93,7 +93,7 @@ def _charges(plan: Plan) -> list[dict[str, Any]]:
         noise = {"noise_multiplier": charge.noise_multiplier, "count": charge.count}
         return {"what": charge.what, "epsilon": alone, **noise, "pending": True}
 
-    found = [one(c, epsilon(c.event(), delta, accountant)) for c in mechanism.charges]
+    found = [one(c, charges_epsilon((c,), delta, accountant)) for c in mechanism.charges]
     return found + [one(c, choice_epsilon(mechanism, accountant)) for c in mechanism.choice]
 
 
@@ -102,7 +102,7 @@ def _holdout(plan: Plan) -> dict[str, Any] | None:
     charge, delta = plan.mechanism.holdout, plan.guarantee.delta
     if charge is None or delta is None:
         return None
-    value = epsilon(charge.event(), delta, plan.spec.privacy.accountant)
+    value = charges_epsilon((charge,), delta, plan.spec.privacy.accountant)
     return {"epsilon": value, "noise_multiplier": charge.noise_multiplier, "evaluations": charge.count}
 
 

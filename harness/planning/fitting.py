@@ -162,7 +162,8 @@ def _changes(
                 f"of about {before * factor:.3g} in place of {before:.3g}"
             )
     steps = _most_steps(mechanism, limit, cost)
-    changes.append(f"{steps} of the {mechanism.steps} steps at this noise" if steps else "not one step at this noise")
+    if steps or not changes:
+        changes.append(f"{steps} of the {mechanism.steps} steps at this noise" if steps else "nothing at this noise")
     return changes
 
 

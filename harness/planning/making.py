@@ -12,9 +12,10 @@ from harness.data.sources.base import Columns, RecordSource, open_source
 from harness.data.tiers import Sensitivity
 from harness.errors import ArgumentError
 from harness.packages import name_of
+from harness.planning.basis import Basis, Population
 from harness.planning.completing import complete
 from harness.planning.fitting import look
-from harness.planning.plan import Basis, Plan, Population
+from harness.planning.plan import Plan
 from harness.plugins import (
     Group,
     Lever,

@@ -10,7 +10,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.privacy.mechanism import Mechanism
+from harness.privacy.mechanism import Charge, Mechanism
 from harness.privacy.remembering import remembered
 
 if TYPE_CHECKING:
@@ -96,10 +96,13 @@ def _one_step(step: DpEvent) -> float | None:
 
 
 def rough_epsilon(event: DpEvent, delta: float) -> float:
-    """About how large ε is: an upper bound from a few integer Rényi orders, in a millisecond."""
+    """About how large ε is: an upper bound from a few Rényi orders, in milliseconds."""
     from harness.privacy.renyi import accountant
 
-    return float(accountant((2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 512)).compose(event).get_epsilon(delta))
+    # Of several examples, Rényi DP explodes at orders at which a loss that hardly ever happens counts most.
+    several = any(hasattr(step, "sensitivities") for step, _ in parts(event))
+    orders = (1.1, 1.25, 1.5, 2, 3, 4, 6, 8, 16, 32, 64) if several else (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 512)
+    return float(accountant(orders).compose(event).get_epsilon(delta))
 
 
 def settled_grid(event: DpEvent, delta: float) -> float:
@@ -138,7 +141,6 @@ def answering(event: DpEvent, delta: float, accountant: Accountant) -> Accountan
     return "rdp" if accountant == "rdp" or rough_epsilon(event, delta) > LARGEST_PLD else "pld"
 
 
-@functools.lru_cache(maxsize=4096)
 @remembered
 def epsilon(event: DpEvent, delta: float, accountant: Accountant = "pld") -> float:
     """ε(`delta`) of an event; never below the true value.
@@ -154,6 +156,11 @@ def epsilon(event: DpEvent, delta: float, accountant: Accountant = "pld") -> flo
     Raises:
         ValueError: `delta` is not in (0, 1), or no grid settles.
     """
+    return _epsilon(event, delta, accountant)
+
+
+@functools.lru_cache(maxsize=4096)
+def _epsilon(event: DpEvent, delta: float, accountant: Accountant) -> float:
     if not 0 < delta < 1:
         raise ValueError(f"Expected 0 < delta={delta} < 1")
     if accountant == "rdp":
@@ -166,26 +173,58 @@ def epsilon(event: DpEvent, delta: float, accountant: Accountant = "pld") -> flo
     return _settle(event, delta)[0]
 
 
+# --- of a mechanism: remembered by its fields, so that what is known needs neither events nor the libraries ---
+
+
 def group_epsilon(
     mechanism: Mechanism, group: int, delta: float, accountant: Accountant = "pld", steps: int | None = None
 ) -> float:
-    """ε of one group's users, computed from the mechanism (of its first `steps` steps, if given)."""
-    return _total(mechanism, mechanism.event(group, steps), delta, accountant)
+    """ε of one group's users, computed from the mechanism (of its first `steps` steps, if given).
+
+    By basic composition with the answers that decided levers, if there are any.
+    """
+    left = delta - mechanism.choice_delta
+    return choice_epsilon(mechanism, accountant) + later_epsilon(mechanism, group, left, accountant, steps)
+
+
+@remembered
+def later_epsilon(
+    mechanism: Mechanism, group: int, delta: float, accountant: Accountant, steps: int | None = None
+) -> float:
+    """ε of one group's users without the answers that decided levers, at what they left of δ."""
+    return _epsilon(mechanism.event(group, steps), delta, accountant)
 
 
 def largest_epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") -> float:
     """ε of any user, also where the group that they are in depends on noisy answers."""
-    return _total(mechanism, mechanism.dominating_event(), delta, accountant)
+    left = delta - mechanism.choice_delta
+    return choice_epsilon(mechanism, accountant) + _dominating_epsilon(mechanism, left, accountant)
+
+
+@remembered
+def _dominating_epsilon(mechanism: Mechanism, delta: float, accountant: Accountant) -> float:
+    return _epsilon(mechanism.dominating_event(), delta, accountant)
 
 
 def choice_epsilon(mechanism: Mechanism, accountant: Accountant = "pld") -> float:
     """ε, at their own δ, of the answers that decide levers; it is part of every group's ε."""
-    return epsilon(mechanism.choice_event(), mechanism.choice_delta, accountant) if mechanism.choice else 0.0
+    return charges_epsilon(mechanism.choice, mechanism.choice_delta, accountant)
 
 
-def _total(mechanism: Mechanism, event: DpEvent, delta: float, accountant: Accountant) -> float:
-    """By basic composition with the answers that decided levers, if there are any."""
-    return choice_epsilon(mechanism, accountant) + epsilon(event, delta - mechanism.choice_delta, accountant)
+@remembered
+def charges_epsilon(charges: tuple[Charge, ...], delta: float, accountant: Accountant = "pld") -> float:
+    """ε of noisy answers alone, all of them together; 0 of none."""
+    if not charges:
+        return 0.0
+    from dp_accounting import dp_event
+
+    return _epsilon(dp_event.ComposedDpEvent(tuple(charge.event() for charge in charges)), delta, accountant)
+
+
+@remembered
+def answering_group(mechanism: Mechanism, group: int, delta: float, accountant: Accountant) -> Accountant:
+    """The accountant that gives `group_epsilon`."""
+    return answering(mechanism.event(group), delta - mechanism.choice_delta, accountant)
 
 
 def total_epsilon(
@@ -206,16 +245,36 @@ def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, ev
     places = {round(i * (releases - 1) / max(1, shown - 1)) for i in range(shown)} | {releases - 1}
     marks = sorted(min((i + 1) * every, mechanism.steps) for i in places)
     total = total_epsilon(mechanism, delta, accountant)
-    curve: list[tuple[int, float]] = []
-    for t in (0, *marks[:-1]):
-        events = {mechanism.event(i, t) for i in range(len(mechanism.groups))}
-        spent = max(_drafted(event, delta - mechanism.choice_delta, accountant) for event in events)
-        spent += choice_epsilon(mechanism, accountant)
-        curve.append((t, min(spent, total)))
-    return [*curve, (mechanism.steps, total)]
+    at = (0, *marks[:-1])
+    spent = _spent(mechanism, list(at), delta, accountant)
+    return [*((t, min(e, total)) for t, e in zip(at, spent, strict=True)), (mechanism.steps, total)]
 
 
 @remembered
+def _spent(mechanism: Mechanism, marks: list[int], delta: float, accountant: Accountant) -> list[float]:
+    """ε of any user after so many steps each, to half a percent from above."""
+    left, before = delta - mechanism.choice_delta, choice_epsilon(mechanism, accountant)
+    found = []
+    exposed = _most_exposed(mechanism)
+    for t in marks:
+        events = {mechanism.event(i, t) for i in exposed}
+        found.append(before + max(_drafted(event, left, accountant) for event in events))
+    return found
+
+
+def _most_exposed(mechanism: Mechanism) -> list[int]:
+    """Indices of the groups to which no other one is exposed at least as much, whatever the step."""
+    found: list[int] = []
+    numbers = [(g.clip_norm, g.sampling_rate, g.steps, g.examples_per_user) for g in mechanism.groups]
+    for i, one in enumerate(numbers):
+        # Evenly spread steps: at no time has a group with fewer of them taken part more often.
+        others = [n for j, n in enumerate(numbers) if n != one or j < i]
+        if not any(all(a >= b for a, b in zip(other, one, strict=True)) for other in others):
+            found.append(i)
+    return found
+
+
+@functools.lru_cache(maxsize=4096)
 def _drafted(event: DpEvent, delta: float, accountant: Accountant) -> float:
     """ε to half a percent, from above: enough for a curve."""
     scale = rough_epsilon(event, delta)
@@ -240,13 +299,22 @@ def trade_offs(
     """
     if len({(g.sampling_rate, g.steps, g.examples_per_user) for g in mechanism.groups}) == 1:
         return ()
+    found = _shown_deltas(mechanism, delta, accountant)
+    return tuple(tuple((point[0], point[1]) for point in curve) for curve in found)
+
+
+@remembered
+def _shown_deltas(mechanism: Mechanism, delta: float, accountant: Accountant) -> list[list[list[float]]]:
     events = [mechanism.event(i) for i in range(len(mechanism.groups))]
     largest = max(_drafted(event, delta, accountant) for event in events)
     if not math.isfinite(largest):
-        return ()
+        return []
     step = _round_step(largest / 8)
     marks = [step * i for i in range(math.ceil(1.25 * largest / step) + 1)]
-    return tuple(tuple(zip(marks, _deltas(event, marks, delta, accountant), strict=True)) for event in events)
+    return [
+        [[mark, value] for mark, value in zip(marks, _deltas(event, marks, delta, accountant), strict=True)]
+        for event in events
+    ]
 
 
 def _round_step(least: float) -> float:
@@ -255,7 +323,6 @@ def _round_step(least: float) -> float:
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= 0.99 * least)
 
 
-@remembered
 def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accountant) -> list[float]:
     """δ at each ε, from above."""
     from harness.privacy import renyi
@@ -268,6 +335,7 @@ def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accoun
     return [float(composed.get_delta(mark)) for mark in marks]
 
 
+@remembered
 def rdp_at(mechanism: Mechanism, order: float, steps: int | None = None, *, any_group: bool = False) -> float:
     """RDP (nats) of a run at one Rényi order: the maximum over its users; infinity where it has none.
 

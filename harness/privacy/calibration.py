@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.errors import ArgumentError, BudgetError
-from harness.privacy.accounting import Accountant, epsilon, group_epsilon
+from harness.privacy.accounting import Accountant, charges_epsilon, group_epsilon
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.remembering import remembered
@@ -137,7 +137,7 @@ def by_steps(targets: Mapping[str, float], terms: Terms) -> Mechanism:
     sigma = noise_multiplier(max(targets.values()), terms.exposure)
 
     def fits(target: float, steps: int) -> bool:
-        return terms.exposure.of(taken=steps).epsilon(sigma) <= target
+        return _epsilon_at(terms.exposure.of(taken=steps), sigma) <= target
 
     levers = {}
     for p, target in targets.items():
@@ -166,7 +166,7 @@ def by_examples(targets: Mapping[str, float], terms: Terms) -> Mechanism:
     sigma = noise_multiplier(max(targets.values()), terms.exposure)
 
     def fits(target: float, examples: int) -> bool:
-        return terms.exposure.of(examples=examples).epsilon(sigma) <= target
+        return _epsilon_at(terms.exposure.of(examples=examples), sigma) <= target
 
     levers = {}
     for p, target in targets.items():
@@ -179,6 +179,11 @@ def by_examples(targets: Mapping[str, float], terms: Terms) -> Mechanism:
             )
         levers[p] = Levers(sigma, examples=examples)
     return terms.build(levers)
+
+
+@remembered
+def _epsilon_at(exposure: Exposure, sigma: float) -> float:
+    return exposure.epsilon(sigma)
 
 
 def _most(fits: Callable[[float, int], bool], target: float, limit: int) -> int:
@@ -212,7 +217,7 @@ def verify(
             raise BudgetError(
                 f"the plan is refused: group {group.name} comes to ε = {value:.6g}, above its target {limit:g}"
             )
-    exposed = epsilon(mechanism.holdout_event(), delta, accountant)
+    exposed = charges_epsilon(() if mechanism.holdout is None else (mechanism.holdout,), delta, accountant)
     if not exposed <= budget * (1 + 1e-9):
         raise BudgetError(f"the plan is refused: hold-out users come to ε = {exposed:.6g}, above {budget:g}")
     return tuple(values)

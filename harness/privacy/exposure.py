@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.privacy.accounting import Accountant, epsilon, pld_epsilon, rdp_epsilon, settled_grid
+from harness.privacy.accounting import Accountant, charges_epsilon, epsilon, pld_epsilon, rdp_epsilon, settled_grid
 from harness.privacy.mechanism import Charge, GroupMechanism, Mechanism, Stretch, Unit
 
 if TYPE_CHECKING:
@@ -62,14 +62,7 @@ class Exposure:
 
     def least(self) -> float:
         """ε of the charges alone: no target below it can be reached."""
-        if not self.charges:
-            return 0.0
-        return epsilon(self._charges_alone(), self.delta, self.accountant)
-
-    def _charges_alone(self) -> DpEvent:
-        from dp_accounting import dp_event
-
-        return dp_event.ComposedDpEvent(tuple(charge.event() for charge in self.charges))
+        return charges_epsilon(self.charges, self.delta, self.accountant)
 
     def of(self, **changes: object) -> Exposure:
         """The same with other values."""

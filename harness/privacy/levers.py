@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.errors import BudgetError
 from harness.plugins import Lever, Plateau, Proposal
-from harness.privacy.accounting import epsilon
+from harness.privacy.accounting import charges_epsilon
 from harness.privacy.calibration import by_clip_norm, by_examples, by_steps
 from harness.privacy.mechanism import Mechanism, Stretch
 from harness.privacy.rates import by_both, by_sampling_rate
@@ -48,12 +48,7 @@ def calibrate(proposal: Proposal, targets: Mapping[str, float], terms: Terms) ->
 
 def answers_epsilon(terms: Terms) -> float:
     """ε of the answers that decide levers, at the δ that is set aside for them."""
-    if not terms.choice:
-        return 0.0
-    from dp_accounting import dp_event
-
-    event = dp_event.ComposedDpEvent(tuple(charge.event() for charge in terms.choice))
-    return epsilon(event, terms.choice_delta, terms.accountant)
+    return charges_epsilon(terms.choice, terms.choice_delta, terms.accountant)
 
 
 def stretches(plateaus: Sequence[Plateau], steps: int) -> tuple[Stretch, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.errors import ArgumentError, BudgetError
-from harness.privacy.accounting import epsilon, rough_epsilon
+from harness.privacy.accounting import later_epsilon, rough_epsilon
 from harness.privacy.calibration import noise_multiplier
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Mechanism
@@ -172,7 +172,7 @@ def _by_rates(targets: Mapping[str, float], terms: Terms, aside: Mapping[str, fl
         levers = {p: Levers(s * (1 + more), rate=q) for p, s, q in zip(targets, sigmas, rates, strict=True)}
         mechanism = terms.build(levers)
         delta = terms.exposure.delta
-        values = (epsilon(mechanism.event(i), delta, terms.accountant) for i in range(len(levers)))
+        values = (later_epsilon(mechanism, i, delta, terms.accountant) for i in range(len(levers)))
         if all(value <= target for value, target in zip(values, targets.values(), strict=True)):
             return mechanism
         more = 2 * more + 1e-6

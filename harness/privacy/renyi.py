@@ -89,10 +89,16 @@ def _one_order(
 def _log_ratio(
     x: NDArray[np.float64], sigma: float, sensitivities: Sequence[float], probabilities: Sequence[float]
 ) -> NDArray[np.float64]:
-    found = np.full_like(x, -np.inf)
-    for c, p in zip(sensitivities, probabilities, strict=True):
-        if p > 0:
-            np.logaddexp(found, math.log(p) + (2 * c * x - c * c) / (2 * sigma**2), out=found)
+    pairs = [(c, p) for c, p in zip(sensitivities, probabilities, strict=True) if p > 0]
+    # A block at a time, so that the terms of all sensitivities stay in the cache.
+    found = np.empty_like(x)
+    c = np.array([c for c, _ in pairs])[:, None]
+    constants = np.log([p for _, p in pairs])[:, None] - c * c / (2 * sigma**2)
+    for begin in range(0, len(x), 4096):
+        terms = constants + c * (x[begin : begin + 4096] / sigma**2)
+        largest = terms.max(axis=0)
+        terms -= largest
+        found[begin : begin + 4096] = largest + np.log(np.exp(terms, out=terms).sum(axis=0))
     return found
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from harness.packages import name_of
 from harness.plugins import (
@@ -20,12 +18,13 @@ from harness.plugins import (
     Segmenter,
     suggest,
 )
+from harness.spec.draft import Draft
 from harness.spec.ledger_url import DEFAULT_LEDGER, holds_password, ledger_problem
-from harness.spec.merging import Merged
-from harness.spec.models import MOST_PLD_STEPS, Spec, TextBlock, private_columns
+from harness.spec.models import MOST_PLD_STEPS, TextBlock, private_columns
 from harness.spec.plugin_blocks import add_plugin_error
 from harness.spec.privacy_groups import groups_of
-from harness.spec.problems import COMMAND_LINE, KeyPath, one_line
+from harness.spec.problems import KeyPath, one_line
+from harness.spec.sampling_checks import check_sampling
 
 OPTIMIZER_PARAMETERS: Mapping[str, frozenset[str]] = {
     "adamw": frozenset({"lr", "betas", "eps", "weight_decay"}),
@@ -35,46 +34,10 @@ OPTIMIZER_PARAMETERS: Mapping[str, frozenset[str]] = {
 WEIGHT_TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A spec that may still have problems.
-
-    Attributes:
-        spec: Valid by itself; stand-ins replace what is wrong.
-        merged: What was written, and where problems go.
-        broken: Paths that a stand-in replaces: nothing is concluded from them.
-        plugins: Plugin of each block; None where it could not be built.
-    """
-
-    spec: Spec
-    merged: Merged
-    broken: frozenset[KeyPath]
-    plugins: Mapping[KeyPath, Plugin | None]
-
-    def sure(self, *names: str) -> bool:
-        """Whether all these keys, and the blocks around them, are as the user meant them."""
-        for name in names:
-            path = tuple(name.split("."))
-            if any(b == path[: len(b)] or path == b[: len(path)] for b in self.broken):
-                return False
-        return True
-
-    def written(self, name: str) -> bool:
-        """Whether the spec itself says something at this key, right or wrong."""
-        node: Any = self.merged.data
-        for part in name.split("."):
-            if not isinstance(node, dict) or part not in node:
-                return False
-            node = node[part]
-        return True
-
-
 def check(draft: Draft) -> None:
     """Adds every problem between blocks to the draft."""
-    _sampling(draft)
-    _unit(draft)
+    check_sampling(draft)
     _holdout(draft)
-    _noisy(draft)
     _text(draft)
     _columns(draft)
     _delta(draft)
@@ -85,83 +48,6 @@ def check(draft: Draft) -> None:
     groups = _groups(draft)
     _weights(draft, groups)
     _noise(draft, groups)
-
-
-def _sampling(draft: Draft) -> None:
-    sampling, merged = draft.spec.sampling, draft.merged
-    expected, rate = draft.written("sampling.expected"), draft.written("sampling.rate")
-    if expected and rate:
-        message = "give either sampling.expected or sampling.rate, not both" + _weaker(merged)
-        merged.add(("sampling", "rate"), message, at_key=True)
-    elif not (expected or rate) and merged.complete and draft.sure("sampling.expected", "sampling.rate"):
-        merged.add(("sampling",), "one of expected and rate must be given", at_key=True)
-    population, holdout = draft.spec.data.population, draft.spec.data.holdout.users
-    sure = draft.sure("sampling.expected", "data.population", "data.holdout.users") and sampling.unit == "user"
-    if sure and sampling.expected is not None and isinstance(population, int):
-        training = population * (1 - holdout)
-        if sampling.expected > training * (1 + 1e-9):
-            merged.add(
-                ("sampling", "expected"),
-                f"{sampling.expected:g} users per step are more than the {training:g} users that train "
-                f"(data.population {population}, less the hold-out)",
-            )
-
-
-def _unit(draft: Draft) -> None:
-    """What is sampled, and what has to be known for it."""
-    sampling, merged = draft.spec.sampling, draft.merged
-    if not draft.sure("sampling"):
-        return
-    if sampling.unit == "auto" and sampling.rate is not None:
-        merged.add(("sampling", "rate"), "with unit: auto, give expected: examples per step", at_key=True)
-    if sampling.unit == "auto" and draft.written("sampling.examples_per_user") and sampling.examples_per_user != "auto":
-        message = "unit: auto chooses it; leave it out, or say what the unit is"
-        merged.add(("sampling", "examples_per_user"), message)
-    chosen = sampling.unit == "auto" or (sampling.unit == "example" and sampling.examples_per_user == "auto")
-    if chosen and sampling.rate is not None and sampling.unit == "example":
-        message = "with examples_per_user: auto, give expected: a rate says nothing before the examples are known"
-        merged.add(("sampling", "rate"), message, at_key=True)
-    if chosen and draft.sure("data.population") and draft.spec.data.population == "noisy":
-        merged.add(("data", "population"), "noisy does not go with sampling that auto chooses; declare the number")
-    policy = draft.spec.noise.type
-    if policy == "contribution" and sampling.unit == "user" and draft.sure("noise"):
-        merged.add(("noise", "type"), "contribution needs sampling.unit: example (what users keep is its lever)")
-    if policy == "schedule" and draft.spec.clipping.type == "adaptive" and draft.sure("noise", "clipping"):
-        merged.add(("clipping", "type"), "adaptive does not go with noise.type: schedule; choose one of them")
-    if policy == "none" and draft.spec.clipping.type == "adaptive" and draft.sure("noise", "clipping"):
-        merged.add(("clipping", "type"), "adaptive needs noise; with noise.type: none give a norm")
-
-
-def _noisy(draft: Draft) -> None:
-    """Counts with noise: what can't depend on them."""
-    data, merged = draft.spec.data, draft.merged
-    if not draft.sure("data.population", "data.weights"):
-        return
-    private = draft.spec.noise.type != "none"
-    for key, value in (("population", data.population), ("weights", data.weights)):
-        if value == "noisy" and not private and draft.sure("noise"):
-            merged.add(("data", key), "a run without noise promises nothing: there is nothing to charge")
-    sampling = draft.spec.sampling
-    chosen = sampling.unit == "auto" or (sampling.unit == "example" and sampling.examples_per_user == "auto")
-    if data.population == "noisy" and draft.sure("sampling") and sampling.rate is None and not chosen:
-        message = "noisy needs sampling.rate: a rate that follows from a noisy answer would change everybody's ε"
-        merged.add(("data", "population"), message)
-    if data.population == "noisy" and data.weights == "public" and draft.written("data.weights"):
-        merged.add(("data", "weights"), "public, where the population is noisy; give them, or say noisy")
-    if data.weights == "noisy" and draft.spec.noise.type in ("sample", "product") and draft.sure("noise"):
-        message = f"noisy does not go with noise.type: {draft.spec.noise.type}, whose rates depend on them; give them"
-        merged.add(("data", "weights"), message)
-
-
-def _weaker(merged: Merged) -> str:
-    """How to be rid of the one that stands in a weaker layer, and is probably no longer meant."""
-    order = [layer.name for layer in merged.layers]
-    by_strength = sorted(("expected", "rate"), key=lambda k: order.index(merged.place_of_key(("sampling", k)).file))
-    weak, strong = (merged.place_of_key(("sampling", key)) for key in by_strength)
-    if weak.file == strong.file:
-        return ""
-    takes = f"sampling.{by_strength[0]}=null" if strong == COMMAND_LINE else f"{by_strength[0]}: null"
-    return f"; {takes} takes out that of {weak.file}"
 
 
 def _holdout(draft: Draft) -> None:

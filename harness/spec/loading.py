@@ -14,7 +14,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from harness.plugins import suggest
-from harness.spec.checks import Draft, check
+from harness.spec.checks import check
+from harness.spec.draft import Draft
 from harness.spec.interpolation import interpolate
 from harness.spec.merging import Merged, find_spec, merge
 from harness.spec.messages import Finding, findings

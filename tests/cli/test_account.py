@@ -87,14 +87,89 @@ def test_what_is_no_number(option: str, value: str, capsys: pytest.CaptureFixtur
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("examples", "expected"), [(None, 0.2523), ("1", 0.2523), ("4", 1.1231), ("16", 5.1033)])
+def test_example_sampling(examples: str | None, expected: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """Published values at a grid of 1e-4: never more than they say, and hardly less.
+
+    Red when the number of examples does not reach the event.
+    """
+    more = [] if examples is None else ["--examples-per-user", examples]
+    assert main.run_app(arguments("--json", *more, rate="1e-3", steps="2000", delta="1e-6")) == 0
+    assert json.loads(capsys.readouterr().out)["epsilon"] == pytest.approx(expected, rel=2e-3)
+
+
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [("--examples-per-user", "4"), ("--trials", "geometric"), ("--trials-mean", "10"), ("--trials-shape", "1")],
+    ("law", "more", "expected"),
+    [
+        ("geometric", (), 4.1033),
+        ("logarithmic", (), 3.5226),
+        ("poisson", (), 4.3295),
+        ("negative_binomial", ("--trials-shape", "1"), 4.1033),
+    ],
 )
-def test_reserved_options_are_refused_by_name(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Break: ignore them; ε would be that of another question."""
-    assert main.run_app(arguments(option, value)) == 2
-    assert capsys.readouterr() == ("", f"uudp: {option} is not built yet in this version\n")
+def test_the_price_of_selection(
+    law: str, more: tuple[str, ...], expected: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By Rényi DP, without being told to. Red when two laws change places, or when the winner's own ε is printed."""
+    assert main.run_app(arguments("--json", "--trials", law, "--trials-mean", "10", *more)) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["epsilon"] == pytest.approx(expected, abs=1e-4)
+    assert document["accountant"] == "rdp"
+
+
+def test_selection_over_example_sampling(capsys: pytest.CaptureFixture[str]) -> None:
+    """One example per user is the same as one user. Red when selection forgets the number of examples."""
+    found = {}
+    for examples in ("1", "2"):
+        more = ("--trials", "geometric", "--trials-mean", "10", "--examples-per-user", examples)
+        assert main.run_app(arguments("--json", *more)) == 0
+        found[examples] = json.loads(capsys.readouterr().out)["epsilon"]
+    assert found["1"] == pytest.approx(4.1033, abs=1e-4)
+    assert found["2"] > 1.5 * found["1"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--examples-per-user", "0"), "--examples-per-user: must be from 1 to 1e+06, found 0"),
+        (("--trials", "geometric"), "--trials needs --trials-mean: the mean number of trials"),
+        (("--trials-mean", "10"), "--trials-mean and --trials-shape need --trials: the law of the number of trials"),
+        (("--trials-shape", "1"), "--trials-mean and --trials-shape need --trials: the law of the number of trials"),
+        (
+            ("--trials", "geometrc", "--trials-mean", "10"),
+            '--trials: must be geometric, logarithmic, negative_binomial or poisson, found "geometrc"; did you mean '
+            '"geometric"?',
+        ),
+        (
+            ("--trials", "geometric", "--trials-mean", "0.5"),
+            "--trials: the mean number of trials must be from 1 to 1e+06, found 0.5",
+        ),
+        (
+            ("--trials", "geometric", "--trials-mean", "nan"),
+            "--trials: the mean number of trials must be from 1 to 1e+06, found nan",
+        ),
+        (
+            ("--trials", "negative_binomial", "--trials-mean", "9"),
+            "--trials: negative_binomial needs a shape",
+        ),
+        (
+            ("--trials", "negative_binomial", "--trials-mean", "9", "--trials-shape", "0"),
+            "--trials: the shape must be above 0 and at most 1000, found 0.0",
+        ),
+        (
+            ("--trials", "poisson", "--trials-mean", "9", "--trials-shape", "2"),
+            "--trials: poisson has no shape; only negative_binomial does",
+        ),
+        (
+            ("--trials", "poisson", "--trials-mean", "9", "--accountant", "pld"),
+            "--accountant: the price of --trials is only known by Rényi DP; say rdp, or leave it out",
+        ),
+    ],
+)
+def test_questions_without_an_answer(more: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Red when an option is ignored: ε would be that of another question."""
+    assert main.run_app(arguments(*more)) == 2
+    assert capsys.readouterr() == ("", f"uudp: {message}\n")
 
 
 def test_numbers_that_protect_nobody_give_no_number(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness import cache, corpus, files
+from harness import cache, files
+from harness.data import corpus
 from harness.data.corpus import Corpus, build_corpus, describe_bad_records
 from harness.data.holdout import holdout_order, is_holdout
 from harness.data.packing import pack, tokenize

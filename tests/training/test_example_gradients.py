@@ -59,8 +59,9 @@ def test_every_examples_gradient_equals_a_loop_over_examples(model: Model, budge
 def test_another_example_changes_no_gradient_bit_for_bit(model: Model, budget: int) -> None:
     """Nor does another example of the same user. Red when neighbouring rows of a user are taken for one unit."""
     before, after = Texts(), Texts()
-    after.users[3][1] = (after.users[3][1] + 17) % 96
-    changed = sum(len(own) for own in before.users[:3]) + 1
+    # The two are as long as each other, so that their rows are neighbours.
+    after.users[4][1] = (after.users[4][1] + 17) % 96
+    changed = len(before.flat) - 1
     first, second = (of_each_example(model, texts, budget, math.inf) for texts in (before, after))
     assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [e != changed for e in range(len(first))]
 

@@ -82,8 +82,9 @@ def test_what_is_not_finite_counts_as_b() -> None:
 def test_any_text_of_a_user_moves_the_hidden_sums_by_at_most_b(
     new_run: Callable[..., Path], workers: Callable[[int], Any], budget: int
 ) -> None:
-    """In the model: one hold-out user writes nothing (b), or something else (from one end to the other: 2b). Red when
-    users are weighted by their tokens, or when a loss is not clipped.
+    """In the model: one hold-out user writes nothing (b), or something else (from one end to the other: 2b).
+
+    Red when a loss is not clipped.
     """
     options: dict[str, Any] = {
         "mechanism": mechanism_with(4),
@@ -221,7 +222,10 @@ def test_a_run_releases_noisy_losses_alone(
     new_run: Callable[..., Path], workers: Callable[[int], Any], world: int, stage: int
 ) -> None:
     """With next to no noise they are means of users' losses; neither tokens nor exact numbers are released, and the
-    ordinary series does not evaluate. Red when that series, whose own mechanism has no charge, takes them for public.
+    ordinary series does not evaluate.
+
+    Red when that series, whose own mechanism has no charge, takes them for public, or when a user's loss is the sum
+    over their tokens.
     """
     run_dir = new_run(
         mechanism=mechanism_with(4, z=1e-9),
@@ -260,7 +264,7 @@ def loss_of(run_dir: Path, holdout: Any) -> float:
 def test_an_interrupted_run_releases_the_same_values(
     new_run: Callable[..., Path], workers: Callable[[int], Any], world: int, stage: int, how: str
 ) -> None:
-    """Bit for bit, and each once. Red when a resumed run starts again from 4, or draws anew."""
+    """Bit for bit, and each once. Red when a resumed run forgets the rows of its checkpoint."""
     options: dict[str, Any] = {
         "mechanism": mechanism_with(4, steps=5),
         "holdout_users": USERS,

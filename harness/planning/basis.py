@@ -1,0 +1,64 @@
+"""What a plan starts from: the spec, what its plugins say of it, and how many users there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.data.sources.base import RecordSource
+from harness.data.tiers import Sensitivity
+from harness.plugins import Group, Proposal, Segmenter
+from harness.spec import LoadedSpec
+
+
+@dataclass(frozen=True)
+class Population:
+    """How many users there are, from public knowledge or noisy answers alone.
+
+    Attributes:
+        users: N, training users: the public constant of all rates and denominators. 1 while it is a noisy answer that
+            is not known yet.
+        holdout_users: Users held out; None where only their fraction is declared.
+        source: ``public``: counted in the data, by name; ``declared``: given in the spec; ``noisy``: a noisy answer.
+        weights: Fraction of the training users in each group; sums to 1. Equal while they are not known yet.
+        weights_source: ``public``, ``declared`` or ``noisy``.
+        known: Whether noisy answers are in.
+    """
+
+    users: float
+    holdout_users: int | None
+    source: str
+    weights: Mapping[str, float]
+    weights_source: str
+    known: bool = False
+
+    @property
+    def users_known(self) -> bool:
+        """Whether `users` is the number that is divided by."""
+        return self.known or self.source != "noisy"
+
+    @property
+    def weights_known(self) -> bool:
+        """Whether `weights` are those that are divided by."""
+        return self.known or self.weights_source != "noisy"
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a plan starts from: the spec and what its plugins say of it. Public, immutable.
+
+    Attributes:
+        loaded: The spec and where its values came from.
+        source: Where the records will be read from.
+        segmenter: The segmentation rule, with its segments fixed.
+        sensitivity: How users are assessed, if they are.
+        groups: The privacy groups, in the order of the mechanism's.
+        proposal: What the noise policy asks for.
+    """
+
+    loaded: LoadedSpec
+    source: RecordSource
+    segmenter: Segmenter
+    sensitivity: Sensitivity | None
+    groups: tuple[Group, ...]
+    proposal: Proposal
