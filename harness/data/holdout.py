@@ -9,6 +9,12 @@ from __future__ import annotations
 
 import hashlib
 
+START = 4.0
+"""Where the first evaluation of private hold-out users looks from, in nats per token: m_{−1}."""
+FIRST_BOUND, BOUND = 4.0, 1.0
+"""By how much one private hold-out user can move the sum of losses in the first evaluation, which has far to go, and in
+all later ones; nats per token."""
+
 
 def holdout_order(user: str, data_name: str) -> int:
     """A user's fixed place among the users of a data set: uniform in [0, 2⁶⁴); the lowest are held out first."""

@@ -6,11 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.data.holdout import BOUND, FIRST_BOUND
 from harness.reporting import formatting as f
 from harness.reporting.records import RunRecord, block, items, number
-
-_LATER_BOUND, _FIRST_BOUND = 1.0, 4.0
-"""Nats per token by which one hold-out user can move the sum of losses: in later evaluations, and in the first."""
 
 
 def noisy_holdout(record: RunRecord) -> bool:
@@ -34,9 +32,9 @@ def loss_noise(record: RunRecord) -> dict[str, float]:
     if not noisy_holdout(record) or multiplier is None or not users or not groups or None in weights:
         return {}
     known = {str(g.get("name")): w for g, w in zip(groups, weights, strict=True) if w}
-    each = {name: multiplier * _LATER_BOUND / (users * weight) for name, weight in known.items()}
+    each = {name: multiplier * BOUND / (users * weight) for name, weight in known.items()}
     # The groups' noise is independent, and the whole is their mean by size.
-    return {"": multiplier * _LATER_BOUND * math.sqrt(len(known)) / (users * math.fsum(known.values())), **each}
+    return {"": multiplier * BOUND * math.sqrt(len(known)) / (users * math.fsum(known.values())), **each}
 
 
 def _holdout_users(record: RunRecord) -> float | None:
@@ -51,7 +49,7 @@ def _holdout_users(record: RunRecord) -> float | None:
 
 def first_noise() -> float:
     """How much more noise the first evaluation has, which has farther to go."""
-    return _FIRST_BOUND / _LATER_BOUND
+    return FIRST_BOUND / BOUND
 
 
 def charge_rows(record: RunRecord) -> list[dict[str, str]]:

@@ -15,15 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.holdout import BOUND, FIRST_BOUND, START
 from harness.errors import BudgetError
 from harness.privacy.mechanism import Charge
 from harness.privacy.randomness import Randomness
 from harness.training.noise import LOSSES, noisy_sum
-
-START = 4.0
-"""Where the first evaluation looks from, in nats per token: m_{−1}."""
-FIRST_BOUND, BOUND = 4.0, 1.0
-"""b of the first evaluation, which has far to go, and of all later ones; nats per token."""
 
 
 @dataclass(frozen=True)
