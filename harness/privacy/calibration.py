@@ -36,12 +36,12 @@ def noise_multiplier(target: float, exposure: Exposure) -> float:
     sigma, coarse = _bracketed(target, exposure)
     if sigma <= SMALLEST_MULTIPLIER:
         return _within(exposure.epsilon, sigma, target)
-    on_grid = exposure.epsilon_on
+    on_grid = functools.cache(exposure.epsilon_on)  # the solver asks for its ends again
     fine = exposure.settled_grid(sigma) if exposure.accountant == "pld" else coarse
     # A finer grid gives a smaller ε, so the answer lies at the coarse one or below it.
-    low, high = sigma, sigma * 1.001
+    low, high, step = sigma, sigma * 1.001, 1.01
     while on_grid(low, fine) <= target and low > SMALLEST_MULTIPLIER:
-        high, low = low, low / 1.1
+        high, low, step = low, low / step, step**3
     sigma = _solve(lambda x: on_grid(x, fine), low, high, target, 1e-7)
     return _within(exposure.epsilon, sigma, target)
 
@@ -55,7 +55,7 @@ def drafted_multiplier(target: float, exposure: Exposure) -> float:
 def _bracketed(target: float, exposure: Exposure) -> tuple[float, float]:
     """σ on a coarse grid, never below the right one, and that grid (nats)."""
     _check_reach(target, exposure)
-    on_grid = exposure.epsilon_on
+    on_grid = functools.cache(exposure.epsilon_on)
     # Never so coarse that e^grid overflows.
     coarse = min(target / 100, 0.5)
     high = 1.0
