@@ -16,7 +16,7 @@ from harness.errors import ArgumentError, BudgetError
 from harness.planning.plan import noise_to_signal
 from harness.plugins import Lever, Plateau, Proposal
 from harness.privacy.accounting import _most_exposed, choice_epsilon, epsilon, group_epsilon, largest_epsilon, rdp_at
-from harness.privacy.calibration import noise_multiplier, verify
+from harness.privacy.calibration import _most, noise_multiplier, verify
 from harness.privacy.exposure import Exposure
 from harness.privacy.levers import answers_epsilon, calibrate, stretches
 from harness.privacy.mechanism import AdaptiveClip, Charge, GroupMechanism, Mechanism, Stretch
@@ -478,3 +478,11 @@ def test_the_smallest_noise_under_charges_is_smaller_than_without_them_is_not():
     """Charges cost noise: σ rises. Red when the exposure of calibration forgets them."""
     bare = noise_multiplier(2.0, Exposure(0.05, 20, 1e-5, "rdp"))
     assert noise_multiplier(2.0, Exposure(0.05, 20, 1e-5, "rdp", charges=COUNTED)) > bare * 1.001
+
+
+@pytest.mark.parametrize(
+    ("fitting", "limit", "most"), [(9, 5, 5), (5, 5, 5), (3, 5, 3), (1, 5, 1), (0, 5, 0), (1, 1, 1)]
+)
+def test_the_most_that_fits(fitting, limit, most):
+    """Break: the search's upper end at `limit` in place of one above (5 of 5 would never be found)."""
+    assert _most(lambda target, n: n <= fitting * target, 1.0, limit) == most
