@@ -118,7 +118,8 @@ def _check_lever(proposal: Proposal, population: Population) -> None:
     rates = (Lever.SAMPLING_RATE, Lever.CLIP_NORM_AND_SAMPLING_RATE)
     if population.weights_source == "noisy" and proposal.epsilon is not None and proposal.lever in rates:
         raise ArgumentError(
-            "data.weights: noisy does not go with a noise policy that sets sampling rates, which depend on them; give them"
+            "data.weights: noisy does not go with a noise policy that sets sampling rates, which depend on them; "
+            "give them"
         )
 
 
