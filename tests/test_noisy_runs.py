@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -156,3 +157,23 @@ def test_a_driver_killed_after_the_answers(place: Workplace, noisy_run: Run) -> 
     with sqlite3.connect(place.ledger.removeprefix("sqlite:///")) as database:
         kinds = [kind for (kind,) in database.execute("select kind from ledger_entries order by sequence")]
     assert kinds == ["reserve", "touch", "finish"]
+
+
+def test_a_begun_run_trains_no_other_mechanism(place: Workplace) -> None:
+    """Refused in one line: the draws were for what the first answers led to.
+
+    Break: the mechanism compared as it was before the answers, so that other answers train on with the same draws.
+    """
+    process = place.start_with_key(KEY)
+    process.until(lambda: "training: 2 worker(s)" in process.err, "training began")
+    process.kill()
+    process.clean()
+    path = place.run_folder() / "private" / "counts.json"
+    answers = read_json(path)
+    (counted,) = (record["answer"] for record in answers.values() if "group" in record["answer"]["query"])
+    counted["noisy"] = [2 * number for number in counted["noisy"]]
+    path.write_text(json.dumps(answers))
+    resumed = place.start_run("--resume")
+    assert resumed.wait() == 2, resumed.err
+    assert "another mechanism than its noisy answers lead to now" in resumed.err
+    assert "Traceback" not in resumed.err

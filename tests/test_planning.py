@@ -13,7 +13,7 @@ from dp_accounting.rdp import RdpAccountant
 from harness.data.holdout import is_holdout
 from harness.errors import ArgumentError, BudgetError
 from harness.planning import make_plan, noise_to_signal
-from harness.plugins import Proposal
+from harness.plugins import Lever, Proposal
 from harness.privacy import calibration
 from harness.spec import SpecErrors
 from policies.segmentation.usage import Usage
@@ -133,6 +133,8 @@ def test_groups_of_own_records_need_given_weights(plan):
         ({"segmentation": ATTRIBUTE}, "zero_out", 1),
         ({"segmentation": ATTRIBUTE, "data": {"population": "public"}}, "zero_out", 2),
         ({"segmentation": ATTRIBUTE, "data": {"weights": THREE}}, "add_or_remove", 0),
+        ({"segmentation": {"type": "attribute", "column": "plan"}, "data": {"weights": "noisy"}}, "zero_out", 1),
+        ({"segmentation": ATTRIBUTE, "data": {"weights": "noisy"}}, "add_or_remove", 0),
         ({"segmentation": USAGE, "data": {"weights": {"few": 0.7, "many": 0.3}}}, "add_or_remove", 0),
         (
             {"segmentation": USAGE, "data": {"weights": {"few": 0.7, "many": 0.3}, "population": "public"}},
@@ -142,7 +144,10 @@ def test_groups_of_own_records_need_given_weights(plan):
     ],
 )
 def test_what_was_counted_decides_the_neighbours(plan, changes, relation, words):
-    """A removed user stays counted wherever a count of the data was used. Break: always add or remove."""
+    """A removed user stays counted wherever a count of the data was used, if only to name the groups.
+
+    Break: always add or remove; groups named after the values that occur, under add or remove.
+    """
     found = plan(**changes)
     assert found.mechanism.relation == relation
     assert found.document()["relation"] == relation
@@ -379,6 +384,18 @@ def test_a_policy_cannot_propose_what_the_budget_does_not_hold(plan, monkeypatch
     assert caught.value.exit_code == 2
     assert len(str(caught.value).splitlines()) == 1
     assert "noise" in str(caught.value)
+
+
+@pytest.mark.parametrize("lever", [Lever.SAMPLING_RATE, Lever.CLIP_NORM_AND_SAMPLING_RATE])
+def test_rates_can_not_follow_from_noisy_counts(plan, monkeypatch, lever):
+    """Also of a policy that no spec check knows. Break: only `sample` and `product` refused, by their names.
+
+    With sampling that auto chooses, the settled rates would follow the answers, accounted as if fixed before them.
+    """
+    targets = {"free": 8.0, "paid": 4.0, "other": 4.0}
+    proposing(monkeypatch, lambda groups, epsilon: Proposal({g.name: targets[g.name] for g in groups}, lever))
+    with pytest.raises(ArgumentError, match="noisy does not go with a noise policy that sets sampling rates"):
+        plan(noise=ROGUE, segmentation=ATTRIBUTE, data={"weights": "noisy"}, sampling={"unit": "auto"})
 
 
 def test_a_policy_that_shows_two_faces_is_caught_by_the_accounting(plan, monkeypatch):

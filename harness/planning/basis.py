@@ -54,6 +54,7 @@ class Basis:
         sensitivity: How users are assessed, if they are.
         groups: The privacy groups, in the order of the mechanism's.
         proposal: What the noise policy asks for.
+        names_counted: Whether the groups' names were read off the users' public attributes, not given.
     """
 
     loaded: LoadedSpec
@@ -62,3 +63,4 @@ class Basis:
     sensitivity: Sensitivity | None
     groups: tuple[Group, ...]
     proposal: Proposal
+    names_counted: bool = False

@@ -42,7 +42,9 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
     """
     spec, proposal = basis.loaded.spec, basis.proposal
     asked = questions(basis, population)
-    relation: Relation = "zero_out" if "public" in (population.source, population.weights_source) else "add_or_remove"
+    # Whose names are read off public attributes: a group that only one user is in would come or go with that user.
+    counted = basis.names_counted or "public" in (population.source, population.weights_source)
+    relation: Relation = "zero_out" if counted else "add_or_remove"
     accountant = spec.privacy.accountant
     try:
         choice: Choice | None = None
@@ -76,7 +78,7 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
         spec.data.visibility,
         spec.data.holdout.users,
         isinstance(basis.segmenter, OwnRecordsSegmenter | SessionSegmenter) or basis.sensitivity is not None,
-        _public_counts_in_words(population),
+        _public_counts_in_words(population, basis.names_counted),
         holdout_file=spec.data.holdout.file is not None,
         largest=largest,
         holdout=exposed,
@@ -206,12 +208,14 @@ def _delta(spec: Spec, population: Population) -> float:
     return 1.0 / (10.0 * population.users)
 
 
-def _public_counts_in_words(population: Population) -> tuple[str, ...]:
+def _public_counts_in_words(population: Population, names_counted: bool) -> tuple[str, ...]:
     found = []
     if population.source == "public":
         found.append("the number of users (a removed user stays counted, with no records)")
     if population.weights_source == "public" and len(population.weights) > 1:
         found.append("the number of users in each group, by public attributes")
+    elif names_counted:
+        found.append("which values of the public attributes occur among the users, since they name the groups")
     return tuple(found)
 
 

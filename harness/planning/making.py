@@ -52,6 +52,7 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     block = loaded.spec
     rule = segmentation.build(block.segmentation.type, block.segmentation.parameters)
     source = open_source(block.data, loaded.base_dir)
+    names_counted = rule.segments is None
     try:
         counts = _count(block, rule, source)
     except PluginError as error:
@@ -67,7 +68,9 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     proposal = _propose(policy, groups, block.privacy.epsilon, loaded)
     # A public segment in which nobody is has no users to protect or to train on.
     groups = tuple(g for g in groups if population.weights[g.name] > 0)
-    plan = complete(Basis(loaded, source, rule, sensitivity, groups, proposal), population)
+    _check_lever(proposal, population)
+    basis = Basis(loaded, source, rule, sensitivity, groups, proposal, names_counted)
+    plan = complete(basis, population)
     return replace(plan, ledger=look(loaded, plan.guarantee))
 
 
@@ -109,6 +112,16 @@ def _population(spec: Spec, groups: tuple[str, ...], counts: PublicCounts | None
     total = sum(counts.segments.values())
     weights = {s: counts.segments[s] / total for s in groups}
     return Population(users, holdout, origin, weights, "public")
+
+
+def _check_lever(proposal: Proposal, population: Population) -> None:
+    """Rates that follow from noisy counts would be accounted as if they had been fixed before the counts."""
+    rates = (Lever.SAMPLING_RATE, Lever.CLIP_NORM_AND_SAMPLING_RATE)
+    if population.weights_source == "noisy" and proposal.epsilon is not None and proposal.lever in rates:
+        raise ArgumentError(
+            "data.weights: noisy does not go with a noise policy that sets sampling rates, which depend on them; "
+            "give them"
+        )
 
 
 def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loaded: LoadedSpec) -> Proposal:

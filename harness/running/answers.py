@@ -64,6 +64,12 @@ def save_groups(groups: npt.NDArray[np.int16], folder: Folder) -> None:
     write_private(folder.members, content.getvalue())
 
 
+def load_groups(folder: Folder) -> npt.NDArray[np.int16]:
+    """Each user's group as it was written. Private."""
+    found: npt.NDArray[np.int16] = np.load(folder.members, allow_pickle=False)
+    return found
+
+
 def ask(plan: Plan, corpus: Corpus, groups: npt.NDArray[np.int16], folder: Folder, cache: Path) -> Plan:
     """Asks what the plan waits for, and settles it.
 

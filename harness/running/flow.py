@@ -20,7 +20,7 @@ from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, write_released
 from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key
-from harness.running.answers import ask, assigned_groups, save_groups, settled
+from harness.running.answers import ask, assigned_groups, load_groups, save_groups, settled
 from harness.running.folders import (
     ENTRY,
     FAILED,
@@ -30,6 +30,7 @@ from harness.running.folders import (
     TRAINED,
     check_promise,
     check_same,
+    check_trained,
     create_folder,
     find_unfinished,
     lease,
@@ -188,6 +189,7 @@ def _prepare(
         plan = _ask(plan, corpus, base, folder, cache, observer)
     held = plan.holdout_users if plan.mechanism.holdout is not None else None
     job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan), held)
+    check_trained(folder, plan.mechanism)
     job.save(folder.root)
     return plan, job
 
@@ -195,9 +197,9 @@ def _prepare(
 def _ask(plan: Plan, corpus: Corpus, base: Base, folder: Folder, cache: Path, observer: Observer) -> Plan:
     """The private session, if it was not held before; what it says is noisy, and may be shown."""
     observer.note("session: asking for noisy answers, which are charged")
-    groups = assigned_groups(plan, corpus, folder, cache)
-    save_groups(groups, folder)
-    found = ask(plan, corpus, groups, folder, cache)
+    if not folder.members.exists():  # a resumed run keeps its groups, whatever became of the rule
+        save_groups(assigned_groups(plan, corpus, folder, cache), folder)
+    found = ask(plan, corpus, load_groups(folder), folder, cache)
     _write_plan(found, base, folder)
     set_status(found, folder, RUNNING)
     return found

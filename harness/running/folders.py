@@ -158,6 +158,22 @@ def check_same(folder: Folder, parts: Mapping[str, str]) -> None:
         raise ArgumentError(f"the key of {folder.root} is gone: it can't be resumed")
 
 
+def check_trained(folder: Folder, mechanism: Mechanism) -> None:
+    """What noisy answers decided is not in the digest of a run's parts: it must not have changed since either.
+
+    Raises:
+        ArgumentError: The run trained another mechanism before it was interrupted.
+    """
+    path = folder.private / "job.json"
+    if not path.exists():
+        return
+    if Mechanism.from_dict(json.loads(path.read_text())["mechanism"]).digest != mechanism.digest:
+        raise ArgumentError(
+            f"{folder.root} was trained with another mechanism than its noisy answers lead to now: it can't be resumed "
+            "(a draw is never used on anything else); start a new run without --resume"
+        )
+
+
 def check_promise(plan: Plan, folder: Folder) -> None:
     """What is left of a trained run is to state its guarantee: it must be the one it was trained under."""
     stated = json.loads((folder.root / "privacy.json").read_text())

@@ -83,7 +83,9 @@ def entries_where(connection: Connection, *conditions: Any) -> list[Entry]:
 def head_of(connection: Connection) -> Receipt | None:
     """Number of entries and hash of the last one, as noted when it was appended; None where the note is gone."""
     row = connection.execute(select(schema.head.c.entries, schema.head.c.hash)).first()
-    return None if row is None else Receipt(int(row[0]), str(row[1]))
+    if row is None or type(row[0]) is not int:  # SQLite keeps whatever was written
+        return None
+    return Receipt(row[0], str(row[1]))
 
 
 def append(connection: Connection, shown: str, **fields: Any) -> Entry:

@@ -112,6 +112,8 @@ class Ledger:
         """
         check_name(request.data_set)
         with self.store.write(create=True) as connection:
+            # Of all entries: one whose data set was edited would otherwise just not be found.
+            check_seals(entries_where(connection), self.shown)
             books = self._books(connection, request.data_set, request.run)
             known = books.runs.pop(request.run, None)
             account = books.account(request.data_set)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, insert, select, update
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, insert, update
 
 from harness.errors import MachineError
 
@@ -80,25 +80,38 @@ Step = Callable[[Connection], None]
 MIGRATIONS: tuple[Step, ...] = (_tables, _triggers)
 """The step at index k makes version k + 1 of version k. A step that was released is never changed."""
 
-_TABLES = {
-    "sqlite": "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'ledger_schema'",
-    "postgresql": "SELECT 1 WHERE to_regclass('ledger_schema') IS NOT NULL",
+_TABLE = {
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{}'",
+    "postgresql": "SELECT 1 WHERE to_regclass('{}') IS NOT NULL",
 }
+DAMAGED = -1
+"""In place of a version: there are tables of a ledger, and not what says their version."""
+
+
+def _has(connection: Connection, table: Table) -> bool:
+    return connection.exec_driver_sql(_TABLE[connection.dialect.name].format(table.name)).first() is not None
 
 
 def version_of(connection: Connection) -> int:
-    """The version of the tables; 0 where there are none."""
-    if connection.exec_driver_sql(_TABLES[connection.dialect.name]).first() is None:
+    """The version of the tables; 0 where there are none, `DAMAGED` where they are not whole."""
+    there = [_has(connection, table) for table in (version, entries, head)]
+    if not any(there):
         return 0
-    return int(connection.execute(select(version.c.version)).scalar_one())
+    if not all(there):
+        return DAMAGED
+    # Typed by nobody: SQLite keeps whatever was written.
+    found = connection.exec_driver_sql(f"SELECT version FROM {version.name}").scalars().all()
+    return found[0] if len(found) == 1 and type(found[0]) is int and found[0] > 0 else DAMAGED
 
 
 def check_version(found: int, steps: Sequence[Step], shown: str) -> None:
-    """Refuses what a later version of uudp made.
+    """Refuses what a later version of uudp made, and tables that are not whole.
 
     Raises:
-        MachineError: It was.
+        MachineError: It was, or they are not.
     """
+    if found == DAMAGED:
+        raise MachineError(f"the ledger {shown} was damaged or edited: its tables are not whole")
     if found > len(steps):
         raise MachineError(
             f"the ledger {shown} has version {found}, made by a newer uudp; this one knows {len(steps)}: update uudp"

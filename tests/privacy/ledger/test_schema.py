@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -160,3 +161,42 @@ def test_a_kill_between_any_two_statements(url: str, call: str) -> None:
         "refund": ("reserved", "refunded"),
     }[call]
     assert stood == [before] * (len(codes) - 1) + [after]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "DROP TABLE ledger_schema",
+        "DROP TABLE ledger_head",
+        "DROP TABLE ledger_entries",
+        "DELETE FROM ledger_schema",
+        "UPDATE ledger_schema SET version = 'abc'",
+        "UPDATE ledger_head SET entries = 'x'",
+    ],
+)
+def test_tables_that_are_not_whole(tmp_path: Path, edit: str) -> None:
+    """Never "intact", and no traceback. Red when the absence of `ledger_schema` alone says that there is no ledger."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    ledger = Ledger(url)
+    ledger.set_budget("posts", 9.0, 1e-4)
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        database.execute(edit)
+    with pytest.raises(MachineError, match="damaged or edited"):
+        ledger.account("posts")
+    with pytest.raises(MachineError, match="damaged or edited"):
+        ledger.set_budget("posts", 99.0, 1e-4)
+    with contextlib.suppress(MachineError):
+        assert ledger.verify()[1]
+
+
+def test_spending_moved_to_another_name(tmp_path: Path, asking: Asking) -> None:
+    """Nothing is admitted beside it. Red when only the entries of the asked data set are looked at."""
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.set_budget("posts", 9.0, 1e-4)
+    ledger.reserve(asking("first"), lambda order: 1.0)
+    ledger.set_budget("other", 9.0, 1e-4)
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        database.execute("DROP TRIGGER ledger_no_update")
+        database.execute("UPDATE ledger_entries SET data_set = 'third' WHERE kind = 'reserve'")
+    with pytest.raises(MachineError, match="was edited at entry 2"):
+        ledger.reserve(asking("second"), lambda order: 1.0)
