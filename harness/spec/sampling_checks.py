@@ -51,7 +51,7 @@ def _unit(draft: Draft) -> None:
     if chosen and draft.sure("data.population") and draft.spec.data.population == "noisy":
         merged.add(("data", "population"), "noisy does not go with sampling that auto chooses; declare the number")
     policy = draft.spec.noise.type
-    if policy == "contribution" and sampling.unit == "user" and draft.sure("noise"):
+    if policy == "contribution" and sampling.unit != "example" and draft.sure("noise"):
         merged.add(("noise", "type"), "contribution needs sampling.unit: example (what users keep is its lever)")
     if policy == "schedule" and draft.spec.clipping.type == "adaptive" and draft.sure("noise", "clipping"):
         merged.add(("clipping", "type"), "adaptive does not go with noise.type: schedule; choose one of them")
