@@ -376,7 +376,10 @@ def _start(place: Workplace, *arguments: str) -> Process:
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.mark.parametrize(
+    "database",
+    [pytest.param("sqlite", marks=pytest.mark.slow), pytest.param("postgresql", marks=pytest.mark.postgres)],
+)
 def test_the_database_is_lost_while_training(database: str, tmp_path: Path) -> None:
     """The run stops with a checkpoint and 4; once the ledger is back it goes on, and is charged once.
 
