@@ -110,7 +110,8 @@ def test_a_killed_driver(secret_run: Run, place: Workplace, capsys: pytest.Captu
     assert not _finished(folder)
 
     # Workers that outlived their driver would go on writing beside those of the resumed run.
-    assert [p for p in orphans if p.is_running() and _is_worker(p)] == []
+    _, alive = psutil.wait_procs(orphans, timeout=60)
+    assert [p for p in alive if p.is_running() and _is_worker(p)] == []
     resumed = place.start_run("--resume")
     assert resumed.wait() == 0, resumed.err
     assert place.runs() == [folder]
@@ -324,8 +325,8 @@ def test_which_run_goes_on(secret_run: Run, tmp_path: Path) -> None:
     def made(run_id: str, status: str, digest: str) -> Path:
         root = tmp_path / plan.spec.name / run_id
         (root / "private").mkdir(parents=True)
-        (root / "private" / "run.json").write_text(json.dumps({"status": status}))
-        (root / "plan.json").write_text(json.dumps({"mechanism_digest": digest}))
+        parts = {"mechanism": folders._sha256(digest)}
+        (root / "private" / "run.json").write_text(json.dumps({"status": status, "parts": parts}))
         return root
 
     def found(run_id: str | None = None) -> str:

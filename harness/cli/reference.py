@@ -55,8 +55,8 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "export": (("uudp export 20260101 --merge --to my-model", ""),),
     "account": (
         ("uudp account --noise-multiplier 1 --rate 0.01 --steps 1000 --delta 1e-5", ""),
-        ("uudp account … --examples-per-user 4", "examples are sampled"),
-        ("uudp account … --trials geometric --trials-mean 10", "best of about ten trials"),
+        ("uudp account … --examples-per-user 4", ""),
+        ("uudp account … --trials geometric --trials-mean 10", ""),
     ),
     "ledger": (
         ("uudp ledger budget mails --epsilon 9 --delta 1e-5", "all runs together"),

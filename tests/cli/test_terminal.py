@@ -160,7 +160,7 @@ def test_bash_completes_verbs_options_specs_plugins_and_runs(tmp_path: Path) -> 
         ["my-spec.yaml"],
         ["inner/other.yml"],
         ["usage"],
-        ["noise/sample", "noise/scale"],
+        ["noise/sample", "noise/scale", "noise/schedule"],
         ["segmentation", "sensitivity", "session"],
         ["20260101-100000-aaaaaa", "20260102-100000-bbbbbb"],
         ["20260102-100000-bbbbbb"],

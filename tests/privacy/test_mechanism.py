@@ -83,6 +83,8 @@ CHANGED: dict[str, Any] = {
     "schedule": (Stretch(4), Stretch(6, noise=math.nextafter(1, 2))),
     "adaptive": AdaptiveClip(0.5, 0.2, 3.0),
     "charges": (Charge("population", 20.0),),
+    "choice": (Charge("examples per user", 20.0),),
+    "choice_delta": 1e-7,
     "holdout": Charge("evaluation", 5.0, 4),
     "name": "lightest",
     "users": 601.0,
