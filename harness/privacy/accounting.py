@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Accountant = Literal["pld", "rdp"]
 GRID_TOLERANCE = 1e-4
+COARSEST = 800
+"""Of a first grid: ε divided by this, so that few halvings follow."""
 MANY_STEPS = 20_000
 """From here on the grid is refined until halving it changes ε by less than `MANY_STEPS_TOLERANCE`."""
 MANY_STEPS_TOLERANCE = 1e-3
@@ -119,11 +121,11 @@ def _settle(event: DpEvent, delta: float, tolerance: float = GRID_TOLERANCE) -> 
     if many:
         tolerance = max(tolerance, MANY_STEPS_TOLERANCE)
     # A power of two, so that nearby mechanisms are accounted on the same grid.
-    grid = _dense(event, 2.0 ** math.floor(math.log2(max(rough_epsilon(event, delta), 1e-6) / 200)))
+    grid = _dense(event, 2.0 ** math.floor(math.log2(max(rough_epsilon(event, delta), 1e-6) / COARSEST)))
     coarse, gap = pld_epsilon(event, delta, grid), math.inf
     # Where Rényi DP was loose, the first grid is too coarse to begin with.
     if coarse > 0 and math.isfinite(coarse):
-        grid = min(grid, 2 * _dense(event, 2.0 ** math.floor(math.log2(coarse / 200))))
+        grid = min(grid, 2 * _dense(event, 2.0 ** math.floor(math.log2(coarse / COARSEST))))
     for _ in range(12):
         grid /= 2
         fine = pld_epsilon(event, delta, grid)
@@ -254,11 +256,33 @@ def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, ev
 def _spent(mechanism: Mechanism, marks: list[int], delta: float, accountant: Accountant) -> list[float]:
     """ε of any user after so many steps each, to half a percent from above."""
     left, before = delta - mechanism.choice_delta, choice_epsilon(mechanism, accountant)
-    found = []
     exposed = _most_exposed(mechanism)
+    curves = []
+    for i in exposed:
+        curves.append(_drafted_curve(list(dict.fromkeys(mechanism.event(i, t) for t in marks)), left, accountant))
+    found = []
     for t in marks:
-        events = {mechanism.event(i, t) for i in exposed}
-        found.append(before + max(_drafted(event, left, accountant) for event in events))
+        found.append(before + max(curve[mechanism.event(i, t)] for i, curve in zip(exposed, curves, strict=True)))
+    return found
+
+
+def _drafted_curve(events: list[DpEvent], delta: float, accountant: Accountant) -> dict[DpEvent, float]:
+    """ε of each of these events, which grow, to about half a percent from above.
+
+    The grid is settled for the first and the last one that a privacy loss distribution answers for; between them it is
+    the finer one of the two.
+    """
+    scales = {event: rough_epsilon(event, delta) for event in events}
+    found = {event: scale for event, scale in scales.items() if scale == 0}
+    found |= {
+        e: rdp_epsilon(e, delta) for e, scale in scales.items() if accountant == "rdp" or not scale <= LARGEST_PLD
+    }
+    left = [event for event in events if event not in found]
+    ends = {event: _settle(event, delta, 5e-3) for event in (left[0], left[-1])} if left else {}
+    found |= {event: value for event, (value, _) in ends.items()}
+    for event in left:
+        if event not in found:
+            found[event] = pld_epsilon(event, delta, min(grid for _, grid in ends.values()))
     return found
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.errors import ArgumentError, BudgetError
-from harness.privacy.accounting import Accountant, charges_epsilon, group_epsilon
+from harness.privacy.accounting import Accountant, charges_epsilon, group_epsilon, rough_epsilon
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.remembering import remembered
@@ -58,7 +58,7 @@ def _bracketed(target: float, exposure: Exposure) -> tuple[float, float]:
     on_grid = functools.cache(exposure.epsilon_on)
     # Never so coarse that e^grid overflows.
     coarse = min(target / 100, 0.5)
-    high = 1.0
+    high = _first_guess(target, exposure)
     while on_grid(high, coarse) > target:
         high *= 2
         if high > LARGEST_MULTIPLIER:
@@ -66,12 +66,31 @@ def _bracketed(target: float, exposure: Exposure) -> tuple[float, float]:
                 f"no noise reaches ε = {target:g} at δ = {exposure.delta:g} in {exposure.steps} steps "
                 f"at rate {exposure.rate:g}"
             )
-    low = high / 2
+    low, step = max(high / 1.2, SMALLEST_MULTIPLIER), 1.44
     while on_grid(low, coarse) <= target:
         if low <= SMALLEST_MULTIPLIER:
             return low, coarse
-        high, low = low, low / 2
+        high, low, step = low, max(low / step, SMALLEST_MULTIPLIER), min(step**2, 2.0)
     return _solve(lambda x: on_grid(x, coarse), low, high, target, 1e-3), coarse
+
+
+def _first_guess(target: float, exposure: Exposure) -> float:
+    """σ to begin with: where Rényi DP is quick it lies a little above the right one, which saves half of the search."""
+    if exposure.examples > 1 or exposure.schedule or exposure.charges:
+        return 1.0
+
+    def over(sigma: float) -> bool:
+        return rough_epsilon(exposure.event(sigma), exposure.delta) > target
+
+    low, high = 0.5, 1.0
+    while over(high) and high < LARGEST_MULTIPLIER:
+        low, high = high, 2 * high
+    while not over(low) and low > SMALLEST_MULTIPLIER:
+        low, high = low / 2, low
+    while high > 1.02 * low:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if over(middle) else (low, middle)
+    return max(high, SMALLEST_MULTIPLIER)
 
 
 def _check_reach(target: float, exposure: Exposure) -> None:
