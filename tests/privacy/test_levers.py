@@ -106,7 +106,7 @@ def test_random_mechanisms_keep_their_targets(lever, variant, budget, share, rat
 
 
 def test_the_last_word_is_with_what_is_reported():
-    """A solver that stopped a little short is made up for, and by little. Red when the loop of `_within` is left out."""
+    """A solver that stopped a little short is made up for, and by little. Red without the loop of `_within`."""
     assert 1.0001 <= _within(lambda sigma: 1.0001 / sigma, 1.0, 1.0) <= 1.0003
     assert _within(lambda sigma: 0.9 / sigma, 1.0, 1.0) == 1.0
 
@@ -377,12 +377,12 @@ def test_one_event_dominates_every_group(data, unit):
 
 
 @pytest.mark.parametrize(
-    "more", [{"clip_norm": 1.0}, {"sampling_rate": 0.1}, {"steps": 20}, {"examples_per_user": 5}], ids=lambda m: [*m][0]
+    ("name", "more"), [("clip_norm", 1.0), ("sampling_rate", 0.1), ("steps", 20), ("examples_per_user", 5)]
 )
-def test_one_event_has_the_most_of_each_number(more):
+def test_one_event_has_the_most_of_each_number(name, more):
     """Of whichever group. Red when noise, rate, steps or examples are taken from the first group, or from the last."""
     less = dataclasses.replace(SELDOM, steps=10)
-    groups = (less, dataclasses.replace(less, name="more", **more))
+    groups = (less, dataclasses.replace(less, **{"name": "more", name: more}))
     for order in (groups, groups[::-1]):
         mechanism = Mechanism(20, 2.0, order, "add_or_remove", "example")
         largest = max(epsilon(mechanism.event(i), 1e-5, "rdp") for i in (0, 1))
