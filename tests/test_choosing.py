@@ -12,6 +12,7 @@ from harness.planning.asking import EVALUATION, EXAMPLES, GROUPS
 from harness.planning.choosing import Candidate, best
 from harness.planning.completing import settle, weights_of
 from harness.privacy.accounting import charges_epsilon, rdp_at
+from harness.privacy.mechanism import Charge, Stretch
 from policies.segmentation.usage import Usage
 from tests.plans import ATTRIBUTE, USAGE, write_spec
 
@@ -50,9 +51,9 @@ def test_examples_alone_take_as_many_as_half_of_all_users_have():
 
 
 def test_a_plan_before_the_answer_and_after_it(plan):
-    """The bound says the targets; what is settled lies under them, at the same cost. Red when `settle` checks nothing.
+    """The bound says the targets; what is settled lies under them, at the same cost. No text is read by either.
 
-    No text is read by either.
+    Red when the bound says the ε of what stands in for the choice.
     """
     bound = plan(sampling=AUTO)
     assert set(bound.pending) == {"sampling.unit", "sampling.examples_per_user"}
@@ -69,19 +70,21 @@ def test_a_plan_before_the_answer_and_after_it(plan):
     assert rdp_at(bound.mechanism, 8.0) == float("inf")
 
 
-def test_a_settled_plan_that_costs_more_is_refused(plan, monkeypatch):
-    """By ε, by charges or by exposure. Red when any of the three comparisons of `settle` is taken out."""
+def test_a_settled_plan_that_costs_more_is_refused(plan):
+    """By ε, or by any of what is asked. Red when `settle` does not compare it (exposure is the next test's)."""
     bound = plan(sampling=AUTO)
     cheaper = dataclasses.replace(bound, guarantee=dataclasses.replace(bound.guarantee, epsilon=(7.0,)))
     with pytest.raises(BudgetError, match="it would not be the one that was accounted") as caught:
         settle(cheaper, bound.population, 3.0)
     assert caught.value.exit_code == 3
-    other = dataclasses.replace(bound.mechanism, choice_delta=2e-6)
-    with pytest.raises(BudgetError, match="it would not be the one that was accounted"):
-        settle(dataclasses.replace(bound, mechanism=other), bound.population, 3.0)
+    asked = (Charge("another answer", 99.0),)
+    for change in ({"charges": asked}, {"choice": asked}, {"choice_delta": 2e-6}):
+        other = dataclasses.replace(bound.mechanism, **change)
+        with pytest.raises(BudgetError, match="it would not be the one that was accounted"):
+            settle(dataclasses.replace(bound, mechanism=other), bound.population, 3.0)
 
 
-@pytest.mark.parametrize("field", ["noise", "rate", "steps", "name", "holdout"])
+@pytest.mark.parametrize("field", ["noise", "rate", "steps", "name", "holdout", "schedule", "unit"])
 def test_noisy_sizes_change_common_scales_alone(plan, field):
     """Each group is exposed to what was accounted. Red when `_same_exposure` overlooks that number."""
     bound = plan(segmentation=USAGE, data={"weights": "noisy"}, noise={"type": "uniform"})
@@ -97,6 +100,8 @@ def test_noisy_sizes_change_common_scales_alone(plan, field):
         "steps": lambda: {"steps": first.steps - 1},
         "name": lambda: {"name": "else"},
         "holdout": lambda: dataclasses.replace(mechanism, holdout=mechanism.charges[0]),
+        "schedule": lambda: dataclasses.replace(mechanism, schedule=(Stretch(5), Stretch(5, noise=0.9))),
+        "unit": lambda: dataclasses.replace(mechanism, sampling_unit="example"),
     }[field]()
     if isinstance(bent, dict):
         bent = dataclasses.replace(mechanism, groups=(dataclasses.replace(first, **bent), *others))
@@ -121,9 +126,9 @@ def test_weights_from_answers_below_zero():
 
 def test_private_holdout_users_get_the_loosest_groups_budget(plan):
     """And hardly less. Red when the number of evaluations is left out of the noise."""
-    found = plan(data={"holdout": {"users": 0.1, "visibility": "private"}}, train={"steps": 10, "checkpoint_every": 4})
+    found = plan(data={"holdout": {"users": 0.1, "visibility": "private"}}, train={"steps": 10, "checkpoint_every": 5})
     charge = found.mechanism.holdout
-    assert (charge.what, charge.count) == (EVALUATION, 4)
+    assert (charge.what, charge.count) == (EVALUATION, 3)
     spent = charges_epsilon((charge,), 1e-5, "rdp")
     assert 8.0 * (1 - 1e-3) <= spent <= 8.0
     assert found.guarantee.holdout == spent

@@ -159,7 +159,7 @@ def test_cut_off_numbers_of_examples_count_as_more_never_as_less(count, rate):
     ("sigma", "most", "rate", "steps"), [(1.0, 2, 0.1, 3), (2.0, 5, 0.02, 10), (0.7, 3, 0.4, 2), (3.0, 16, 0.01, 4)]
 )
 def test_whole_arrays_give_what_dp_accounting_gives_point_by_point(sigma, most, rate, steps):
-    """Red when the search takes ``losses(x) >= loss`` with the sign of the other direction, or stops a step early."""
+    """Red when the search takes ``losses(x) >= loss`` with the sign of the other direction."""
     event = examples(most, sigma, rate, steps)
     grid = 2.0**-6
     theirs = PLDAccountant(value_discretization_interval=grid).compose(event)
@@ -206,7 +206,7 @@ def test_the_integral_of_one_example_is_the_poisson_gaussian(sigma, rate):
 def test_the_integral_of_several_examples(sigma, most, rate):
     """Both directions by adaptive quadrature over the plain densities; the larger counts.
 
-    Red when `_one_order` takes the smaller direction, or one alone.
+    Red when `_one_order` takes the smaller direction: of these, that of the added user.
     """
     kept = binomial(most, rate)
 

@@ -191,8 +191,20 @@ def test_results_are_the_same_with_and_without_it(cache, monkeypatch):
     assert len(kept(cache)) == 1
 
 
+def test_a_file_is_replaced_and_never_written_over(cache):
+    """Whoever reads it meanwhile has the old one, whole. Red when a file is written in place."""
+    function, _ = counting()
+    function(1.0)
+    (path,) = kept(cache)
+    path.write_text("damaged")
+    with path.open() as reading:
+        assert function(1.0) == 2.0
+        assert reading.read() == "damaged"
+    assert kept(cache) == [path]
+
+
 def test_two_processes_at_once(cache):
-    """Both answer, and what stays is whole. Red when a file is written in place."""
+    """Both answer, and what stays is whole. Red when each process has places of its own."""
     code = (
         "from harness.privacy.remembering import remembered\n"
         "def f(x): return [x] * 20000\n"

@@ -88,15 +88,15 @@ def test_an_answer_about_private_data_is_charged(tmp_path):
 
 
 def test_exact_counts_of_own_records_are_refused(tmp_path):
-    """Sizes of groups made from users' own records are given or noisy. Red when the plan counts them."""
+    """Sizes of groups made from users' own records are given or noisy. Red without the spec's check (`_weights`)."""
     with pytest.raises(SpecErrors, match="can't be counted where segments are made from users' own records"):
         make_plan(write_spec(tmp_path, segmentation=USAGE))
 
 
 def test_a_realised_cohort_cannot_reach_the_denominator():
-    """The public constant alone divides. Red when `noisy_mean` or `noisy_share` takes a size, or groups' units differ.
+    """The public constant alone divides: no mean over the drawn users.
 
-    Break: the mean over the drawn users in place of D_t.
+    Red when `noisy_mean` or `noisy_share` takes a size, when D_t leaves out rates or kept examples, or moves with t.
     """
     for function in (noise.noisy_mean, noise.noisy_share):
         names = set(inspect.signature(function).parameters)
@@ -155,14 +155,17 @@ def test_neighbours_that_exchange_a_user_are_refused():
     plain = dp_event.GaussianDpEvent(1.0)
     silent = RdpAccountant(neighboring_relation=NeighborRel.REPLACE_ONE).compose(plain).get_epsilon(1e-5)
     assert silent == RdpAccountant().compose(plain).get_epsilon(1e-5)  # what must not happen to us
-    assert renyi.accountant()._neighboring_relation == NeighborRel.ADD_OR_REMOVE_ONE
-    assert mixture.accountant(0.1)._neighboring_relation == NeighborRel.ADD_OR_REMOVE_ONE
+    for made in (renyi.accountant(), renyi.accountant([2.0]), mixture.accountant(0.1)):
+        assert made._neighboring_relation == NeighborRel.ADD_OR_REMOVE_ONE
     with pytest.raises(ValueError, match="Unknown relation"):
         dataclasses.replace(MECHANISM, relation="replace_one")
 
 
 def test_no_epsilon_of_another_cohort_is_shown(tmp_path):
-    """As if the cohort were larger: every ε of a plan is that of its own mechanism. Red when a plan extrapolates."""
+    """As if the cohort were larger: every ε of a plan is that of its own mechanism. Red when a plan extrapolates.
+
+    Break: the curve at half the rate; a total, a group's ε or one more number of another cohort.
+    """
     plan = make_plan(write_spec(tmp_path, segmentation=ATTRIBUTE, privacy={"accountant": "rdp"}))
 
     def numbers(node, path=()):
@@ -176,9 +179,14 @@ def test_no_epsilon_of_another_cohort_is_shown(tmp_path):
             yield path, node
 
     mechanism = plan.mechanism
-    real = {accounting.group_epsilon(mechanism, i, 1e-5, "rdp", t) for i in (0, 1) for t in range(11)} | {8.0, 1e-5}
-    for path, value in numbers(plan.document()):
-        assert value == 0 or any(math.isclose(value, known, rel_tol=6e-3) for known in real), path
+    groups = range(len(mechanism.groups))
+    on_the_way = {accounting.group_epsilon(mechanism, i, 1e-5, "rdp", t) for i in groups for t in range(11)}
+    in_all = {accounting.group_epsilon(mechanism, i, 1e-5, "rdp") for i in groups} | set(plan.targets.values())
+    found = list(numbers(plan.document()))
+    assert {path[0] for path, _ in found} == {"epsilon", "groups", "epsilon_by_step"}
+    for path, value in found:
+        known, rough = (on_the_way, 6e-3) if path[0] == "epsilon_by_step" else (in_all, 1e-9)
+        assert any(math.isclose(value, one, rel_tol=rough) for one in known), path
 
 
 def test_charges_without_noise_do_not_exist():

@@ -48,14 +48,19 @@ def kept(ledger: Ledger) -> dict[str, Receipt]:
 
 
 def other(value: Any) -> Any:
-    """Something else than a value, as little else as can be."""
+    """Something else than a value, as little else as can be; of a kind, one that could stand in the same place."""
+    if value in ("refund", "void"):
+        return "void" if value == "refund" else "refund"
     if value is None:
         return ""
     return value + 1000 if isinstance(value, int) else f"{value} "
 
 
 def test_every_column_of_every_row(filled: Ledger) -> None:
-    """Red when a column is left out of what is sealed, or the hash itself is not compared."""
+    """Red when a column is left out of what is sealed, or the hash itself is not compared.
+
+    (All but `sequence` and `previous`: what they say is compared with the entry before as well.)
+    """
     original = rows(filled)
     assert {e.kind for e in original} == {"budget", "reserve", "touch", "refund", "finish", "void", "holdout"}
     columns = [field.name for field in dataclasses.fields(Entry)]

@@ -375,12 +375,13 @@ def test_files_that_are_no_ledger(tmp_path: Path, asking: Asking) -> None:
 
 
 def test_a_locked_database(url: str, asking: Asking) -> None:
-    """Whoever waits too long is told so. Red when a writer does not lock."""
+    """Whoever waits too long is told so, and has looked at nothing. Red when a writer does not lock before it looks."""
     holder, waiting = Ledger(url), Ledger(url, patience=0.3)
-    holder.reserve(asking("a"), no_rdp)
+    holder.set_budget("posts", 10.0, 1e-5, 8.0)
+    holder.reserve(asking("a"), lambda order: 1.0)
     with holder.store.write(), pytest.raises(MachineError, match="is locked by another process"):
         waiting.reserve(asking("b"), no_rdp)
-    waiting.reserve(asking("b"), no_rdp)
+    waiting.reserve(asking("b"), lambda order: 1.0)
 
 
 @pytest.mark.postgres
