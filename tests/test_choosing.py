@@ -78,7 +78,7 @@ def test_a_settled_plan_that_costs_more_is_refused(plan):
         settle(cheaper, bound.population, 3.0)
     assert caught.value.exit_code == 3
     asked = (Charge("another answer", 99.0),)
-    for change in ({"charges": asked}, {"choice": asked}, {"choice_delta": 2e-6}):
+    for change in ({"charges": asked}, {"choice": asked}, {"choice_delta": 2e-6}, {"holdout": asked[0]}):
         other = dataclasses.replace(bound.mechanism, **change)
         with pytest.raises(BudgetError, match="it would not be the one that was accounted"):
             settle(dataclasses.replace(bound, mechanism=other), bound.population, 3.0)

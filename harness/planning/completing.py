@@ -95,10 +95,9 @@ def settle(plan: Plan, population: Population, median: float | None) -> Plan:
     settled = complete(plan.basis, population, median)
     before, after = plan.guarantee, settled.guarantee
     kept = after.total is not None and before.total is not None and after.total <= before.total * (1 + 1e-9)
-    same_cost = (plan.mechanism.charges, plan.mechanism.choice, plan.mechanism.choice_delta) == (
-        settled.mechanism.charges,
-        settled.mechanism.choice,
-        settled.mechanism.choice_delta,
+    same_cost = all(
+        getattr(plan.mechanism, what) == getattr(settled.mechanism, what)
+        for what in ("charges", "choice", "choice_delta", "holdout")
     )
     if not (kept and same_cost and (plan.chosen_later or _same_exposure(plan.mechanism, settled.mechanism))):
         raise BudgetError("the plan is refused: with the noisy answers it would not be the one that was accounted")

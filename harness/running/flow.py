@@ -42,7 +42,7 @@ from harness.running.folders import (
 )
 from harness.running.spending import Spending, entered
 from harness.running.watching import Observer, Watch
-from harness.training.job import Failure, Folder, Job
+from harness.training.job import Failure, Folder, Job, halvings
 from harness.training.model import Base
 from harness.training.ray import check_shadows
 
@@ -246,7 +246,9 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
                 guard()
                 check()
 
-            ray.fit(folder.root, compute, job.device, tick)
+            ray.fit(
+                folder.root, compute, job.device, tick, halvings(compute.microbatch_tokens, job.spec.data.max_tokens)
+            )
     except UserError as error:
         if Failure.load(folder.root) is not None and error.exit_code != MachineError.exit_code:
             # It would fail again in the same way: there is nothing to go on with, and no use for its draws.

@@ -336,11 +336,21 @@ class ComputeBlock(Block):
     accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
     deepspeed: DeepspeedBlock = DeepspeedBlock()
     microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] = Field(
-        default=2048, description="tokens of a micro-batch, padding included"
+        default=2048, description="tokens of a micro-batch, padding included; halved where it does not fit into memory"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="forget activations and compute them again: less memory, about a third more time"
     )
     retries: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
-        default=3, description="restarts after a worker's crash"
+        default=3,
+        description="restarts after a worker's crash (halving a micro-batch that does not fit may take more)",
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> ComputeBlock:
+        if self.gradient_checkpointing and self.deepspeed.stage == 3:
+            raise ValueError("gradient_checkpointing: does not go with deepspeed.stage: 3 in this version")
+        return self
 
 
 class EvaluationBlock(Block):

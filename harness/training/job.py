@@ -124,6 +124,11 @@ class Folder:
         return self.private / "failure.json"
 
     @property
+    def microbatch(self) -> Path:
+        """What was left of `compute.microbatch_tokens` after micro-batches that did not fit. Private."""
+        return self.private / "microbatch.json"
+
+    @property
     def stop(self) -> Path:
         """Its presence asks the workers to stop at the next step, with a checkpoint."""
         return self.private / "stop"
@@ -149,3 +154,12 @@ class Failure:
         """What a worker left, if anything."""
         path = Folder(run_dir).failure
         return cls(**json.loads(path.read_text())) if path.exists() else None
+
+
+def halvings(microbatch_tokens: int, max_tokens: int) -> int:
+    """How often a micro-batch can be halved until it holds one example."""
+    count = 0
+    while microbatch_tokens > max_tokens:
+        microbatch_tokens = max(max_tokens, microbatch_tokens // 2)
+        count += 1
+    return count

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from harness.data.cohorts import MicroBatch, Unit, deal, draw_cohort, micro_batches
 from harness.data.store import Corpus
-from harness.errors import MachineError, UserError
+from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import append_private, as_json, write_private
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness, load_key
@@ -32,6 +32,7 @@ from harness.training.engine import Engine
 from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.job import Failure, Folder, Job
+from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
 from harness.training.model import build_model, save_adapter
 from harness.training.noise import noisy_mean, noisy_share
 from harness.training.private_evaluation import PrivateEvaluation
@@ -120,7 +121,10 @@ class Series:
         self.name, self.job, self.folder, self.inputs = name, job, folder, inputs
         self.mechanism, self.release, self.ranks = mechanism, release, own_ranks()
         spec = job.spec
+        self.microbatch_tokens = microbatch_tokens(job, folder)
         model = build_model(job.base, spec.model, spec.seed).to(job.device)
+        if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
+            raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
         trainables = find_trainables(model)
         self.sink = UnitGradients(trainables, torch.device(job.device))
         self.engine = Engine(model, trainables, spec.train.optimizer, spec.compute.deepspeed.stage)
@@ -135,7 +139,14 @@ class Series:
 
         Returns:
             Whether it was finished (and not stopped on request).
+
+        Raises:
+            MicroBatchTooLarge: To be started again; less memory will be used.
         """
+        with halving(self.job, self.folder, self.microbatch_tokens):
+            return self._run()
+
+    def _run(self) -> bool:
         step = self._resume()
         total = self.mechanism.steps
         every = self.job.spec.train.checkpoint_every
@@ -164,7 +175,7 @@ class Series:
         randomness, corpus = self.inputs.randomness, self.inputs.corpus
         torch.manual_seed(randomness.seed("dropout", step, f"rank {self.ranks.rank} of {self.ranks.world}"))
         units = draw_cohort(self.mechanism, self.inputs.members, corpus, randomness, step)
-        budget = self.job.spec.compute.microbatch_tokens
+        budget = self.microbatch_tokens
         batches = [micro_batches(s, corpus.example_lengths, budget) for s in deal(units, self.ranks.world)]
         mine = batches[self.ranks.rank]
         rounds = max(1, *(len(b) for b in batches))
@@ -253,7 +264,7 @@ class Series:
 
     def _losses(self, step: int) -> Mapping[str, float]:
         """What may be released of the hold-out users' losses; collective."""
-        inputs, budget = self.inputs, self.job.spec.compute.microbatch_tokens
+        inputs, budget = self.inputs, self.microbatch_tokens
         arguments = (self.engine.module, inputs.corpus, inputs.corpus.example_lengths, inputs.holdout, budget)
         if not _holdout_is_private(self.job):
             found = evaluate(*arguments, self.device)

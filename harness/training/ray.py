@@ -28,13 +28,14 @@ SMALLEST_SHARE = 0.1
 """Of a core, per worker."""
 
 
-def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], None]) -> None:
+def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], None], halvings: int = 0) -> None:
     """Trains a run on Ray workers and waits for the end.
 
     Args:
         run_dir: The run's folder, on storage that all workers see.
         compute: Workers, sharding and retries.
         device: ``cpu`` or ``cuda``.
+        halvings: How often a micro-batch that does not fit can be halved; each is a restart of its own.
         tick: Called about twice a second while training goes on, in the calling thread; what it raises ends the wait.
 
     Raises:
@@ -50,7 +51,7 @@ def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], No
 
     def body() -> None:
         try:
-            _trainer(run_dir, compute, device).fit()
+            _trainer(run_dir, compute, device, compute.retries + halvings).fit()
         except BaseException as error:
             failures.append(error)
 
@@ -161,7 +162,7 @@ def _check_resources(compute: ComputeBlock, device: str) -> None:
         raise MachineError(f"compute.workers: {compute.workers} workers would never start here; at most {most} can")
 
 
-def _trainer(run_dir: Path, compute: ComputeBlock, device: str) -> Any:
+def _trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int) -> Any:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -171,7 +172,7 @@ def _trainer(run_dir: Path, compute: ComputeBlock, device: str) -> Any:
     share = max(SMALLEST_SHARE, min(1.0, cores / compute.workers))
     # Ray's own defaults for the last two are endless; its stubs know only the first.
     limits = ("max_failures", "controller_failure_limit", "max_preemption_failures")
-    failures: dict[str, Any] = dict.fromkeys(limits, compute.retries)
+    failures: dict[str, Any] = dict.fromkeys(limits, restarts)
     return TorchTrainer(
         worker,
         train_loop_config={"run_dir": str(run_dir), "threads": max(1, int(cores // compute.workers))},

@@ -22,6 +22,7 @@ from harness.training.evaluation import evaluate
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.job import Failure, Folder, Job
 from harness.training.loop import PRIVATE, Inputs, Series
+from harness.training.memory import checkpoint_layers
 from harness.training.model import build_model
 from harness.training.probing import check_moves
 from tests.tiny import make_mechanism
@@ -323,3 +324,24 @@ def losses_with(run_dir: Path, **changes: Any) -> Mapping[str, float]:
     job, folder = dataclasses.replace(Job.load(run_dir), **changes), Folder(run_dir)
     series = Series(PRIVATE, job, folder, Inputs.load(job, folder), job.mechanism, lambda row: None)
     return series._losses(0)
+
+
+def saved_bytes(base: Path, *, checkpointed: bool) -> int:
+    """Bytes of activations that live between forward and backward of one micro-batch."""
+    model = build_model(base, ModelBlock(base=str(base), dtype="float32", adapter=AdapterBlock(r=2)), 0)
+    sink = UnitGradients(find_trainables(model), torch.device("cpu"))
+    if checkpointed:
+        assert checkpoint_layers(model) == 2
+    sink.begin(list(range(16)))
+    held: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    rows = pad([list(range(1, 65))] * 16, torch.device("cpu"))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.get_base_model().model(input_ids=rows.inputs, use_cache=False)  # type: ignore[operator]
+    assert hidden is not None
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return sum(storage.nbytes() for place, storage in held.items() if place not in weights)

@@ -1,0 +1,102 @@
+"""Out of memory: the micro-batch is halved and the step repeated, with the same draws and the same users.
+
+How large a micro-batch may be says something about who was drawn, so what was found stays private.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from harness.errors import MachineError
+from harness.files import as_json, write_private
+from harness.training.job import Folder, Job
+
+
+class MicroBatchTooLarge(RuntimeError):
+    """A micro-batch did not fit; the next attempt goes on from the last checkpoint with one half as large."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory is used up, of a GPU or of the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # torch has no type of its own for the CPU's.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def microbatch_tokens(job: Job, folder: Folder) -> int:
+    """Tokens of a micro-batch: the spec's, or what earlier attempts of this run came down to."""
+    if not folder.microbatch.exists():
+        return job.spec.compute.microbatch_tokens
+    return min(int(json.loads(folder.microbatch.read_text())["tokens"]), job.spec.compute.microbatch_tokens)
+
+
+@contextmanager
+def halving(job: Job, folder: Folder, tokens: int) -> Iterator[None]:
+    """Notes a smaller micro-batch where what is done in here runs out of memory.
+
+    Nothing is repeated in place: other ranks may be waiting in the middle of a collective, and DeepSpeed's buffers may
+    be half filled. All workers start again, from the last checkpoint.
+
+    Args:
+        job: What is trained.
+        folder: Where the smaller size is noted; ranks that fail together note the same one.
+        tokens: The size that is in use.
+
+    Raises:
+        MicroBatchTooLarge: To be tried again.
+        MachineError: There is nothing left to halve.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        longest = job.spec.data.max_tokens
+        if tokens <= longest:
+            raise MachineError(
+                f"out of memory with one example at a time (data.max_tokens: {longest}); try "
+                "compute.gradient_checkpointing: true, or compute.deepspeed.stage: 3 on more workers, or shorter "
+                "examples, or a smaller model"
+            ) from error
+        # Twice the longest may hold one row or two: half of what is used, in any case.
+        write_private(folder.microbatch, as_json({"tokens": max(longest, tokens // 2)}).encode())
+        raise MicroBatchTooLarge from error
+
+
+def checkpoint_layers(model: torch.nn.Module) -> int:
+    """Lets every decoder layer forget its activations, and compute them again in the backward pass.
+
+    Layers are wrapped, not switched by `transformers`, which does so in training mode alone: there dropout of the base
+    would be on. The layer's gradients are recorded in the one backward pass, as ever.
+
+    Args:
+        model: With its adapter.
+
+    Returns:
+        How many layers; 0: the model has none that `transformers` knows how to checkpoint.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers:
+        _recompute(layer)
+    return len(layers)
+
+
+def _recompute(layer: torch.nn.Module) -> None:
+    from torch.utils.checkpoint import checkpoint
+
+    inner = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return inner(*args, **kwargs)
+        return checkpoint(inner, *args, use_reentrant=False, **kwargs)
+
+    layer.forward = forward
