@@ -327,6 +327,19 @@ class DeepspeedBlock(Block):
     """Sharding."""
 
     stage: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_integer)] = Field(default=2, description="ZeRO stage")
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        default="none",
+        description="what lies in the machine's memory instead of the GPU's: the optimizer's state (stage 1 to 3), or "
+        "the parameters too (stage 3)",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> DeepspeedBlock:
+        if self.offload == "optimizer" and self.stage == 0:
+            raise ValueError("offload: optimizer needs stage 1, 2 or 3")
+        if self.offload == "parameters" and self.stage != 3:
+            raise ValueError("offload: parameters needs stage: 3")
+        return self
 
 
 class ComputeBlock(Block):

@@ -36,11 +36,8 @@ _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     *((name, _one_of(*values), True) for name, values in _VALUES.items()),
     ("train.schedule", _given, False),
     ("compute.workers", _block, True),
-    ("compute.deepspeed.offload", lambda value: _given(value) and value != "none", False),
     ("report.trackers", _given, False),
 )
-# Where the value, not the key, is what isn't built.
-_BY_VALUE = {"compute.deepspeed.offload"}
 
 
 def near_key(path: KeyPath, known: Iterable[str]) -> str | None:
@@ -71,8 +68,8 @@ def take_unbuilt(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str, bool]]:
             continue
         value = parent[path[-1]]
         if refused(value):
-            by_value = (known or name in _BY_VALUE) and isinstance(value, str)
-            yield path, f"{show(value)} {NOT_BUILT}" if by_value else _phrase(name), known or by_value
+            by_value = known and isinstance(value, str)
+            yield path, f"{show(value)} {NOT_BUILT}" if by_value else _phrase(name), known
         elif known:
             continue
         del parent[path[-1]]

@@ -8,7 +8,7 @@ on, and the private mean gradient is set after its reduction, the same on every 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from harness.errors import UserError
 from harness.spec.models import OptimizerBlock
 from harness.training.gradients import Trainable, UnitGradients
 
+Offload = Literal["none", "optimizer", "parameters"]
 STATES = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
@@ -32,8 +33,13 @@ def make_optimizer(block: OptimizerBlock, parameters: Sequence[nn.Parameter]) ->
     return (torch.optim.AdamW if block.type == "adamw" else torch.optim.Adam)(parameters, **settings)
 
 
-def deepspeed_config(stage: int) -> dict[str, Any]:
+def deepspeed_config(stage: int, offload: Offload = "none") -> dict[str, Any]:
     """DeepSpeed's configuration: sharding alone, and silent (its throughput lines would be private)."""
+    sharding: dict[str, Any] = {"stage": stage}
+    if offload != "none":
+        sharding["offload_optimizer"] = {"device": "cpu"}
+    if offload == "parameters":
+        sharding["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -41,7 +47,7 @@ def deepspeed_config(stage: int) -> dict[str, Any]:
         "fp16": {"enabled": False},
         # The model is used in its own dtypes: with this flag DeepSpeed would cast the float32 adapters.
         "bf16": {"enabled": False},
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": sharding,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
@@ -53,7 +59,12 @@ class Engine:
     """A model under DeepSpeed whose trainable parameters move only by `step` with a given gradient."""
 
     def __init__(
-        self, model: nn.Module, trainables: Sequence[Trainable], optimizer: OptimizerBlock, stage: int
+        self,
+        model: nn.Module,
+        trainables: Sequence[Trainable],
+        optimizer: OptimizerBlock,
+        stage: int,
+        offload: Offload = "none",
     ) -> None:
         """Hands model and optimizer to DeepSpeed. Collective: every rank calls it; torch.distributed must be up."""
         import deepspeed
@@ -66,7 +77,7 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=make_optimizer(optimizer, parameters),
-            config=deepspeed_config(stage),
+            config=deepspeed_config(stage, offload),
             dist_init_required=False,
         )
         if self._engine.gradient_clipping() or self._engine.fp16_enabled():

@@ -127,7 +127,8 @@ class Series:
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
         trainables = find_trainables(model)
         self.sink = UnitGradients(trainables, torch.device(job.device))
-        self.engine = Engine(model, trainables, spec.train.optimizer, spec.compute.deepspeed.stage)
+        sharding = spec.compute.deepspeed
+        self.engine = Engine(model, trainables, spec.train.optimizer, sharding.stage, sharding.offload)
         self.device = self.engine.device
         self.initial = self.engine.parameters()
         # What goes from step to step beside the engine's own state; a checkpoint holds all of it.

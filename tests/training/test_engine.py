@@ -86,6 +86,13 @@ def test_the_configuration_has_nothing_that_touches_a_gradient(stage: int) -> No
     assert not config["bf16"]["enabled"]
     assert config["zero_optimization"] == {"stage": stage}
     assert config["gradient_accumulation_steps"] == 1
+    assert deepspeed_config(stage, "parameters") == config | {
+        "zero_optimization": {
+            "stage": stage,
+            "offload_optimizer": {"device": "cpu"},
+            "offload_param": {"device": "cpu"},
+        }
+    }
     assert "scheduler" not in config
     assert "optimizer" not in config
 

@@ -116,3 +116,24 @@ def test_checkpointed_activations_change_nothing(
 def test_checkpointed_activations_are_forgotten(base: Path) -> None:
     """What a forward pass keeps for the backward is less than half. Red when the layers are not wrapped."""
     assert checks.saved_bytes(base, checkpointed=True) < 0.5 * checks.saved_bytes(base, checkpointed=False)
+
+
+@pytest.mark.parametrize(
+    ("world", "stage", "offload"),
+    [(1, 1, "optimizer"), (2, 2, "optimizer"), (1, 3, "optimizer"), (2, 3, "parameters")],
+)
+def test_offloading_changes_nothing(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path, world: int, stage: int, offload: str
+) -> None:
+    """Nor does going on from a checkpoint. Red when the noisy gradient never reaches the optimizer."""
+    plain = new_run(mechanism=make_mechanism(noise_std=0.1))
+    sharding = {"stage": stage, "offload": offload}
+    offloaded = copy_run(plain, tmp_path / "offloaded", compute={"deepspeed": sharding})
+    assert workers(1)(checks.train, plain) == [None]
+    Folder(offloaded).stop.touch()
+    assert workers(world)(checks.train, offloaded) == [None] * world
+    assert last(offloaded).step == 1
+    Folder(offloaded).stop.unlink()
+    assert workers(world)(checks.train, offloaded) == [None] * world
+    for name, value in last(plain).parameters.items():
+        np.testing.assert_allclose(last(offloaded).parameters[name].numpy(), value.numpy(), rtol=0, atol=1e-6)

@@ -127,8 +127,8 @@ def _shard_everything() -> None:
 
     real = engine.deepspeed_config
 
-    def sharded(stage: int) -> dict[str, Any]:
-        config = real(stage)
+    def sharded(stage: int, offload: engine.Offload = "none") -> dict[str, Any]:
+        config = real(stage, offload)
         if stage == 3:
             config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
         return config
