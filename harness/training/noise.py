@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness
+from harness.training.draws import normals
 from harness.training.gradients import Trainable
 
 GRADIENTS, BITS, LOSSES = "noise", "clip", "evaluation"
@@ -36,8 +37,28 @@ def noisy_sum(
     """
     if noise_std == 0:
         return values
-    noise: NDArray[np.float64] = noise_std * randomness.normals(purpose, step, name, 0, len(values))
-    return values + noise
+    noise = normals(randomness, purpose, step, name, 0, len(values), torch.device("cpu"))
+    return np.asarray(values + noise.mul_(noise_std).numpy(), dtype=np.float64)
+
+
+def noise_slice(randomness: Randomness, step: int, name: str, start: int, count: int, device: torch.device) -> Tensor:
+    """Standard normal noise for a stretch of one parameter's summed gradient; times s_t, what a step adds to it.
+
+    A function of (key, step, name, coordinate) and the kind of device alone: shards that draw their own stretches have
+    together what one worker would draw. To be added once per step to the sum of all workers.
+
+    Args:
+        randomness: The run's draws.
+        step: 0 ≤ step < mechanism.steps.
+        name: The parameter.
+        start: The first coordinate, of the parameter flattened.
+        count: How many coordinates.
+        device: Where it is drawn and returned; see `harness.training.draws`.
+
+    Returns:
+        float64, shape [count].
+    """
+    return normals(randomness, GRADIENTS, step, name, start, count, device)
 
 
 def noisy_mean(
