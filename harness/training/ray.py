@@ -59,10 +59,11 @@ def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], No
     thread = threading.Thread(target=body, name="fit", daemon=True)
     try:
         _check_resources(compute, device)
-        thread.start()
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-            tick()
+        with _silent(started):
+            thread.start()
+            while thread.is_alive():
+                thread.join(POLL_SECONDS)
+                tick()
     finally:
         if started:
             import ray
@@ -149,6 +150,22 @@ def _keeping_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def _silent(ours: bool) -> Iterator[None]:
+    """Ray prints the last lines of a dead raylet's log to stdout, where a command's JSON belongs; ours does not."""
+    from ray._private import worker as driver
+
+    printing = getattr(driver, "print_to_stdstream", None)
+    if not ours or printing is None:
+        yield
+        return
+    driver.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        driver.print_to_stdstream = printing
+
+
 def _check_resources(compute: ComputeBlock, device: str) -> None:
     import ray
 
@@ -233,7 +250,24 @@ def _raise_failure(run_dir: Path, failures: list[BaseException]) -> None:
         error = UserError(given_up.message)
         error.exit_code = given_up.exit_code
         raise error
-    if failures:
-        details = Folder(run_dir).private / "error.log"
-        write_private(details, "".join(traceback.format_exception(failures[0])).encode())
-        raise UserError(f"training failed; details are in {details}")
+    if not failures:
+        return
+    details = Folder(run_dir).private / "error.log"
+    write_private(details, "".join(traceback.format_exception(failures[0])).encode())
+    if _died(failures[0]):
+        raise MachineError(
+            f"a process of Ray's was killed, or its machine was lost; go on with --resume (details are in {details})"
+        )
+    raise UserError(f"training failed; details are in {details}")
+
+
+def _died(failure: BaseException) -> bool:
+    """Whether training ended because a process of Ray's did, and not with an exception of ours."""
+    from ray.exceptions import RayActorError, RayTaskError
+    from ray.train import ControllerError, WorkerGroupError
+
+    if isinstance(failure, WorkerGroupError):
+        # When a worker dies, the others fail too: in the middle of a collective.
+        return any(isinstance(one, RayActorError) for one in failure.worker_failures.values())
+    # An exception that the controller itself raised is a task's; anything else of Ray says that it has gone.
+    return isinstance(failure, ControllerError) or not isinstance(failure, RayTaskError)
