@@ -17,7 +17,7 @@ from harness.data.corpus import build_corpus, default_cache_dir, describe_bad_re
 from harness.data.sources.base import Columns
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
-from harness.files import as_json, write_released
+from harness.files import as_json, is_unwritable, unwritable, write_released
 from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key
 from harness.running.answers import ask, assigned_groups, load_groups, save_groups, settled
@@ -127,14 +127,22 @@ def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
         if status_of(folder) == RUNNING:
             set_status(settled(plan, folder), folder, INTERRUPTED)
         raise Interrupted(f"stopped; what was durable is kept ({folder.root})", run_id=folder.root.name) from None
-    except Exception as error:
+    except Exception as caught:
+        error = unwritable(caught, _place_of(caught, folder)) if is_unwritable(caught) else caught
         # Being refused changes nothing of a run that has begun.
         if _begun(folder) and not isinstance(error, ArgumentError) and status_of(folder) not in (FAILED, FINISHED):
-            if status_of(folder) == RUNNING:
-                set_status(settled(plan, folder), folder, INTERRUPTED)
+            with contextlib.suppress(OSError):  # of a full disk: it says "running", and is gone on with all the same
+                if status_of(folder) == RUNNING:
+                    set_status(settled(plan, folder), folder, INTERRUPTED)
             if isinstance(error, UserError):
                 error.run_id = folder.root.name
-        raise
+        if error is caught:
+            raise
+        raise error from None
+
+
+def _place_of(error: Exception, folder: Folder) -> Path:
+    return Path(getattr(error, "filename", None) or folder.root)
 
 
 def _begun(folder: Folder) -> bool:
