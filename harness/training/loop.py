@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from harness.training.model import build_model, save_adapter
 from harness.training.noise import noisy_share
 from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves, probe
-from harness.training.ranks import alone, any_rank, own_ranks
+from harness.training.ranks import alone, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
 from harness.training.updating import AdapterUpdate, Update
 
@@ -76,23 +77,28 @@ class Inputs:
         return cls(corpus, members, holdout, load_key(folder.key))
 
 
-def train(run_dir: Path, release: Release = lambda row: None) -> None:
+def train(run_dir: Path, release: Release = lambda row: None) -> Failure | None:
     """Trains all series of a run on this worker; collective.
 
     Args:
         run_dir: The run's folder.
         release: Called on every rank with each row of released metrics.
 
-    A reason to give up that the user can act on is left in the run's private folder, and the function returns; the
-    driver reports it. Anything else is raised, and may be retried: all state is in the checkpoints.
+    Returns:
+        A reason to give up that the user can act on, if there is one. It is left in the run's private folder too; the
+        driver reports it. Anything else is raised, and may be retried: all state is in the checkpoints.
     """
     folder = Folder(run_dir)
     try:
         with alone(folder.worker_lease):
             _train(Job.load(run_dir), folder, release)
     except UserError as error:
+        failure = Failure(str(error), error.exit_code)
         if own_ranks().rank == 0:
-            Failure(str(error), error.exit_code).save(run_dir)
+            with suppress(OSError):  # of a full disk
+                failure.save(run_dir)
+        return failure
+    return None
 
 
 def _train(job: Job, folder: Folder, release: Release) -> None:
@@ -165,8 +171,12 @@ class Series:
                 return False
         if self.name == PRIVATE:
             parameters = self.engine.parameters()
-            if self.ranks.rank == 0 and not self.folder.adapter.exists():
-                save_adapter(self.engine.module, parameters, self.job.spec.model.base, self.folder.adapter)
+
+            def write() -> None:
+                if not self.folder.adapter.exists():
+                    save_adapter(self.engine.module, parameters, self.job.spec.model.base, self.folder.adapter)
+
+            write_first(write, self.folder.adapter, self.device)
         return True
 
     # --- one step -------------------------------------------------------------------------------------------
@@ -252,29 +262,26 @@ class Series:
         """Makes the state durable, and only then releases its metrics; collective."""
         parameters = self.engine.parameters()
         state, count = self.engine.optimizer_state()
-        problem = ""
-        if self.ranks.rank == 0:
+
+        def write() -> None:
             initial = checkpoints.digest_of(self.initial)
             checkpoint = Checkpoint(step, parameters, state, count, self.rows, initial, self.factor)
-            try:
-                checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
-            except MachineError as error:
-                problem = str(error)
-        if any_rank(bool(problem), self.device):
-            raise MachineError(problem or "a checkpoint could not be written")
+            checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
+
+        write_first(write, self.folder.private, self.device)
         self._publish()
 
     def _publish(self) -> None:
         """Releases all rows that are durable and not yet out; doing it twice changes nothing."""
-        if self.ranks.rank == 0:
-            append_missing(self.folder.metrics, self.rows)
+        write_first(lambda: append_missing(self.folder.metrics, self.rows), self.folder.metrics, self.device)
         for row in self.rows[-1:]:
             self.release(row)
 
     def _note_progress(self, step: int) -> None:
         if self.ranks.rank == 0:
             now = {"series": self.name, "step": step, "steps": self.mechanism.steps, "time": time.time()}
-            write_private(self.folder.progress, as_json(now).encode())
+            with suppress(OSError):  # a full disk is told of by the next checkpoint
+                write_private(self.folder.progress, as_json(now).encode())
 
     def _note_privately(self, step: int, units: int, losses: float, clipped: float) -> None:
         if self.ranks.rank != 0:
@@ -287,4 +294,5 @@ class Series:
             "train/loss": mean if mean is not None and np.isfinite(mean) else None,
             "clipped": clipped / units if units else None,
         }
-        append_private(self.folder.private / "diagnostics.jsonl", (json.dumps(row) + "\n").encode())
+        with suppress(OSError):
+            append_private(self.folder.private / "diagnostics.jsonl", (json.dumps(row) + "\n").encode())
