@@ -39,6 +39,7 @@ from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves, probe
 from harness.training.ranks import alone, any_rank, own_ranks
 from harness.training.released import append_missing, released_rows
+from harness.training.schedule import learning_rate
 
 Release = Callable[[Mapping[str, Any]], None]
 PRIVATE, ORDINARY = "private", "ordinary"
@@ -195,7 +196,8 @@ class Series:
         if self.ranks.world > 1:
             dist.all_reduce(summed)
         total, (stopped, loss, above, bits) = summed[: self.sink.size], summed[self.sink.size :].tolist()
-        self.engine.step(noisy_mean(total, self.sink.trainables, self.mechanism, step, randomness, self.factor))
+        released = noisy_mean(total, self.sink.trainables, self.mechanism, step, randomness, self.factor)
+        self.engine.step(released, learning_rate(self.job.spec.train, step))
         if self.mechanism.adaptive is not None:
             share = noisy_share(bits, self.mechanism, step, randomness)
             self.factor = next_factor(self.factor, share, self.mechanism.adaptive)
