@@ -65,16 +65,23 @@ class MicroBatch:
     """Rows that one worker computes together. Private.
 
     Attributes:
-        rows: Corpus indices of examples, one per row; the rows of a unit are neighbours.
-        slots: For each row, the place of its unit in `units`; it never falls.
-        units: The units that have rows here, in order. The first may have begun in the micro-batch before.
-        continues: Whether the last unit has more rows in the next micro-batch.
+        examples: Corpus indices of examples; those of a unit are neighbours.
+        slots: For each example, the place of its unit in `units`; it never falls.
+        units: The units that have examples here, in order. The first may have begun in the micro-batch before.
+        continues: Whether the last unit has more examples in the next micro-batch.
+        lines: For each example, its row. Of examples that share a row, the first comes first.
     """
 
-    rows: tuple[int, ...]
+    examples: tuple[int, ...]
     slots: tuple[int, ...]
     units: tuple[Unit, ...]
     continues: bool
+    lines: tuple[int, ...]
+
+    @property
+    def packed(self) -> bool:
+        """Whether some row holds several examples."""
+        return len(set(self.lines)) < len(self.lines)
 
 
 def draw_cohort(
@@ -161,34 +168,74 @@ def deal(units: Sequence[Unit], workers: int) -> list[list[Unit]]:
     return shares
 
 
-def micro_batches(units: Sequence[Unit], lengths: NDArray[np.int32], budget: int) -> list[MicroBatch]:
+def micro_batches(
+    units: Sequence[Unit], lengths: NDArray[np.int32], budget: int, *, pack: bool = False
+) -> list[MicroBatch]:
     """Cuts a worker's share into micro-batches of at most `budget` tokens, padding included (at least one row).
 
-    Units are taken by falling length, so that rows of a micro-batch have similar lengths. A unit whose rows don't
+    Units are taken by falling length, so that rows of a micro-batch have similar lengths. A unit whose examples don't
     fit goes on in the next micro-batch; at most one does so at each cut.
+
+    Args:
+        units: The worker's share.
+        lengths: Tokens of every example of the corpus.
+        budget: Tokens of a micro-batch: rows times the longest of them.
+        pack: Whether short examples may share a row, which is never longer than the longest example is.
     """
-    rows: list[tuple[int, Unit]] = []
+    rest: list[tuple[int, Unit]] = []
     for unit in sorted(units, key=lambda u: (-max(int(lengths[e]) for e in u.examples), u.user, u.examples)):
-        rows.extend((e, unit) for e in sorted(unit.examples, key=lambda e: -int(lengths[e])))
+        rest.extend((e, unit) for e in sorted(unit.examples, key=lambda e: -int(lengths[e])))
+    sizes = [int(lengths[e]) for e, _ in rest]
+    longest = list(itertools.accumulate(reversed(sizes), max))[::-1]
     batches: list[MicroBatch] = []
     start = 0
-    while start < len(rows):
-        end, width = start, 0
-        while end < len(rows):
-            wider = max(width, int(lengths[rows[end][0]]))
-            if end > start and wider * (end - start + 1) > budget:
-                break
-            end, width = end + 1, wider
-        batches.append(_micro_batch(rows[start:end], end < len(rows) and rows[end][1] is rows[end - 1][1]))
+    while start < len(rest):
+        rows = _Rows(longest[start] if pack else 0)
+        end = start
+        while end < len(rest) and (rows.tokens_with(sizes[end]) <= budget or end == start):
+            rows.add(sizes[end])
+            end += 1
+        continues = end < len(rest) and rest[end][1] is rest[end - 1][1]
+        batches.append(_micro_batch(rest[start:end], rows.lines, continues))
         start = end
     return batches
 
 
-def _micro_batch(rows: Sequence[tuple[int, Unit]], continues: bool) -> MicroBatch:
+class _Rows:
+    """Rows that are filled, each example into the first where it fits; with no capacity, each into its own."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.widest = capacity, 0
+        self.filled: list[int] = []
+        self.lines: list[int] = []
+
+    def _line(self, length: int) -> int:
+        if not self.capacity:
+            return len(self.filled)
+        return next((i for i, n in enumerate(self.filled) if n + length <= self.capacity), len(self.filled))
+
+    def _after(self, length: int, line: int) -> int:
+        return length + (self.filled[line] if line < len(self.filled) else 0)
+
+    def tokens_with(self, length: int) -> int:
+        """Rows times the longest of them, with one example more."""
+        line = self._line(length)
+        return max(len(self.filled), line + 1) * max(self.widest, self._after(length, line))
+
+    def add(self, length: int) -> None:
+        """Takes the example in."""
+        line = self._line(length)
+        after = self._after(length, line)
+        self.filled[line : line + 1] = [after]
+        self.widest = max(self.widest, after)
+        self.lines.append(line)
+
+
+def _micro_batch(examples: Sequence[tuple[int, Unit]], lines: Sequence[int], continues: bool) -> MicroBatch:
     units: list[Unit] = []
     slots: list[int] = []
-    for _, unit in rows:
+    for _, unit in examples:
         if not units or units[-1] is not unit:
             units.append(unit)
         slots.append(len(units) - 1)
-    return MicroBatch(tuple(e for e, _ in rows), tuple(slots), tuple(units), continues)
+    return MicroBatch(tuple(e for e, _ in examples), tuple(slots), tuple(units), continues, tuple(lines))

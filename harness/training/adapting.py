@@ -17,15 +17,15 @@ SMALLEST, LARGEST = 1e-4, 1e4
 """Public bounds of the factor, so that no run of bad luck takes clip norms and noise beyond the numbers."""
 
 
-def bits_of(norms: Tensor, clip_norms: Tensor) -> float:
-    """Sum of ``1[norm ≤ C] − ½`` over units; one without a usable gradient gives nothing. Private.
+def bits_of(norms: Tensor, clip_norms: Tensor) -> Tensor:
+    """Sum of ``1[norm ≤ C] − ½`` over units, float64, shape []; one without a usable gradient gives nothing. Private.
 
     Args:
         norms: Gradient norms before clipping, float64, shape [units].
         clip_norms: C_{p,t} of each, float64, shape [units].
     """
     bits = (norms <= clip_norms).to(torch.float64) - 0.5
-    return float(bits[torch.isfinite(norms)].sum())
+    return torch.where(torch.isfinite(norms), bits, 0.0).sum()
 
 
 def next_factor(factor: float, share: float, adaptive: AdaptiveClip) -> float:

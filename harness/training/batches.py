@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from harness.training.layout import Layout
+
 
 class Tokens(Protocol):
     """Random access to the tokens of examples, and to which of them are predicted."""
@@ -27,57 +29,118 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True)
 class Rows:
-    """Right-padded rows, one example each.
+    """Right-padded rows of one example each, or of several behind each other.
 
     A causal model's real tokens never see what lies to their right, so padding needs no mask and changes nothing.
 
     Attributes:
         inputs: Token ids [rows, width].
         targets: The next token of each place, or -100 where there is none, [rows, width].
+        positions: Of rows with several examples, each token's place in its own example, [rows, width]; padding counts
+            as an example of its own. None: a row per example.
     """
 
     inputs: Tensor
     targets: Tensor
+    positions: Tensor | None = None
+
+
+class _Parts(Protocol):
+    """What is read of a micro-batch: which examples, of which units, in which rows."""
+
+    @property
+    def examples(self) -> Sequence[int]: ...
+
+    @property
+    def slots(self) -> Sequence[int]: ...
+
+    @property
+    def lines(self) -> Sequence[int]: ...
+
+    @property
+    def packed(self) -> bool: ...
 
 
 def collate(corpus: Tokens, examples: Sequence[int], device: torch.device) -> Rows:
-    """Reads examples into rows; padding repeats token 0."""
-    rows = [np.asarray(corpus.tokens(e)).tolist() for e in examples]
-    return pad(rows, device, [corpus.targets(e) for e in examples])
+    """Reads examples into rows, one each; padding repeats token 0."""
+    return _filled(corpus, examples, range(len(examples)), device, packed=False)[0]
 
 
-def pad(rows: Sequence[Sequence[int]], device: torch.device, masks: Sequence[NDArray[np.bool_]] | None = None) -> Rows:
-    """Right-pads rows of token ids to the longest.
+def collate_units(corpus: Tokens, batch: _Parts, device: torch.device) -> tuple[Rows, Layout]:
+    """Reads a micro-batch: its rows, and whose their tokens are."""
+    rows, begins, lengths = _filled(corpus, batch.examples, batch.lines, device, packed=batch.packed)
+    if batch.packed:
+        return rows, Layout.packed(batch.slots, begins, lengths, device)
+    return rows, Layout.of_rows(batch.slots, device)
 
-    Args:
-        rows: Token ids.
-        device: Where the tensors belong.
-        masks: Per row, which of its tokens are predicted; None: all but the first.
-    """
+
+def _filled(
+    corpus: Tokens, examples: Sequence[int], lines: Sequence[int], device: torch.device, *, packed: bool
+) -> tuple[Rows, list[int], list[int]]:
+    """The rows; and for each example, the place of its first token (row by row) and its length."""
+    read = [(np.asarray(corpus.tokens(e)), np.asarray(corpus.targets(e))) for e in examples]
+    lengths = [len(tokens) for tokens, _ in read]
+    ends = [0] * (max(lines) + 1)
+    firsts = []
+    for line, length in zip(lines, lengths, strict=True):
+        firsts.append(ends[line])
+        ends[line] += length
+    width = max(ends)
+    inputs = np.zeros((len(ends), width), dtype=np.int64)
+    targets = np.full((len(ends), width), -100, dtype=np.int64)
+    positions = np.zeros((len(ends), width), dtype=np.int64)
+    for line, end in enumerate(ends):
+        positions[line, end:] = np.arange(width - end)
+    for (tokens, predicted), line, first, length in zip(read, lines, firsts, lengths, strict=True):
+        inputs[line, first : first + length] = tokens
+        targets[line, first : first + length - 1] = np.where(predicted[1:], tokens[1:], -100)
+        positions[line, first : first + length] = np.arange(length)
+    rows = Rows(
+        torch.from_numpy(inputs).to(device),
+        torch.from_numpy(targets).to(device),
+        torch.from_numpy(positions).to(device) if packed else None,
+    )
+    return rows, [line * width + first for line, first in zip(lines, firsts, strict=True)], lengths
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Rows:
+    """Right-pads rows of token ids to the longest; all tokens but the first of each row are predicted."""
     width = max(len(r) for r in rows)
     inputs = torch.zeros(len(rows), width, dtype=torch.long)
     targets = torch.full((len(rows), width), -100, dtype=torch.long)
     for i, row in enumerate(rows):
         inputs[i, : len(row)] = torch.tensor(row)
         targets[i, : len(row) - 1] = inputs[i, 1 : len(row)]
-        if masks is not None:
-            targets[i, : len(row) - 1][~torch.tensor(masks[i][1:], dtype=torch.bool)] = -100
     return Rows(inputs.to(device), targets.to(device))
 
 
 def token_losses(model: Any, rows: Rows) -> Tensor:
     """Negative log-likelihood of every target in nats, float32; 0 where there is none; [rows, width]."""
-    logits = model(input_ids=rows.inputs, use_cache=False).logits
+    # Positions that begin again, and no mask, are what keeps examples of one row apart in `transformers`.
+    apart = {} if rows.positions is None else {"position_ids": rows.positions, "attention_mask": None}
+    logits = model(input_ids=rows.inputs, use_cache=False, **apart).logits
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), rows.targets.flatten(), ignore_index=-100, reduction="none"
     ).view_as(rows.targets)
 
 
-def weighted_loss(rows: Rows, weights: Sequence[float]) -> Callable[[Any], Tensor]:
-    """The loss of a micro-batch: each row's summed loss times its weight (1 / its unit's own number of targets)."""
+def summed_loss(rows: Rows, layout: Layout, weights: Tensor) -> Callable[[Any], Tensor]:
+    """The loss of a micro-batch: the sum over units of weight (1 / its number of targets) times summed loss.
+
+    Args:
+        rows: The micro-batch.
+        layout: Whose its tokens are.
+        weights: Of each unit, float32, shape [units].
+    """
 
     def loss_of(model: Any) -> Tensor:
-        per_row = token_losses(model, rows).sum(dim=1)
-        return per_row @ torch.tensor(weights, dtype=torch.float32, device=per_row.device)
+        return layout.sums(token_losses(model, rows).unsqueeze(-1)).squeeze(-1) @ weights
 
     return loss_of
+
+
+def weighted_loss(rows: Rows, weights: Sequence[float]) -> Callable[[Any], Tensor]:
+    """The same for a unit per row, by their weights."""
+    device = rows.inputs.device
+    layout = Layout.of_rows(range(len(rows.inputs)), device)
+    return summed_loss(rows, layout, torch.tensor(weights, dtype=torch.float32, device=device))

@@ -113,12 +113,13 @@ class Engine:
         finally:
             sink.hand_zeros_to_optimizer = False
 
-    def step(self, gradient: Tensor, learning_rate: float | None = None) -> None:
-        """Steps the optimizer on this flat gradient (float32, [coordinates]), the same on every rank; collective.
+    def set_learning_rate(self, value: float) -> None:
+        """Of the steps from here on."""
+        for group in self._optimizer().param_groups:
+            group["lr"] = value
 
-        Args:
-            gradient: What to step on.
-            learning_rate: Of this step; None: as the step before.
+    def step(self, gradient: Tensor) -> None:
+        """Steps the optimizer on this flat gradient (float32, [coordinates]), the same on every rank; collective.
 
         Raises:
             UserError: DeepSpeed left the step out, as it does where a gradient's norm is beyond the numbers: what is
@@ -126,9 +127,6 @@ class Engine:
         """
         from deepspeed.utils import safe_set_full_grad
 
-        if learning_rate is not None:
-            for group in self._optimizer().param_groups:
-                group["lr"] = learning_rate
         for trainable in self.trainables:
             value = trainable.view(gradient)
             if self.stage == 0:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.errors import ArgumentError
+from harness.training.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class UnitGradients:
         self.total = torch.zeros(self.size, dtype=torch.float32, device=device)
         self._carried: Tensor | None = None
         self._units: Tensor | None = None
-        self._slots: Tensor | None = None
+        self._layout: Layout | None = None
         for trainable in self.trainables:
             _take_over(trainable, self)
 
@@ -117,27 +118,16 @@ class UnitGradients:
         self.total.zero_()
         self._carried = None
 
-    def begin(self, slots: Sequence[int]) -> None:
-        """Starts a micro-batch.
-
-        Args:
-            slots: For each row, the place of its unit in this micro-batch; rising from 0, without gaps.
-        """
-        units = slots[-1] + 1
-        self._units = torch.zeros(units, self.size, dtype=torch.float32, device=self.device)
-        # With a row per unit, a row's gradient is its unit's.
-        self._slots = None if units == len(slots) else torch.tensor(slots, device=self.device)
+    def begin(self, layout: Layout) -> None:
+        """Starts a micro-batch, whose tokens belong to units as `layout` says."""
+        self._units = torch.zeros(layout.units, self.size, dtype=torch.float32, device=self.device)
+        self._layout = layout
 
     def record(self, trainable: Trainable, inputs: Tensor, output_gradients: Tensor) -> None:
         """Adds one layer's share: inputs [rows, tokens, in], output gradients [rows, tokens, out], float32."""
-        if self._units is None:
+        if self._units is None or self._layout is None:
             return
-        rows = torch.bmm(output_gradients.transpose(1, 2), inputs)
-        target = trainable.view(self._units)
-        if self._slots is None:
-            target.add_(rows)
-        else:
-            target.index_add_(0, self._slots, rows)
+        trainable.view(self._units).add_(self._layout.products(output_gradients, inputs))
 
     def finish(self, clip_norms: Tensor, *, continues: bool) -> Tensor:
         """Clips every unit that is complete and adds it to `total`.

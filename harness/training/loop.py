@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
 
-from harness.data.cohorts import MicroBatch, Unit, deal, draw_cohort, micro_batches
+from harness.data.cohorts import deal, draw_cohort, micro_batches
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import append_private, as_json, write_private
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness, load_key
 from harness.training import checkpoints
-from harness.training.adapting import bits_of, next_factor
-from harness.training.batches import collate, pad, weighted_loss
+from harness.training.adapting import next_factor
 from harness.training.checkpoints import Checkpoint
 from harness.training.engine import Engine
 from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
@@ -34,12 +32,13 @@ from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
 from harness.training.model import build_model, save_adapter
-from harness.training.noise import noisy_mean, noisy_share
+from harness.training.noise import noisy_share
 from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves, probe
 from harness.training.ranks import alone, any_rank, own_ranks
 from harness.training.released import append_missing, released_rows
 from harness.training.schedule import learning_rate
+from harness.training.updating import AdapterUpdate, Update
 
 Release = Callable[[Mapping[str, Any]], None]
 PRIVATE, ORDINARY = "private", "ordinary"
@@ -131,6 +130,7 @@ class Series:
         sharding = spec.compute.deepspeed
         self.engine = Engine(model, trainables, spec.train.optimizer, sharding.stage, sharding.offload)
         self.device = self.engine.device
+        self.update: Update = AdapterUpdate(self.engine, self.sink, inputs.corpus, mechanism, inputs.randomness)
         self.initial = self.engine.parameters()
         # What goes from step to step beside the engine's own state; a checkpoint holds all of it.
         self.factor = 1.0
@@ -178,57 +178,16 @@ class Series:
         torch.manual_seed(randomness.seed("dropout", step, f"rank {self.ranks.rank} of {self.ranks.world}"))
         units = draw_cohort(self.mechanism, self.inputs.members, corpus, randomness, step)
         budget = self.microbatch_tokens
-        batches = [micro_batches(s, corpus.example_lengths, budget) for s in deal(units, self.ranks.world)]
-        mine = batches[self.ranks.rank]
-        rounds = max(1, *(len(b) for b in batches))
-        self.sink.reset()
+        shares = [micro_batches(s, corpus.example_lengths, budget) for s in deal(units, self.ranks.world)]
         clip_norms = torch.tensor(self.mechanism.clip_norms_at(step, self.factor), dtype=torch.float64)
-        found = np.zeros(3)
-        for i in range(rounds):
-            if i < len(mine):
-                found += self._micro_batch(mine[i], clip_norms, last=i == rounds - 1)
-            else:
-                self._idle(last=i == rounds - 1)
         stop = self.ranks.rank == 0 and self.folder.stop.exists()
-        # Sums of halves are exact in float32, so that every rank and every number of them has the same.
-        aside = torch.tensor([float(stop), *found.tolist()], dtype=torch.float32, device=self.device)
-        summed = torch.cat([self.sink.total, aside])
-        if self.ranks.world > 1:
-            dist.all_reduce(summed)
-        total, (stopped, loss, above, bits) = summed[: self.sink.size], summed[self.sink.size :].tolist()
-        released = noisy_mean(total, self.sink.trainables, self.mechanism, step, randomness, self.factor)
-        self.engine.step(released, learning_rate(self.job.spec.train, step))
+        self.engine.set_learning_rate(learning_rate(self.job.spec.train, step))
+        seen = self.update.step(step, shares, clip_norms, self.factor, stop=stop)
         if self.mechanism.adaptive is not None:
-            share = noisy_share(bits, self.mechanism, step, randomness)
+            share = noisy_share(seen.bits, self.mechanism, step, randomness)
             self.factor = next_factor(self.factor, share, self.mechanism.adaptive)
-        self._note_privately(step, len(units), loss, above)
-        return bool(stopped > 0)
-
-    def _micro_batch(self, batch: MicroBatch, clip_norms: Tensor, *, last: bool) -> tuple[float, float, float]:
-        """Computes and clips; returns the sums of losses, of units above their clip norm, and of their bits."""
-        rows = collate(self.inputs.corpus, batch.rows, self.device)
-        units: Sequence[Unit] = batch.units
-        weights = [1.0 / units[slot].targets for slot in batch.slots]
-        inner = weighted_loss(rows, weights)
-        seen: list[Tensor] = []
-
-        def loss_of(model: Any) -> Tensor:
-            loss = inner(model)
-            seen.append(loss.detach())
-            return loss
-
-        self.sink.begin(batch.slots)
-        self.engine.backward(loss_of, self.sink, last=last)
-        limits = clip_norms[[u.group for u in units]].to(self.device)
-        norms = self.sink.finish(limits, continues=batch.continues)
-        own = limits[: len(norms)]
-        return float(seen[0]), float((norms > own).sum()), bits_of(norms, own)
-
-    def _idle(self, *, last: bool) -> None:
-        """A micro-batch of weight zero, to stay in step with the other ranks, or for an empty cohort."""
-        self.sink.begin([0])
-        self.engine.backward(weighted_loss(pad([[0, 0]], self.device), [0.0]), self.sink, last=last)
-        self.sink.finish(torch.ones(1, dtype=torch.float64, device=self.device), continues=False)
+        self._note_privately(step, len(units), seen.loss, seen.above)
+        return seen.stop
 
     # --- beginning, releasing, ending -----------------------------------------------------------------------
 
@@ -252,7 +211,7 @@ class Series:
         self.rows, self.factor = list(checkpoint.rows), checkpoint.clip_factor
         self.sink.reset()
         self.engine.restore(
-            checkpoint.parameters, checkpoint.optimizer, checkpoint.optimizer_steps, lambda: self._idle(last=True)
+            checkpoint.parameters, checkpoint.optimizer, checkpoint.optimizer_steps, lambda: self.update.idle(last=True)
         )
         self._publish()
         self._note_progress(checkpoint.step)

@@ -13,6 +13,7 @@ from harness.errors import ArgumentError, UserError
 from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine
 from harness.training.gradients import UnitGradients
+from harness.training.layout import Layout
 
 
 def probe(engine: Engine, sink: UnitGradients, initial: Mapping[str, Tensor], longest: int) -> None:
@@ -29,7 +30,7 @@ def probe(engine: Engine, sink: UnitGradients, initial: Mapping[str, Tensor], lo
         ArgumentError: The model is not causal.
     """
     sink.reset()
-    sink.begin([0])
+    sink.begin(Layout.of_rows([0], engine.device))
     # As long as an example can be, and with the last tokens that there are.
     rows: int = engine.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
     made_up = [rows - 1 - i % rows for i in range(max(16, longest))]

@@ -223,13 +223,13 @@ def test_micro_batches_cover_every_row_once_and_keep_units_together(shape, budge
     """
     units, lengths = units_of(shape)
     batches = micro_batches(units, lengths, budget)
-    flat = [(e, b.units[s]) for b in batches for e, s in zip(b.rows, b.slots, strict=True)]
+    flat = [(e, b.units[s]) for b in batches for e, s in zip(b.examples, b.slots, strict=True)]
     assert sorted(e for e, _ in flat) == list(range(len(lengths)))
     assert all(e in unit.examples for e, unit in flat)
     order = [unit.user for unit, _ in itertools.groupby(unit for _, unit in flat)]
     assert len(order) == len(set(order)) == len(units)
     for batch in batches:
-        assert len(batch.rows) == 1 or max(lengths[e] for e in batch.rows) * len(batch.rows) <= budget
+        assert len(batch.examples) == 1 or max(lengths[e] for e in batch.examples) * len(batch.examples) <= budget
         assert list(batch.slots) == sorted(batch.slots)
         assert set(batch.slots) == set(range(len(batch.units)))
     for batch, following in itertools.pairwise(batches):
@@ -240,9 +240,9 @@ def test_micro_batches_cover_every_row_once_and_keep_units_together(shape, budge
 def test_the_cut_is_as_late_as_the_budget_allows():
     """Padding counts: three rows of 10 in 30 tokens. Break: the sum of lengths in place of the padded size."""
     units, lengths = units_of([[10], [9], [8], [8]])
-    assert [b.rows for b in micro_batches(units, lengths, 30)] == [(0, 1, 2), (3,)]
-    assert [b.rows for b in micro_batches(units, lengths, 29)] == [(0, 1), (2, 3)]
-    assert [b.rows for b in micro_batches(units, lengths, 1)] == [(0,), (1,), (2,), (3,)]
+    assert [b.examples for b in micro_batches(units, lengths, 30)] == [(0, 1, 2), (3,)]
+    assert [b.examples for b in micro_batches(units, lengths, 29)] == [(0, 1), (2, 3)]
+    assert [b.examples for b in micro_batches(units, lengths, 1)] == [(0,), (1,), (2,), (3,)]
     assert micro_batches([], lengths, 30) == []
 
 
@@ -262,5 +262,5 @@ def test_the_cohort_of_a_step_is_the_same_for_any_number_of_workers(workers):
     rows = []
     for share in deal(draw(3), workers):
         for batch in micro_batches(share, CORPUS.example_lengths, 16):
-            rows.extend(batch.rows)
+            rows.extend(batch.examples)
     assert sorted(rows) == sorted(e for unit in cohort for e in unit.examples)

@@ -204,8 +204,8 @@ def test_the_cohort_of_a_step_is_the_same_for_any_number_of_workers(workers):
         batches = micro_batches(share, CORPUS.example_lengths, 16)
         assert not any(b.continues for b in batches)
         for batch in batches:
-            assert batch.slots == tuple(range(len(batch.rows)))
-            assert tuple(u.examples[0] for u in batch.units) == batch.rows
+            assert batch.slots == tuple(range(len(batch.examples)))
+            assert tuple(u.examples[0] for u in batch.units) == batch.examples
             dealt.extend(batch.units)
     assert sorted(dealt, key=lambda u: u.examples) == sorted(cohort, key=lambda u: u.examples)
 

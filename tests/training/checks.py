@@ -15,12 +15,13 @@ import torch.distributed as dist
 
 from harness.errors import MachineError, UserError
 from harness.spec.models import AdapterBlock, ModelBlock, OptimizerBlock
-from harness.training import checkpoints, engine, loop, noise, private_evaluation, ranks
+from harness.training import checkpoints, engine, loop, noise, private_evaluation, ranks, updating
 from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine
 from harness.training.evaluation import evaluate
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.job import Failure, Folder, Job
+from harness.training.layout import Layout
 from harness.training.loop import PRIVATE, Inputs, Series
 from harness.training.memory import checkpoint_layers
 from harness.training.model import build_model
@@ -102,14 +103,14 @@ class Crash(BaseException):
 
 def crashed_in_step(run_dir: Path, step: int) -> bool:
     """`loop.train` whose every worker dies in the middle of step number `step`; returns whether it did."""
-    real = loop.noisy_mean
+    real = updating.noisy_mean
 
     def dies(total: Any, trainables: Any, mechanism: Any, number: int, randomness: Any, factor: float) -> Any:
         if number == step:
             raise Crash
         return real(total, trainables, mechanism, number, randomness, factor)
 
-    with mock.patch.object(loop, "noisy_mean", dies):
+    with mock.patch.object(updating, "noisy_mean", dies):
         try:
             loop.train(run_dir)
         except Crash:
@@ -174,7 +175,7 @@ def stepped_engine(base: Path, stage: int, optimizer: Mapping[str, Any]) -> dict
         for k in range(3):
             # Another text on every rank: a gradient that came through DeepSpeed would differ.
             row = [(7 * i + 3 * k + dist.get_rank()) % 90 for i in range(9 + k)]
-            sink.begin([0, 1])
+            sink.begin(Layout.of_rows([0, 1], made.device))
             made.backward(weighted_loss(pad([row, row[::-1]], made.device), [50.0, 20.0]), sink, last=k == 2)
             norms.append(sink.finish(torch.full((2,), 1e9, dtype=torch.float64), continues=False).tolist())
         buffers.append(float(made.gradient().abs().max()))
@@ -251,7 +252,7 @@ def contributions(run_dir: Path) -> list[tuple[int, int, float, float]]:
     """
     found: list[tuple[int, int, float, float]] = []
     series = _series(run_dir)
-    step_of, micro_batch_of, finish_of = series._step, series._micro_batch, series.sink.finish
+    step_of, micro_batch_of, finish_of = series._step, series.update._micro_batch, series.sink.finish
     now: dict[str, Any] = {}
 
     def step(number: int) -> bool:
@@ -275,7 +276,7 @@ def contributions(run_dir: Path) -> list[tuple[int, int, float, float]]:
 
     with (
         mock.patch.object(series, "_step", step),
-        mock.patch.object(series, "_micro_batch", micro_batch),
+        mock.patch.object(series.update, "_micro_batch", micro_batch),
         mock.patch.object(series.sink, "finish", finish),
     ):
         series.run()
@@ -332,7 +333,7 @@ def saved_bytes(base: Path, *, checkpointed: bool) -> int:
     sink = UnitGradients(find_trainables(model), torch.device("cpu"))
     if checkpointed:
         assert checkpoint_layers(model) == 2
-    sink.begin(list(range(16)))
+    sink.begin(Layout.of_rows(range(16), torch.device("cpu")))
     held: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.data.cohorts import Unit, micro_batches
 from harness.training.batches import collate, weighted_loss
+from harness.training.layout import Layout
 from tests.training.reference import unit_gradient
 from tests.training.test_gradients import CPU, Model, Texts, relative_error
 
@@ -29,9 +30,9 @@ def of_each_example(model: Model, texts: Texts, budget: int, clip_norm: float) -
     for wanted in range(len(texts.flat)):
         model.sink.reset()
         for batch in micro_batches(units_of(texts), texts.lengths, budget):
-            model.sink.begin(batch.slots)
+            model.sink.begin(Layout.of_rows(batch.slots, CPU))
             weights = [1.0 / batch.units[slot].targets for slot in batch.slots]
-            torch.autograd.backward(weighted_loss(collate(texts, batch.rows, CPU), weights)(model.model))
+            torch.autograd.backward(weighted_loss(collate(texts, batch.examples, CPU), weights)(model.model))
             limits = [clip_norm if unit.examples == (wanted,) else 0.0 for unit in batch.units]
             model.sink.finish(torch.tensor(limits, dtype=torch.float64), continues=batch.continues)
         found.append(model.sink.total.clone())

@@ -19,6 +19,7 @@ from harness.errors import ArgumentError
 from harness.spec.models import AdapterBlock, ModelBlock
 from harness.training.batches import collate, weighted_loss
 from harness.training.gradients import UnitGradients, find_trainables
+from harness.training.layout import Layout
 from harness.training.model import build_model
 from tests.training.reference import unit_gradient
 
@@ -78,9 +79,9 @@ class Model:
         self.sink.reset()
         norms: list[float] = []
         for batch in batches:
-            rows = collate(texts, batch.rows, CPU)
+            rows = collate(texts, batch.examples, CPU)
             weights = [1.0 / batch.units[slot].targets for slot in batch.slots]
-            self.sink.begin(batch.slots)
+            self.sink.begin(Layout.of_rows(batch.slots, CPU))
             torch.autograd.backward(weighted_loss(rows, weights)(self.model))
             limits = torch.tensor([clip_norms[u.user] for u in batch.units], dtype=torch.float64)
             norms += self.sink.finish(limits, continues=batch.continues).tolist()
@@ -234,7 +235,7 @@ def test_clip_norms_belong_to_their_users(model: Model) -> None:
 
 def test_no_limit_is_no_clipping_and_a_zero_gradient_stays_zero(model: Model) -> None:
     model.sink.reset()
-    model.sink.begin([0])
+    model.sink.begin(Layout.of_rows([0], CPU))
     model.sink.finish(torch.tensor([math.inf], dtype=torch.float64), continues=False)
     assert torch.equal(model.sink.total, torch.zeros_like(model.sink.total))
 
@@ -302,12 +303,12 @@ def test_a_non_finite_gradient_contributes_nothing_and_harms_nobody(model: Model
     model.sink.reset()
     norms: list[float] = []
     for batch in cut(texts, budget):
-        rows = collate(texts, batch.rows, CPU)
+        rows = collate(texts, batch.examples, CPU)
         weights = [
             poison if row == poisoned_row else 1.0 / units[batch.units[slot].user].targets
-            for row, slot in zip(batch.rows, batch.slots, strict=True)
+            for row, slot in zip(batch.examples, batch.slots, strict=True)
         ]
-        model.sink.begin(batch.slots)
+        model.sink.begin(Layout.of_rows(batch.slots, CPU))
         torch.autograd.backward(weighted_loss(rows, weights)(model.model))
         chosen = torch.tensor([limits[u.user] for u in batch.units], dtype=torch.float64)
         norms += model.sink.finish(chosen, continues=batch.continues).tolist()
@@ -321,8 +322,8 @@ def test_a_norm_beyond_float32_is_clipped_and_not_dropped(model: Model) -> None:
     texts = Texts(lengths=((8,), (8,)))
     (batch,) = cut(texts, 1000)
     model.sink.reset()
-    model.sink.begin(batch.slots)
-    torch.autograd.backward(weighted_loss(collate(texts, batch.rows, CPU), [1e30, 1.0])(model.model))
+    model.sink.begin(Layout.of_rows(batch.slots, CPU))
+    torch.autograd.backward(weighted_loss(collate(texts, batch.examples, CPU), [1e30, 1.0])(model.model))
     norms = model.sink.finish(torch.full((2,), 0.5, dtype=torch.float64), continues=False)
     assert 1e25 < float(norms[0]) < math.inf
     assert 0.5 < float(model.sink.total.double().norm()) <= 1.0 + 1e-5

@@ -1,0 +1,97 @@
+"""Which tokens of a micro-batch are whose: what keeps the gradients of units apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The examples of a micro-batch and their units. Private.
+
+    Every example is a stretch of one row, and belongs to one unit. Padding belongs to nobody: its gradients are zero,
+    or not looked at.
+
+    Attributes:
+        units: Number of units.
+        owners: Place of each example's unit, rising from 0 without gaps, int64, shape [examples].
+        places: For each example, the places of its tokens among all of the micro-batch (row by row), int64, shape
+            [examples, longest]; None: each row is one example.
+        real: Which of `places` are tokens, and which only fill up, bool, the same shape.
+    """
+
+    units: int
+    owners: Tensor
+    places: Tensor | None = None
+    real: Tensor | None = None
+
+    @classmethod
+    def of_rows(cls, slots: Sequence[int], device: torch.device) -> Layout:
+        """A row per example.
+
+        Args:
+            slots: For each row, the place of its unit; rising from 0, without gaps.
+            device: Where gradients are.
+        """
+        return cls(slots[-1] + 1, torch.tensor(slots, device=device))
+
+    @classmethod
+    def packed(
+        cls, slots: Sequence[int], begins: Sequence[int], lengths: Sequence[int], device: torch.device
+    ) -> Layout:
+        """Several examples per row.
+
+        Args:
+            slots: For each example, the place of its unit; rising from 0, without gaps.
+            begins: For each example, the place of its first token among all of the micro-batch, row by row.
+            lengths: Tokens of each example.
+            device: Where gradients are.
+        """
+        counts = np.asarray(lengths)[:, None]
+        steps = np.arange(max(lengths))[None, :]
+        real = steps < counts
+        places = np.where(real, np.asarray(begins)[:, None] + steps, 0)
+        owners = torch.tensor(slots, device=device)
+        return cls(slots[-1] + 1, owners, torch.from_numpy(places).to(device), torch.from_numpy(real).to(device))
+
+    @property
+    def one_each(self) -> bool:
+        """Whether every unit has one example, so that nothing has to be added up."""
+        return self.units == len(self.owners)
+
+    def products(self, gradients: Tensor, inputs: Tensor) -> Tensor:
+        """Per unit, the sum over its tokens of ``gradient ⊗ input``: the gradient of a product's weight.
+
+        Args:
+            gradients: At the outputs, shape [rows, tokens, out].
+            inputs: Shape [rows, tokens, in].
+
+        Returns:
+            Shape [units, out, in].
+        """
+        if self.places is not None:
+            gradients, inputs = self._by_example(gradients, mask=True), self._by_example(inputs, mask=False)
+        return self._by_unit(torch.bmm(gradients.transpose(1, 2), inputs))
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Per unit, the sum of these values over its tokens: [rows, tokens, n] → [units, n]."""
+        if self.places is not None:
+            values = self._by_example(values, mask=True)
+        return self._by_unit(values.sum(dim=1))
+
+    def _by_example(self, values: Tensor, *, mask: bool) -> Tensor:
+        """[rows, tokens, n] → [examples, longest, n]; with `mask`, what only fills up is zero."""
+        assert self.places is not None
+        assert self.real is not None
+        found = values.reshape(-1, values.shape[-1])[self.places]
+        return found.masked_fill(~self.real.unsqueeze(-1), 0.0) if mask else found
+
+    def _by_unit(self, values: Tensor) -> Tensor:
+        if self.one_each:
+            return values
+        return values.new_zeros(self.units, *values.shape[1:]).index_add_(0, self.owners, values)
