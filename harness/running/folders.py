@@ -138,6 +138,7 @@ def run_parts(plan: Plan, corpus: Corpus, base: Base) -> dict[str, str]:
         "tokenizer": base.tokenizer_digest,
         "adapter": spec.model.model_dump(mode="json"),
         "optimizer": spec.train.optimizer.model_dump(mode="json"),
+        "schedule": spec.train.schedule.model_dump(mode="json"),
         "checkpoint_every": spec.train.checkpoint_every,
         "evaluation": spec.evaluation.model_dump(mode="json"),
         "seed": spec.seed,

@@ -315,11 +315,23 @@ class OptimizerBlock(Block):
     momentum: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = Field(default=None, description="of sgd")
 
 
+class ScheduleBlock(Block):
+    """How the learning rate changes from step to step: a function of the step alone, so that it costs no privacy."""
+
+    type: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="linear and cosine fall from the learning rate to almost 0 at the last step"
+    )
+    warmup: Annotated[int, Field(ge=0, le=MOST_STEPS, strict=True)] = Field(
+        default=0, description="so many first steps the learning rate rises to its value"
+    )
+
+
 class TrainBlock(Block):
-    """How long, and with what optimizer. The learning rate is constant and no weights are averaged."""
+    """How long, and with what optimizer. No weights are averaged."""
 
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS, strict=True)] = Field(description="number of noisy steps")
     optimizer: OptimizerBlock = OptimizerBlock()
+    schedule: ScheduleBlock = ScheduleBlock()
     checkpoint_every: Count = Field(default=20, description="steps between checkpoints; metrics are released with them")
 
 

@@ -34,7 +34,6 @@ _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     ("sweep", _given, False),
     ("audit", _given, False),
     *((name, _one_of(*values), True) for name, values in _VALUES.items()),
-    ("train.schedule", _given, False),
     ("compute.workers", _block, True),
     ("report.trackers", _given, False),
 )

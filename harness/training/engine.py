@@ -113,6 +113,11 @@ class Engine:
         finally:
             sink.hand_zeros_to_optimizer = False
 
+    def set_learning_rate(self, value: float) -> None:
+        """Of the steps from here on."""
+        for group in self._optimizer().param_groups:
+            group["lr"] = value
+
     def step(self, gradient: Tensor) -> None:
         """Steps the optimizer on this flat gradient (float32, [coordinates]), the same on every rank; collective.
 

@@ -38,6 +38,7 @@ from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves, probe
 from harness.training.ranks import alone, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
+from harness.training.schedule import learning_rate
 from harness.training.updating import AdapterUpdate, Update
 
 Release = Callable[[Mapping[str, Any]], None]
@@ -190,6 +191,7 @@ class Series:
         shares = [micro_batches(s, corpus.example_lengths, budget) for s in deal(units, self.ranks.world)]
         clip_norms = torch.tensor(self.mechanism.clip_norms_at(step, self.factor), dtype=torch.float64)
         stop = self.ranks.rank == 0 and self.folder.stop.exists()
+        self.engine.set_learning_rate(learning_rate(self.job.spec.train, step))
         seen = self.update.step(step, shares, clip_norms, self.factor, stop=stop)
         if self.mechanism.adaptive is not None:
             share = noisy_share(seen.bits, self.mechanism, step, randomness)

@@ -16,7 +16,7 @@ from harness.data.cohorts import draw_cohort
 from harness.data.store import Corpus
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import load_key
-from harness.spec.models import OptimizerBlock, Spec
+from harness.spec.models import OptimizerBlock, Spec, TrainBlock
 from harness.training.job import Folder, Job
 
 
@@ -77,6 +77,16 @@ def _optimizer(block: OptimizerBlock, parameters: list[Any]) -> torch.optim.Opti
     return torch.optim.AdamW(parameters, lr=block.lr, weight_decay=block.weight_decay or 0.0)
 
 
+def _learning_rate(train: TrainBlock, step: int) -> float:
+    """The learning rate of a step, in plain words."""
+    warmup, falling = train.schedule.warmup, train.steps - train.schedule.warmup
+    if step < warmup:
+        return train.optimizer.lr / warmup * (step + 1)
+    left = (train.steps - step) / falling
+    shapes = {"constant": 1.0, "linear": left, "cosine": math.sin(math.pi / 2 * left) ** 2}
+    return train.optimizer.lr * shapes[train.schedule.type]
+
+
 def _rules(mechanism: Mechanism, step: int) -> tuple[float, float, float]:
     """The multiples of the first step's noise and clip norms, and what the sum is divided by, in plain words."""
     noise, clip, end = 1.0, 1.0, 0
@@ -127,6 +137,8 @@ def train_plainly(run_dir: Path) -> Reference:
             own += mechanism.noise_std * noise * factors[-1] * normals
             parameter.grad = (own / denominator).view_as(parameter)
             offset += parameter.numel()
+        for settings in optimizer.param_groups:
+            settings["lr"] = _learning_rate(job.spec.train, step)
         optimizer.step()
         if mechanism.adaptive is not None:
             rule = mechanism.adaptive
