@@ -193,7 +193,7 @@ class ModelBlock(Block):
     @model_validator(mode="after")
     def _fits(self) -> ModelBlock:
         if self.adapter.type == "full" and self.dtype != "float32":
-            raise ValueError("dtype: with adapter type: full the model is trained in float32; leave it out")
+            raise ValueError("dtype: must be float32 where all parameters are trained (adapter type: full)")
         return self
 
 
