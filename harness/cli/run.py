@@ -68,7 +68,8 @@ def run(
         return
     for line in _outcome(result.summary):
         console.out(line)
-    console.out(f"adapter: {result.folder / 'adapter'}")
+    made = "model" if (result.folder / "model").exists() else "adapter"
+    console.out(f"{made}: {result.folder / made}")
     console.out(f"report: {result.report}" if result.report else f"run: {result.folder}")
 
 

@@ -273,7 +273,8 @@ def _complete(plan: Plan, folder: Folder) -> bool:
     done = {(r["series"], r["step"]) for r in released_rows(folder.metrics)}
     last = plan.mechanism.steps
     ordinary = plan.spec.evaluation.ordinary and plan.mechanism.private
-    return folder.adapter.exists() and ("private", last) in done and (not ordinary or ("ordinary", last) in done)
+    made = folder.trained(plan.spec.model.adapter.type)
+    return made.exists() and ("private", last) in done and (not ordinary or ("ordinary", last) in done)
 
 
 @contextlib.contextmanager
@@ -328,7 +329,7 @@ def _finish(plan: Plan, folder: Folder, spending: Spending) -> RunResult:
     spending.finish()
     write_privacy(plan, folder, FINISHED)
     summary = summarize(folder.root)
-    write_released(folder.adapter / "README.md", model_card(folder.root))
+    write_released(folder.trained(plan.spec.model.adapter.type) / "README.md", model_card(folder.root))
     report = write_report(folder.root) if plan.spec.report.html else None
     set_status(plan, folder, FINISHED)
     return RunResult(folder.root, summary, report)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import nn
 
 from harness.data.cohorts import deal, draw_cohort, micro_batches
 from harness.data.store import Corpus
@@ -35,11 +36,13 @@ from harness.training.memory import checkpoint_layers, halving, microbatch_token
 from harness.training.model import build_model, save_adapter
 from harness.training.noise import noisy_share
 from harness.training.private_evaluation import PrivateEvaluation
-from harness.training.probing import check_moves, probe
+from harness.training.probing import check_moves
 from harness.training.ranks import alone, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
 from harness.training.schedule import learning_rate
+from harness.training.two_pass import TwoPassUpdate
 from harness.training.updating import AdapterUpdate, Update
+from harness.training.whole_model import save_model, watched
 
 Release = Callable[[Mapping[str, Any]], None]
 PRIVATE, ORDINARY = "private", "ordinary"
@@ -117,6 +120,21 @@ def _holdout_is_private(job: Job) -> bool:
     return job.mechanism.holdout is not None or job.spec.data.holdout.visibility != "public"
 
 
+def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanism) -> Update:
+    """Hands the model to DeepSpeed, and chooses how its steps are computed; collective."""
+    optimizer, sharding = job.spec.train.optimizer, job.spec.compute.deepspeed
+    device = torch.device(job.device)
+    if job.spec.model.adapter.type == "full":
+        ghost = watched(model, device)
+        engine = Engine(model, ghost.weights, optimizer, sharding.stage, sharding.offload, calling=True)
+        apart = sharding.stage == 3 or job.spec.compute.gradient_checkpointing
+        return TwoPassUpdate(engine, ghost, inputs.corpus, mechanism, inputs.randomness, apart=apart)
+    trainables = find_trainables(model)
+    sink = UnitGradients(trainables, device)
+    engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
+    return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness)
+
+
 class Series:
     """One training from the initial adapter to the last step."""
 
@@ -131,12 +149,9 @@ class Series:
         model = build_model(job.base, spec.model, spec.seed).to(job.device)
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
-        trainables = find_trainables(model)
-        self.sink = UnitGradients(trainables, torch.device(job.device))
-        sharding = spec.compute.deepspeed
-        self.engine = Engine(model, trainables, spec.train.optimizer, sharding.stage, sharding.offload)
+        self.update = _make_update(model, job, inputs, mechanism)
+        self.engine = self.update.engine
         self.device = self.engine.device
-        self.update: Update = AdapterUpdate(self.engine, self.sink, inputs.corpus, mechanism, inputs.randomness)
         self.initial = self.engine.parameters()
         # What goes from step to step beside the engine's own state; a checkpoint holds all of it.
         self.factor = 1.0
@@ -172,13 +187,18 @@ class Series:
                 return False
         if self.name == PRIVATE:
             parameters = self.engine.parameters()
-
-            def write() -> None:
-                if not self.folder.adapter.exists():
-                    save_adapter(self.engine.module, parameters, self.job.spec.model.base, self.folder.adapter)
-
-            write_first(write, self.folder.adapter, self.device)
+            target = self.folder.trained(self.job.spec.model.adapter.type)
+            write_first(lambda: self._save(parameters, target), target, self.device)
         return True
+
+    def _save(self, parameters: Mapping[str, torch.Tensor], target: Path) -> None:
+        model = self.job.spec.model
+        if target.exists():
+            return
+        if model.adapter.type == "full":
+            save_model(self.engine.module, parameters, self.job.base, target)
+        else:
+            save_adapter(self.engine.module, parameters, model.base, target)
 
     # --- one step -------------------------------------------------------------------------------------------
 
@@ -211,7 +231,7 @@ class Series:
             # Going back would compute a released step again.
             raise MachineError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
         if checkpoint is None:
-            probe(self.engine, self.sink, self.initial, self.job.spec.data.max_tokens)
+            self.update.probe(self.initial, self.job.spec.data.max_tokens)
             if self.name == PRIVATE:
                 self._evaluate(0)
             self._checkpoint(0)
@@ -219,7 +239,6 @@ class Series:
         if checkpoint.initial != checkpoints.digest_of(self.initial):
             raise MachineError("the adapter's initial weights differ from those of the interrupted run")
         self.rows, self.factor = list(checkpoint.rows), checkpoint.clip_factor
-        self.sink.reset()
         self.engine.restore(
             checkpoint.parameters, checkpoint.optimizer, checkpoint.optimizer_steps, lambda: self.update.idle(last=True)
         )
