@@ -29,6 +29,7 @@ from harness.training.checkpoints import Checkpoint
 from harness.training.engine import Engine
 from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
 from harness.training.gradients import UnitGradients, find_trainables
+from harness.training.head import install_loss_head
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
 from harness.training.model import build_model, save_adapter
@@ -125,6 +126,7 @@ class Series:
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
         trainables = find_trainables(model)
+        install_loss_head(model, torch.device(job.device))
         self.sink = UnitGradients(trainables, torch.device(job.device))
         sharding = spec.compute.deepspeed
         self.engine = Engine(model, trainables, spec.train.optimizer, sharding.stage, sharding.offload)
