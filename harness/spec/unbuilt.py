@@ -26,7 +26,6 @@ def _block(value: Any) -> bool:
 
 # Values that this version knows the key of, but does not have.
 _VALUES: dict[str, tuple[str, ...]] = {
-    "model.adapter.type": ("full",),
     "compute.microbatch_tokens": ("auto",),
 }
 # Path; what of its values is refused; whether this version knows the key with other values.
@@ -34,7 +33,6 @@ _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     ("sweep", _given, False),
     ("audit", _given, False),
     *((name, _one_of(*values), True) for name, values in _VALUES.items()),
-    ("train.schedule", _given, False),
     ("compute.workers", _block, True),
     ("report.trackers", _given, False),
 )

@@ -125,6 +125,26 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Rows:
     return _rows(inputs, targets, None, device)
 
 
+def pack_rows(rows: Sequence[Sequence[Sequence[int]]], device: torch.device) -> Rows:
+    """Rows of several texts each, given as token ids; all tokens of a text but its first are predicted."""
+    texts = [text for row in rows for text in row]
+    lines = [line for line, row in enumerate(rows) for _ in row]
+    return _filled(_Texts(texts), range(len(texts)), lines, device, packed=True)[0]
+
+
+class _Texts:
+    """Token ids as `Tokens`."""
+
+    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
+        self._texts = texts
+
+    def tokens(self, example_index: int) -> NDArray[np.int32]:
+        return np.asarray(self._texts[example_index], dtype=np.int32)
+
+    def targets(self, example_index: int) -> NDArray[np.bool_]:
+        return np.arange(len(self._texts[example_index])) > 0
+
+
 def token_losses(model: Any, rows: Rows) -> Tensor:
     """Negative log-likelihood of every target in nats, float32; 0 where there is none; [rows, width]."""
     # Positions that begin again, and no mask, are what keeps examples of one row apart in `transformers`.

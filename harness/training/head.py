@@ -163,7 +163,8 @@ def _probe(model: Any, device: torch.device, head: LossHead | None) -> tuple[Ten
     None: what the model gives as logits is not, bit for bit, what its output layer gave.
     """
     embeddings, places = model.get_input_embeddings(), torch.arange(32, device=device)
-    inputs = (places * 7 + 3).view(2, 16) % embeddings.num_embeddings
+    count = model.get_output_embeddings().out_features
+    inputs = (places * 7 + 3).view(2, 16) % count
     targets = torch.where(places.view(2, 16) % 3 > 0, inputs.roll(-1, 1), -100)
     predicted = (targets.flatten() >= 0).nonzero().squeeze(1)
     seen: dict[Any, Tensor] = {}

@@ -95,6 +95,21 @@ def test_the_weights_equal_a_single_process_reference(
     assert moved > 1e-2
 
 
+@pytest.mark.parametrize(
+    ("world", "stage", "schedule"),
+    [(1, 0, {"type": "linear", "warmup": 2}), (2, 2, {"type": "cosine"}), (2, 3, {"type": "constant", "warmup": 3})],
+)
+def test_the_learning_rate_follows_its_schedule(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], world: int, stage: int, schedule: dict[str, Any]
+) -> None:
+    """Broken by a step that keeps the learning rate of the one before."""
+    options = {"optimizer": OPTIMIZERS["adamw"], "schedule": schedule}
+    run_dir = new_run(mechanism=make_mechanism(steps=4), train=options, compute=on(stage, **TIGHT))
+    expected = train_plainly(run_dir)
+    for ((_, after),) in workers(world)(checks.trained, [run_dir]):
+        assert_weights(after, expected.final, 1e-5)
+
+
 def test_the_checkpoint_holds_what_the_ranks_hold(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
     run_dir = new_run(compute=on(3))
     first, second = workers(2)(checks.trained, [run_dir])
