@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
+from harness.spec.adapter_block import AdapterBlock
+from harness.spec.block import Block, Positive
 from harness.spec.ledger_url import DEFAULT_LEDGER
 
 # Every number has bounds, generous ones: beyond them lies a mistake, or what no accountant and no machine can do.
@@ -20,7 +22,6 @@ MOST_STEPS = 1_000_000
 MOST_PLD_STEPS = 50_000
 SMALLEST_DELTA = 1e-12
 SMALLEST_RATE = 1e-8
-Positive = Annotated[FiniteFloat, Field(gt=0, le=1e6)]
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -38,12 +39,6 @@ def _integer(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
-
-
-class Block(BaseModel):
-    """A block of the spec: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PluginBlock(BaseModel):
@@ -130,23 +125,6 @@ def private_columns(data: DataBlock) -> dict[str, str]:
     if isinstance(data.text, TextBlock):
         return {"data.text.prompt": data.text.prompt, "data.text.completion": data.text.completion}
     return {"data.text": data.text or "text"}
-
-
-class AdapterBlock(Block):
-    """What is trained."""
-
-    type: Literal["lora"] = Field(default="lora", description="low-rank adapters; the base stays as it is")
-    r: Annotated[int, Field(ge=1, le=8192, strict=True)] = Field(default=8, description="rank")
-    alpha: Positive = Field(default=16.0, description="the update is scaled by alpha / r")
-    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        default=("q_proj", "v_proj"),
-        min_length=1,
-        max_length=1000,
-        description="names of the linear layers that get an adapter",
-    )
-    dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="fraction of the adapter's inputs that a step leaves out"
-    )
 
 
 class ModelBlock(Block):

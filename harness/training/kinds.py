@@ -280,9 +280,7 @@ class _UnitProduct(torch.autograd.Function):
     """``x Wᵀ``, or ``x W`` where the weight is transposed."""
 
     @staticmethod
-    def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor | None, anchor: Tensor, use: _Use, transposed: bool
-    ) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor | None, anchor: Tensor, use: _Use, transposed: bool) -> Tensor:
         # save_for_backward (and not a closure) lets gradient checkpointing free the input.
         ctx.save_for_backward(inputs)
         ctx.use, ctx.transposed = use, transposed

@@ -125,7 +125,7 @@ class Series:
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
         trainables = find_trainables(model)
-        self.sink = UnitGradients(trainables, torch.device(job.device))
+        self.sink = UnitGradients(trainables, torch.device(job.device), getattr(torch, spec.model.dtype))
         sharding = spec.compute.deepspeed
         self.engine = Engine(model, trainables, spec.train.optimizer, sharding.stage, sharding.offload)
         self.device = self.engine.device
