@@ -1,4 +1,4 @@
-"""What the adapter's block can't know by itself: which of its keys were written."""
+"""What the adapter's keys must have to do with each other."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def check_adapter(draft: Draft) -> None:
         return
     adapter, merged = draft.spec.model.adapter, draft.merged
     if adapter.type != "lora":
-        for name in AdapterBlock.model_fields:
-            if name != "type" and draft.written(f"model.adapter.{name}"):
+        for name, field in AdapterBlock.model_fields.items():
+            # A resolved spec has all keys, with the values that they have by themselves.
+            if name != "type" and getattr(adapter, name) != field.default:
                 merged.add((*_PATH, name), f"is no parameter of {adapter.type}; only lora has it", at_key=True)
         return
     for key, patterns in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):

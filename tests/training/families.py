@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tests.tiny import VOCABULARY
+from tests.tiny import VOCABULARY, save_tokenizer
 
 _LLAMA: Mapping[str, Any] = {
     "hidden_size": 16,
@@ -36,7 +36,6 @@ class Family:
     settings: Mapping[str, Any]
     also: tuple[str, ...]
     bias: bool = False
-    edit: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path) -> Path:
         """Makes the model, with weights that are far from where training starts (norms of one, biases of zero)."""
@@ -53,7 +52,16 @@ class Family:
                 parameter.data.add_(torch.randn(parameter.shape), alpha=0.1)
             assert torch.isfinite(parameter).all(), name
         model.save_pretrained(folder)
+        save_tokenizer(folder)
         return folder
+
+
+def move(model: Any) -> None:
+    """Moves an adapter away from where it starts, always the same way."""
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_A" not in name:
+            parameter.data.add_(torch.randn(parameter.shape), alpha=0.1)
 
 
 NORMS = ("norm", "input_layernorm", "post_attention_layernorm")

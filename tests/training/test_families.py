@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,10 +19,13 @@ from harness.spec.adapter_block import AdapterBlock
 from harness.spec.models import ModelBlock
 from harness.training.adapters import add_adapter, check_supported
 from harness.training.batches import collate_units, summed_loss
+from harness.training.checkpoints import load_newest
 from harness.training.gradients import UnitGradients, find_trainables
+from harness.training.job import Folder
 from harness.training.memory import checkpoint_layers
 from harness.training.model import build_model, save_adapter
-from tests.training.families import EXPERTS, FAMILIES, saved
+from tests.training import checks
+from tests.training.families import EXPERTS, FAMILIES, move, saved
 from tests.training.reference import unit_gradient
 from tests.training.test_gradients import CPU, Texts, relative_error
 
@@ -49,10 +53,7 @@ class Adapted:
 
     def __init__(self, folder: Path, adapter: AdapterBlock, *, dtype: str = "float32", forgets: bool = False) -> None:
         self.model = build_model(folder, ModelBlock(base=str(folder), dtype=dtype, adapter=adapter), seed=2)  # type: ignore[arg-type]
-        torch.manual_seed(5)
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and "lora_A" not in name:
-                parameter.data.add_(torch.randn(parameter.shape), alpha=0.1)
+        move(self.model)
         self.plain = copy.deepcopy(self.model)
         if forgets:
             assert checkpoint_layers(self.model) == 2
@@ -207,6 +208,76 @@ def test_the_layers_that_are_taken_over_compute_what_they_did(folder: Any) -> No
             expected = adapted.plain(input_ids=ids).logits
             torch.testing.assert_close(adapted.model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(adapted.model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+# --- sharded ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_one_loop(folder: Any) -> Callable[[str], tuple[dict[str, Tensor], list[Any]]]:
+    """What three steps over users must come to, in float64 and one process; and the users' texts."""
+    known: dict[str, tuple[dict[str, Tensor], list[Any]]] = {}
+
+    def get(name: str) -> tuple[dict[str, Tensor], list[Any]]:
+        if name in known:
+            return known[name]
+        cohorts = [[[t.tolist() for t in own] for own in Texts(LENGTHS, seed).users] for seed in (1, 2, 3)]
+        cohorts[1] = cohorts[1][:1]  # a rank without a user
+        plain = Adapted(folder(name), adapter_of(name, EVERYTHING)).plain.double()
+        trained = {n: p for n, p in plain.named_parameters() if p.requires_grad}
+        for cohort in cohorts:
+            gradients = [unit_gradient(plain, user) for user in cohort]
+            assert max(float(g.norm()) for g in gradients) > 0.5
+            total = torch.stack([g * min(1.0, 0.5 / float(g.norm())) for g in gradients]).sum(0) / 4
+            offset = 0
+            for parameter in trained.values():
+                parameter.data -= total[offset : offset + parameter.numel()].view_as(parameter)
+                offset += parameter.numel()
+        known[name] = ({n: p.detach() for n, p in trained.items()}, cohorts)
+        return known[name]
+
+    return get
+
+
+SHARDED = [("qwen2", world, stage) for world in (1, 2) for stage in (0, 1, 2, 3)]
+SHARDED += [("gpt2", 2, 3), ("gemma3", 2, 3), ("opt", 1, 2), ("pythia", 2, 1)]
+
+
+@pytest.mark.parametrize(("name", "world", "stage"), SHARDED)
+def test_sharded_steps_equal_a_loop_over_users(
+    folder: Any, in_one_loop: Any, workers: Any, name: str, world: int, stage: int
+) -> None:
+    """All kinds at once, tied weights among them; and the optimizer never sees a gradient that is not zero.
+
+    Seen red: a bias read as the layer's weight, and the tied output layer handed a gradient of its own.
+    """
+    expected, cohorts = in_one_loop(name)
+    for rank in workers(world)(checks.adapted, folder(name), adapter_of(name, EVERYTHING), stage, cohorts):
+        assert list(rank["weights"]) == list(expected)
+        for parameter, weight in rank["weights"].items():
+            assert np.abs(weight - expected[parameter].numpy()).max() < 1e-5, parameter
+        assert len(rank["raw"]) >= 3 * len(expected)
+        assert set(rank["raw"]) == {0.0}
+
+
+@pytest.mark.parametrize(("name", "what"), [("qwen2", "bias"), ("gpt2", EVERYTHING), ("gemma3", "norms")])
+def test_a_whole_run_trains_it_and_saves_it_for_plain_peft(
+    folder: Any, new_run: Any, workers: Any, name: str, what: str
+) -> None:
+    """Two workers, ZeRO 3, noise. Broken by a kind that noise, checkpoints or the saved adapter miss."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    adapter = adapter_of(name, what).model_dump(mode="json")
+    run_dir = new_run(folder(name), model={"adapter": adapter}, compute={"deepspeed": {"stage": 3}})
+    assert workers(2)(checks.train, run_dir) == [None, None]
+    checkpoint = load_newest(Folder(run_dir).checkpoints("private"))
+    assert checkpoint is not None
+    plain = AutoModelForCausalLM.from_pretrained(folder(name), dtype=torch.float32).eval()
+    loaded = PeftModel.from_pretrained(plain, Folder(run_dir).adapter)
+    held = dict(loaded.named_parameters())
+    for parameter, value in checkpoint.parameters.items():
+        assert torch.equal(held[parameter], value), parameter
 
 
 # --- refused ------------------------------------------------------------------------------------------------
