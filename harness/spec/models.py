@@ -9,18 +9,11 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
+from harness.spec.adapter_block import AdapterBlock
+from harness.spec.block import Block, Positive
 from harness.spec.ledger_url import DEFAULT_LEDGER
 
 # Every number has bounds, generous ones: beyond them lies a mistake, or what no accountant and no machine can do.
@@ -29,7 +22,6 @@ MOST_STEPS = 1_000_000
 MOST_PLD_STEPS = 50_000
 SMALLEST_DELTA = 1e-12
 SMALLEST_RATE = 1e-8
-Positive = Annotated[FiniteFloat, Field(gt=0, le=1e6)]
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -47,12 +39,6 @@ def _integer(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
-
-
-class Block(BaseModel):
-    """A block of the spec: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PluginBlock(BaseModel):
@@ -141,39 +127,6 @@ def private_columns(data: DataBlock) -> dict[str, str]:
     return {"data.text": data.text or "text"}
 
 
-class AdapterBlock(Block):
-    """What is trained."""
-
-    type: Literal["lora", "full"] = Field(
-        default="lora",
-        description="lora: low-rank adapters, the base stays as it is; full: all parameters, in float32",
-    )
-    r: Annotated[int, Field(ge=1, le=8192, strict=True)] = Field(default=8, description="rank")
-    alpha: Positive = Field(default=16.0, description="the update is scaled by alpha / r")
-    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        default=("q_proj", "v_proj"),
-        min_length=1,
-        max_length=1000,
-        description="names of the linear layers that get an adapter",
-    )
-    dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="fraction of the adapter's inputs that a step leaves out"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> AdapterBlock:
-        if self.type == "full":
-            for name in type(self).model_fields:
-                if name != "type" and name in self.model_fields_set:
-                    raise ValueError(f"{name}: of adapters; type: full trains all parameters and has none")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _own(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What it is about alone."""
-        return {"type": self.type} if self.type == "full" else dump(self)
-
-
 def _dtype_of_base(given: dict[str, Any]) -> Literal["float32", "bfloat16"]:
     adapter = given.get("adapter")
     return "float32" if isinstance(adapter, AdapterBlock) and adapter.type == "full" else "bfloat16"
@@ -189,12 +142,6 @@ class ModelBlock(Block):
         description="of the frozen base (default bfloat16); adapters, accumulation and noise stay float32, and so does "
         "the model where all of it is trained (type: full)",
     )
-
-    @model_validator(mode="after")
-    def _fits(self) -> ModelBlock:
-        if self.adapter.type == "full" and self.dtype != "float32":
-            raise ValueError("dtype: must be float32 where all parameters are trained (adapter type: full)")
-        return self
 
 
 class TiersBlock(Block):

@@ -122,20 +122,28 @@ def _holdout_is_private(job: Job) -> bool:
     return job.mechanism.holdout is not None or job.spec.data.holdout.visibility != "public"
 
 
-def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanism) -> Update:
-    """Hands the model to DeepSpeed, and chooses how its steps are computed; collective."""
-    optimizer, sharding = job.spec.train.optimizer, job.spec.compute.deepspeed
-    device = torch.device(job.device)
-    if job.spec.model.adapter.type == "full":
+def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanism) -> tuple[Update, bool]:
+    """Hands the model to DeepSpeed, and chooses how its steps are computed; collective.
+
+    Returns:
+        What takes the steps, and whether short examples may share a row.
+    """
+    spec, device = job.spec, torch.device(job.device)
+    optimizer, sharding = spec.train.optimizer, spec.compute.deepspeed
+    if spec.model.adapter.type == "full":
         ghost = watched(model, device)
         engine = Engine(model, ghost.weights, optimizer, sharding.stage, sharding.offload, calling=True)
-        apart = sharding.stage == 3 or job.spec.compute.gradient_checkpointing
-        return TwoPassUpdate(engine, ghost, inputs.corpus, mechanism, inputs.randomness, apart=apart)
+        apart = sharding.stage == 3 or spec.compute.gradient_checkpointing
+        return TwoPassUpdate(engine, ghost, inputs.corpus, mechanism, inputs.randomness, apart=apart), False
     trainables = find_trainables(model)
+    # Before the model computes anything: what is trained of a base in bfloat16 is float32.
+    sink = UnitGradients(trainables, device, getattr(torch, spec.model.dtype))
     install_loss_head(model, device)
-    sink = UnitGradients(trainables, device)
+    packs = spec.compute.packing == "auto" and keeps_apart(model, device)
+    # Every rank must cut the same micro-batches, whatever one of them saw.
+    packs = not any_rank(not packs, device)
     engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
-    return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness)
+    return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness), packs
 
 
 class Series:
@@ -152,11 +160,7 @@ class Series:
         model = build_model(job.base, spec.model, spec.seed).to(job.device)
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
-        # Every rank must cut the same micro-batches, whatever one of them saw.
-        may_pack = spec.compute.packing == "auto" and spec.model.adapter.type != "full"
-        packs = may_pack and keeps_apart(model, torch.device(job.device))
-        self.packs = not any_rank(not packs, torch.device(job.device))
-        self.update = _make_update(model, job, inputs, mechanism)
+        self.update, self.packs = _make_update(model, job, inputs, mechanism)
         self.engine = self.update.engine
         self.device = self.engine.device
         self.initial = self.engine.parameters()

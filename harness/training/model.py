@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ArgumentError, MachineError
 from harness.files import locked, private_folder, sync_folder
-from harness.plugins import suggest
-from harness.spec.models import AdapterBlock, ModelBlock
+from harness.spec.models import ModelBlock
 from harness.training.whole_model import prepare
 
 if TYPE_CHECKING:
@@ -198,17 +197,18 @@ def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
         ArgumentError: The adapter doesn't fit the model.
     """
     import torch
-    from peft import get_peft_model
     from transformers import AutoModelForCausalLM
+
+    from harness.training.adapters import add_adapter, check_supported
 
     quiet()
     # The adapter's first factor is drawn at random, and must be the same on every rank and after a resume.
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, block.dtype))
-    _check_supported(model, block)
+    check_supported(model, block)
     if block.adapter.type == "full":
         return prepare(model)  # type: ignore[no-any-return]
-    model = get_peft_model(model, _lora(block.adapter), autocast_adapter_dtype=True)
+    model = add_adapter(model, block.adapter)
     model.get_base_model().config.use_cache = False
     model.eval()
     if block.adapter.dropout:
@@ -218,48 +218,16 @@ def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
-def _lora(block: AdapterBlock) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=block.r,
-        lora_alpha=block.alpha,  # type: ignore[arg-type]
-        target_modules=list(block.targets),
-        lora_dropout=block.dropout,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-
-
-def _check_supported(model: nn.Module, block: ModelBlock) -> None:
-    """Refuses what would make one user's gradient depend on another's, or would silently train nothing."""
-    from torch import nn
-
-    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    names = {n.rpartition(".")[2] for n in linear}
-    for i, target in enumerate(block.adapter.targets if block.adapter.type == "lora" else ()):
-        if not any(n == target or n.endswith("." + target) for n in linear):
-            near = suggest(target, names)
-            hint = f'; did you mean "{near}"?' if near else f" (there are: {', '.join(sorted(names))})"
-            raise ArgumentError(f'model.adapter.targets.{i}: the model has no linear layer "{target}"{hint}')
-    config: Any = getattr(model, "config", None)
-    configs = [config, *(getattr(config, part, None) for part in ("text_config", "llm_config"))]
-    experts = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-    if any(getattr(one, key, None) for one in configs for key in experts):
-        raise ArgumentError("model.base: mixture-of-experts models are not supported: routing couples users")
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        raise ArgumentError("model.base: batch normalisation couples users and can't be trained privately")
-
-
 def save_adapter(model: Any, parameters: Mapping[str, Tensor], base: str, folder: Path) -> None:
     """Saves the adapter as PEFT does, whole or not at all, from full float32 weights."""
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
+
+    from harness.training.adapters import adapter_state
 
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    state = get_peft_model_state_dict(model, state_dict=dict(parameters))
+    state = adapter_state(model, parameters)
     save_file(
         {k: v.contiguous() for k, v in state.items()}, str(partial / "adapter_model.safetensors"), {"format": "pt"}
     )

@@ -27,6 +27,7 @@ from harness.training.memory import checkpoint_layers
 from harness.training.model import build_model
 from harness.training.probing import check_moves
 from tests.tiny import make_mechanism
+from tests.training.families import move
 
 Weights = dict[str, np.ndarray[Any, Any]]
 
@@ -360,3 +361,38 @@ def saved_bytes(base: Path, *, checkpointed: bool) -> int:
     assert hidden is not None
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     return sum(storage.nbytes() for place, storage in held.items() if place not in weights)
+
+
+def adapted(
+    folder: Path, adapter: AdapterBlock, stage: int, cohorts: Sequence[Sequence[Sequence[Sequence[int]]]]
+) -> dict[str, Any]:
+    """Steps of SGD (learning rate 1) on cohorts of users' texts, clipped to 0.5 each and divided by 4.
+
+    Users are dealt to ranks; each rank has one example of theirs in a micro-batch.
+    """
+    model = build_model(folder, ModelBlock(base=str(folder), dtype="float32", adapter=adapter), 2)
+    move(model)
+    trainables = find_trainables(model)
+    sink = UnitGradients(trainables, torch.device("cpu"))
+    made = Engine(model, trainables, OptimizerBlock(type="sgd", lr=1.0), stage)
+    rank, world = (dist.get_rank(), dist.get_world_size())
+    raw: list[float] = []
+    for trainable in trainables:
+        trainable.parameter.register_hook(lambda g: raw.append(float(g.abs().max())))
+    for cohort in cohorts:
+        shares = [cohort[r::world] for r in range(world)]
+        rounds = max(sum(map(len, share)) for share in shares)
+        own = [(text, i, t == len(user) - 1) for i, user in enumerate(shares[rank]) for t, text in enumerate(user)]
+        sink.reset()
+        for i in range(rounds):
+            # Ranks with fewer take part with a weight of zero.
+            text, user, ends = own[i] if i < len(own) else ([0, 0], None, True)
+            targets = 1 if user is None else sum(len(t) - 1 for t in shares[rank][user])
+            sink.begin(Layout.of_rows([0], torch.device("cpu")))
+            rows = pad([text], torch.device("cpu"))
+            made.backward(weighted_loss(rows, [float(user is not None) / targets]), sink, last=i == rounds - 1)
+            sink.finish(torch.tensor([0.5], dtype=torch.float64), continues=not ends)
+        total = sink.total.clone()
+        dist.all_reduce(total)
+        made.step(total / 4)
+    return {"weights": _weights(made), "raw": raw}

@@ -16,9 +16,10 @@ from torch import nn
 
 from harness.errors import ArgumentError
 from harness.spec.models import AdapterBlock, ModelBlock
+from harness.training.adapters import check_supported as _check_supported
 from harness.training.checkpoints import load_newest
 from harness.training.job import Folder
-from harness.training.model import Base, _check_supported, build_model, check_fits, find_base, load_tokenizer
+from harness.training.model import Base, build_model, check_fits, find_base, load_tokenizer
 from tests.tiny import save_base
 from tests.training import checks
 
