@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from harness.errors import MachineError, UserError
 from harness.spec.models import AdapterBlock, ModelBlock, OptimizerBlock
-from harness.training import checkpoints, engine, loop, noise, private_evaluation, ranks, updating
+from harness.training import checkpoints, engine, loop, noise, private_evaluation, ranks, two_pass, updating
 from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine
 from harness.training.evaluation import evaluate
@@ -396,3 +396,31 @@ def adapted(
         dist.all_reduce(total)
         made.step(total / 4)
     return {"weights": _weights(made), "raw": raw}
+
+
+def whole_updates(runs: Sequence[Path], steps: int) -> list[list[Weights]]:
+    """Trains runs; the weights before and after every step, as this rank holds them."""
+    found = []
+    for run_dir in runs:
+        series = _series(run_dir)
+        weights = [_weights(series.engine)]
+        for step in range(steps):
+            series._step(step)
+            weights.append(_weights(series.engine))
+        found.append(weights)
+    return found
+
+
+def stretches(run_dir: Path) -> list[tuple[str, int, int]]:
+    """One step; the stretches that this rank made noisy: parameter, first coordinate, how many."""
+    found: list[tuple[str, int, int]] = []
+    series = _series(run_dir)
+    real = two_pass.noisy_part
+
+    def seen(total: torch.Tensor, name: str, start: int, *rest: Any) -> torch.Tensor:
+        found.append((name, start, total.numel()))
+        return real(total, name, start, *rest)
+
+    with mock.patch.object(two_pass, "noisy_part", seen):
+        series._step(0)
+    return found
