@@ -25,7 +25,7 @@ from harness.training.job import Folder
 from tests import launching
 from tests.launching import KEY, Process, Run, Workplace, adapter, ended, read_json, rows
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray]
+pytestmark = [pytest.mark.timeout(7200), pytest.mark.ray]
 
 STEPS, EVERY, RETRIES = 40, 4, 6
 SHAPES: dict[str, dict[str, Any]] = {
@@ -295,6 +295,12 @@ def left_behind(run: Path) -> list[str]:
     pickled = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt"}
     halves = [path for path in run.rglob("*") if path.name.startswith(".") or path.suffix in pickled]
     return [str(path.relative_to(run)) for path in (*gone, *halves) if path.exists()]
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is slow on a busy machine is not one that hangs."""
+    monkeypatch.setattr(launching, "WAIT", 1500.0)
 
 
 # --- the tests ----------------------------------------------------------------------------------------------

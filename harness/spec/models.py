@@ -339,10 +339,26 @@ class DeepspeedBlock(Block):
         return self
 
 
+Workers = Annotated[int, Field(ge=1, le=10_000, strict=True)]
+
+
+class WorkersBlock(Block):
+    """A number of workers that follows what the cluster has, while training goes on."""
+
+    min: Workers = Field(default=1, description="with fewer it waits")
+    max: Workers = Field(description="never more")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkersBlock:
+        if self.min > self.max:
+            raise ValueError(f"min: must be at most max ({self.max}), found {self.min}")
+        return self
+
+
 class ComputeBlock(Block):
     """What only changes speed: never part of the mechanism."""
 
-    workers: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(default=1, description="processes that train")
+    workers: Workers | WorkersBlock = Field(default=1, description="processes that train; {min, max}: as many as fit")
     accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
     deepspeed: DeepspeedBlock = DeepspeedBlock()
     microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] = Field(
@@ -359,6 +375,16 @@ class ComputeBlock(Block):
         default=3,
         description="restarts after a worker's crash (halving a micro-batch that does not fit may take more)",
     )
+
+    @property
+    def fewest_workers(self) -> int:
+        """So many it takes to train."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def most_workers(self) -> int:
+        """So many there may be."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @model_validator(mode="after")
     def _fits(self) -> ComputeBlock:
