@@ -27,8 +27,13 @@ PACKAGES = ("uudp", "torch", "transformers", "peft", "deepspeed", "accelerate", 
 _stdout = 1
 
 
-def prepare(threads: int | None = None) -> None:
-    """To be called first: no network, no telemetry, so many threads (None: as it comes), and a stdout for us alone."""
+def prepare(threads: int | None = None, *, trains: bool = True) -> None:
+    """To be called first: no network, no telemetry, so many threads (None: as it comes), and a stdout for us alone.
+
+    Args:
+        threads: Of torch.
+        trains: Whether torch and what trains are needed at all.
+    """
     global _stdout  # noqa: PLW0603
     if _stdout == 1:
         # Whatever libraries print goes to stderr.
@@ -39,6 +44,11 @@ def prepare(threads: int | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
+    if trains:
+        _prepare_training(threads)
+
+
+def _prepare_training(threads: int | None) -> None:
     import torch
 
     if threads is not None:

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the files go (left out: a temporary folder)")
     parser.add_argument("--of", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    _measure.prepare(1)
+    _measure.prepare(1, trains=False)
     if options.of:
         _measure.publish(one(options.of, options))
         return
