@@ -19,7 +19,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
-from harness.data.cohorts import deal, draw_cohort, micro_batches
+from harness.data.cohorts import Members, deal, draw_cohort, micro_batches
+from harness.data.members import GroupMembers
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import append_private, as_json, write_private
@@ -62,7 +63,7 @@ class Inputs:
     """
 
     corpus: Corpus
-    members: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
+    members: tuple[Members, ...]
     holdout: HoldoutSet
     randomness: Randomness
 
@@ -70,9 +71,8 @@ class Inputs:
     def load(cls, job: Job, folder: Folder) -> Inputs:
         """Opens the corpus and the run's private folder."""
         corpus = Corpus.load(job.corpus)
-        groups = np.load(folder.members)
-        training = ~np.asarray(corpus.holdout)
-        members = tuple(np.flatnonzero((groups == g) & training) for g in range(len(job.mechanism.groups)))
+        groups = np.load(folder.members, mmap_mode="r")
+        members = tuple(GroupMembers(groups, corpus.holdout, g) for g in range(len(job.mechanism.groups)))
         # Who is among the first of private users would depend on the others.
         chosen = corpus.holdout_by_order(corpus.n_users if _holdout_is_private(job) else job.spec.evaluation.users)
         holdout = HoldoutSet(
