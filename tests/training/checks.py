@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from harness.errors import MachineError, UserError
-from harness.spec.models import AdapterBlock, ModelBlock, OptimizerBlock
+from harness.spec.models import AdapterBlock, DeepspeedBlock, ModelBlock, OptimizerBlock
 from harness.training import checkpoints, engine, loop, noise, private_evaluation, ranks, two_pass, updating
 from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine
@@ -424,3 +427,57 @@ def stretches(run_dir: Path) -> list[tuple[str, int, int]]:
     with mock.patch.object(two_pass, "noisy_part", seen):
         series._step(0)
     return found
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of tensors that operations have made and that are still there: now, and at most so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+                self._see(tensor.untyped_storage(), given)
+        return made
+
+    def _see(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in given or key in self._known or not size:
+            return
+        self._known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def loaded(base: Path, stage: int, dtype: Any, seed: int) -> dict[str, Any]:
+    """Loads a model as a series does; what a rank holds of it, what it held at most, and what it all is."""
+    import deepspeed
+
+    block = ModelBlock(base=str(base), dtype=dtype, adapter=AdapterBlock(r=4, targets=("q_proj", "v_proj")))
+    torch.manual_seed(100 * seed + dist.get_rank())
+    with _Live() as live:
+        model = build_model(base, block, seed, DeepspeedBlock(stage=stage))  # type: ignore[arg-type]
+    own, whole, values = 0, 0, {}
+    for name, parameter in model.named_parameters():
+        part = getattr(parameter, "ds_tensor", parameter)
+        with deepspeed.zero.GatheredParameters([parameter] if part is not parameter else []):
+            values[name] = parameter.detach().float().numpy().copy()
+            if not parameter.requires_grad:
+                whole += parameter.numel() * parameter.element_size()
+                own += part.numel() * part.element_size()
+    types = {n: str(p.dtype) for n, p in model.named_parameters()}
+    adapter = {n: torch.from_numpy(values[n]) for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        "own": own, "whole": whole, "most": live.most, "values": values, "types": types,
+        "initial": checkpoints.digest_of(adapter),
+    }  # fmt: skip
