@@ -147,6 +147,11 @@ class AdapterBlock(Block):
     dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
         default=0.0, description="fraction of the adapter's inputs that a step leaves out"
     )
+    freeze_a: bool = Field(
+        default=False,
+        description="train each adapter's second factor alone and leave the first as it was drawn: the noise falls on "
+        "fewer weights",
+    )
 
 
 class ModelBlock(Block):

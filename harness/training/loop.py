@@ -31,7 +31,7 @@ from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_lo
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
-from harness.training.model import build_model, save_adapter
+from harness.training.model import build_model, frozen_factors, save_adapter
 from harness.training.noise import noisy_share
 from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves, probe
@@ -127,6 +127,7 @@ class Series:
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
         trainables = find_trainables(model)
         self.sink = UnitGradients(trainables, torch.device(job.device))
+        self.frozen = frozen_factors(model)
         sharding = spec.compute.deepspeed
         self.engine = Engine(model, trainables, spec.train.optimizer, sharding.stage, sharding.offload)
         self.device = self.engine.device
@@ -167,7 +168,8 @@ class Series:
         if self.name == PRIVATE:
             parameters = self.engine.parameters()
             if self.ranks.rank == 0 and not self.folder.adapter.exists():
-                save_adapter(self.engine.module, parameters, self.job.spec.model.base, self.folder.adapter)
+                whole = {**self.frozen, **parameters}
+                save_adapter(self.engine.module, whole, self.job.spec.model.base, self.folder.adapter)
         return True
 
     # --- one step -------------------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ class Series:
                 self._evaluate(0)
             self._checkpoint(0)
             return 0
-        if checkpoint.initial != checkpoints.digest_of(self.initial):
+        if checkpoint.initial != checkpoints.digest_of({**self.frozen, **self.initial}):
             raise MachineError("the adapter's initial weights differ from those of the interrupted run")
         self.rows, self.factor = list(checkpoint.rows), checkpoint.clip_factor
         self.sink.reset()
@@ -256,7 +258,7 @@ class Series:
         state, count = self.engine.optimizer_state()
         problem = ""
         if self.ranks.rank == 0:
-            initial = checkpoints.digest_of(self.initial)
+            initial = checkpoints.digest_of({**self.frozen, **self.initial})
             checkpoint = Checkpoint(step, parameters, state, count, self.rows, initial, self.factor)
             try:
                 checkpoints.save(self.folder.checkpoints(self.name), checkpoint)

@@ -31,6 +31,7 @@ PACKAGED = {
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 _HASHED_WHOLE = 1 << 20
+_FIRST_FACTOR = ".lora_A."
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,10 @@ def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, block.dtype))
     _check_supported(model, block)
     model = get_peft_model(model, _lora(block.adapter), autocast_adapter_dtype=True)
+    if block.adapter.freeze_a:
+        for name, parameter in model.named_parameters():
+            if _FIRST_FACTOR in name:
+                parameter.requires_grad_(False)
     model.get_base_model().config.use_cache = False
     model.eval()
     if block.adapter.dropout:
@@ -226,6 +231,20 @@ def _lora(block: AdapterBlock) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
+
+
+def frozen_factors(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter's weights that stay as they were drawn, by name, whole, float32, on the CPU.
+
+    Must be called before DeepSpeed partitions the parameters.
+    """
+    import torch
+
+    return {
+        name: parameter.detach().to("cpu", torch.float32, copy=True)
+        for name, parameter in model.named_parameters()
+        if _FIRST_FACTOR in name and not parameter.requires_grad
+    }
 
 
 def _check_supported(model: nn.Module, block: ModelBlock) -> None:
@@ -249,7 +268,7 @@ def _check_supported(model: nn.Module, block: ModelBlock) -> None:
 
 
 def save_adapter(model: Any, parameters: Mapping[str, Tensor], base: str, folder: Path) -> None:
-    """Saves the adapter as PEFT does, whole or not at all, from full float32 weights."""
+    """Saves the adapter as PEFT does, whole or not at all, from full float32 weights: those that stay included."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
