@@ -136,6 +136,8 @@ def make_spec(base: Path, posts: Path, **changes: Any) -> Spec:
 
 def _merged(document: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(document)
+    if changes.get("type", "lora") != result.get("type", "lora") or changes.get("type") == "full":
+        result = {}  # another kind of thing, with keys of its own
     for key, value in changes.items():
         old = result.get(key)
         result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value

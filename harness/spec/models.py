@@ -9,7 +9,16 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from harness.spec.ledger_url import DEFAULT_LEDGER
@@ -135,7 +144,10 @@ def private_columns(data: DataBlock) -> dict[str, str]:
 class AdapterBlock(Block):
     """What is trained."""
 
-    type: Literal["lora"] = Field(default="lora", description="low-rank adapters; the base stays as it is")
+    type: Literal["lora", "full"] = Field(
+        default="lora",
+        description="lora: low-rank adapters, the base stays as it is; full: all parameters, in float32",
+    )
     r: Annotated[int, Field(ge=1, le=8192, strict=True)] = Field(default=8, description="rank")
     alpha: Positive = Field(default=16.0, description="the update is scaled by alpha / r")
     targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
@@ -153,6 +165,24 @@ class AdapterBlock(Block):
         "fewer weights",
     )
 
+    @model_validator(mode="after")
+    def _fits(self) -> AdapterBlock:
+        if self.type == "full":
+            for name in type(self).model_fields:
+                if name != "type" and name in self.model_fields_set:
+                    raise ValueError(f"{name}: of adapters; type: full trains all parameters and has none")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _own(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What it is about alone."""
+        return {"type": self.type} if self.type == "full" else dump(self)
+
+
+def _dtype_of_base(given: dict[str, Any]) -> Literal["float32", "bfloat16"]:
+    adapter = given.get("adapter")
+    return "float32" if isinstance(adapter, AdapterBlock) and adapter.type == "full" else "bfloat16"
+
 
 class ModelBlock(Block):
     """The language model."""
@@ -160,8 +190,16 @@ class ModelBlock(Block):
     base: str = Field(min_length=1, max_length=4096, description="a hub id or a folder")
     adapter: AdapterBlock = AdapterBlock()
     dtype: Literal["float32", "bfloat16"] = Field(
-        default="bfloat16", description="of the frozen base; adapters, accumulation and noise stay float32"
+        default_factory=_dtype_of_base,
+        description="of the frozen base (default bfloat16); adapters, accumulation and noise stay float32, and so does "
+        "the model where all of it is trained (type: full)",
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelBlock:
+        if self.adapter.type == "full" and self.dtype != "float32":
+            raise ValueError("dtype: must be float32 where all parameters are trained (adapter type: full)")
+        return self
 
 
 class TiersBlock(Block):

@@ -84,6 +84,18 @@ class Layout:
             values = self._by_example(values, mask=True)
         return self._by_unit(values.sum(dim=1))
 
+    def add_rows(self, units: Tensor, ids: Tensor, gradients: Tensor) -> None:
+        """Adds, per unit, the gradients of the rows that its tokens looked up in an embedding.
+
+        Args:
+            units: What to add to, [units, vocabulary, n].
+            ids: Which row each token looked up, [rows, tokens].
+            gradients: At what was looked up, [rows, tokens, n].
+        """
+        if self.places is not None:
+            gradients, ids = self._by_example(gradients, mask=True), ids.reshape(-1)[self.places]
+        units.index_put_((self.owners.unsqueeze(1).expand_as(ids), ids), gradients, accumulate=True)
+
     def _by_example(self, values: Tensor, *, mask: bool) -> Tensor:
         """[rows, tokens, n] → [examples, longest, n]; with `mask`, what only fills up is zero."""
         assert self.places is not None

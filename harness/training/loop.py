@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import nn
 
 from harness.data.cohorts import deal, draw_cohort, micro_batches
 from harness.data.store import Corpus
@@ -34,11 +36,13 @@ from harness.training.memory import checkpoint_layers, halving, microbatch_token
 from harness.training.model import build_model, frozen_factors, save_adapter
 from harness.training.noise import noisy_share
 from harness.training.private_evaluation import PrivateEvaluation
-from harness.training.probing import check_moves, probe
-from harness.training.ranks import alone, any_rank, own_ranks
+from harness.training.probing import check_moves
+from harness.training.ranks import alone, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
 from harness.training.schedule import learning_rate
+from harness.training.two_pass import TwoPassUpdate
 from harness.training.updating import AdapterUpdate, Update
+from harness.training.whole_model import save_model, watched
 
 Release = Callable[[Mapping[str, Any]], None]
 PRIVATE, ORDINARY = "private", "ordinary"
@@ -77,23 +81,28 @@ class Inputs:
         return cls(corpus, members, holdout, load_key(folder.key))
 
 
-def train(run_dir: Path, release: Release = lambda row: None) -> None:
+def train(run_dir: Path, release: Release = lambda row: None) -> Failure | None:
     """Trains all series of a run on this worker; collective.
 
     Args:
         run_dir: The run's folder.
         release: Called on every rank with each row of released metrics.
 
-    A reason to give up that the user can act on is left in the run's private folder, and the function returns; the
-    driver reports it. Anything else is raised, and may be retried: all state is in the checkpoints.
+    Returns:
+        A reason to give up that the user can act on, if there is one. It is left in the run's private folder too; the
+        driver reports it. Anything else is raised, and may be retried: all state is in the checkpoints.
     """
     folder = Folder(run_dir)
     try:
         with alone(folder.worker_lease):
             _train(Job.load(run_dir), folder, release)
     except UserError as error:
+        failure = Failure(str(error), error.exit_code)
         if own_ranks().rank == 0:
-            Failure(str(error), error.exit_code).save(run_dir)
+            with suppress(OSError):  # of a full disk
+                failure.save(run_dir)
+        return failure
+    return None
 
 
 def _train(job: Job, folder: Folder, release: Release) -> None:
@@ -111,6 +120,21 @@ def _holdout_is_private(job: Job) -> bool:
     return job.mechanism.holdout is not None or job.spec.data.holdout.visibility != "public"
 
 
+def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanism) -> Update:
+    """Hands the model to DeepSpeed, and chooses how its steps are computed; collective."""
+    optimizer, sharding = job.spec.train.optimizer, job.spec.compute.deepspeed
+    device = torch.device(job.device)
+    if job.spec.model.adapter.type == "full":
+        ghost = watched(model, device)
+        engine = Engine(model, ghost.weights, optimizer, sharding.stage, sharding.offload, calling=True)
+        apart = sharding.stage == 3 or job.spec.compute.gradient_checkpointing
+        return TwoPassUpdate(engine, ghost, inputs.corpus, mechanism, inputs.randomness, apart=apart)
+    trainables = find_trainables(model)
+    sink = UnitGradients(trainables, device)
+    engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
+    return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness)
+
+
 class Series:
     """One training from the initial adapter to the last step."""
 
@@ -125,13 +149,10 @@ class Series:
         model = build_model(job.base, spec.model, spec.seed).to(job.device)
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
-        trainables = find_trainables(model)
-        self.sink = UnitGradients(trainables, torch.device(job.device))
         self.frozen = frozen_factors(model)
-        sharding = spec.compute.deepspeed
-        self.engine = Engine(model, trainables, spec.train.optimizer, sharding.stage, sharding.offload)
+        self.update = _make_update(model, job, inputs, mechanism)
+        self.engine = self.update.engine
         self.device = self.engine.device
-        self.update: Update = AdapterUpdate(self.engine, self.sink, inputs.corpus, mechanism, inputs.randomness)
         self.initial = self.engine.parameters()
         # What goes from step to step beside the engine's own state; a checkpoint holds all of it.
         self.factor = 1.0
@@ -167,10 +188,18 @@ class Series:
                 return False
         if self.name == PRIVATE:
             parameters = self.engine.parameters()
-            if self.ranks.rank == 0 and not self.folder.adapter.exists():
-                whole = {**self.frozen, **parameters}
-                save_adapter(self.engine.module, whole, self.job.spec.model.base, self.folder.adapter)
+            target = self.folder.trained(self.job.spec.model.adapter.type)
+            write_first(lambda: self._save(parameters, target), target, self.device)
         return True
+
+    def _save(self, parameters: Mapping[str, torch.Tensor], target: Path) -> None:
+        model = self.job.spec.model
+        if target.exists():
+            return
+        if model.adapter.type == "full":
+            save_model(self.engine.module, parameters, self.job.base, target)
+        else:
+            save_adapter(self.engine.module, {**self.frozen, **parameters}, model.base, target)
 
     # --- one step -------------------------------------------------------------------------------------------
 
@@ -203,7 +232,7 @@ class Series:
             # Going back would compute a released step again.
             raise MachineError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
         if checkpoint is None:
-            probe(self.engine, self.sink, self.initial, self.job.spec.data.max_tokens)
+            self.update.probe(self.initial, self.job.spec.data.max_tokens)
             if self.name == PRIVATE:
                 self._evaluate(0)
             self._checkpoint(0)
@@ -211,7 +240,6 @@ class Series:
         if checkpoint.initial != checkpoints.digest_of({**self.frozen, **self.initial}):
             raise MachineError("the adapter's initial weights differ from those of the interrupted run")
         self.rows, self.factor = list(checkpoint.rows), checkpoint.clip_factor
-        self.sink.reset()
         self.engine.restore(
             checkpoint.parameters, checkpoint.optimizer, checkpoint.optimizer_steps, lambda: self.update.idle(last=True)
         )
@@ -256,29 +284,26 @@ class Series:
         """Makes the state durable, and only then releases its metrics; collective."""
         parameters = self.engine.parameters()
         state, count = self.engine.optimizer_state()
-        problem = ""
-        if self.ranks.rank == 0:
+
+        def write() -> None:
             initial = checkpoints.digest_of({**self.frozen, **self.initial})
             checkpoint = Checkpoint(step, parameters, state, count, self.rows, initial, self.factor)
-            try:
-                checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
-            except MachineError as error:
-                problem = str(error)
-        if any_rank(bool(problem), self.device):
-            raise MachineError(problem or "a checkpoint could not be written")
+            checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
+
+        write_first(write, self.folder.private, self.device)
         self._publish()
 
     def _publish(self) -> None:
         """Releases all rows that are durable and not yet out; doing it twice changes nothing."""
-        if self.ranks.rank == 0:
-            append_missing(self.folder.metrics, self.rows)
+        write_first(lambda: append_missing(self.folder.metrics, self.rows), self.folder.metrics, self.device)
         for row in self.rows[-1:]:
             self.release(row)
 
     def _note_progress(self, step: int) -> None:
         if self.ranks.rank == 0:
             now = {"series": self.name, "step": step, "steps": self.mechanism.steps, "time": time.time()}
-            write_private(self.folder.progress, as_json(now).encode())
+            with suppress(OSError):  # a full disk is told of by the next checkpoint
+                write_private(self.folder.progress, as_json(now).encode())
 
     def _note_privately(self, step: int, units: int, losses: float, clipped: float) -> None:
         if self.ranks.rank != 0:
@@ -291,4 +316,5 @@ class Series:
             "train/loss": mean if mean is not None and np.isfinite(mean) else None,
             "clipped": clipped / units if units else None,
         }
-        append_private(self.folder.private / "diagnostics.jsonl", (json.dumps(row) + "\n").encode())
+        with suppress(OSError):
+            append_private(self.folder.private / "diagnostics.jsonl", (json.dumps(row) + "\n").encode())

@@ -20,6 +20,7 @@ from harness.errors import ArgumentError, MachineError
 from harness.files import locked, private_folder, sync_folder
 from harness.plugins import suggest
 from harness.spec.models import AdapterBlock, ModelBlock
+from harness.training.whole_model import prepare
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -189,7 +190,7 @@ def check_fits(base: Base, tokenizer: Any, max_tokens: int) -> None:
 
 
 def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
-    """The base model with a fresh adapter, the same on every rank.
+    """The base model with a fresh adapter, the same on every rank; or, to train all of it, in float32.
 
     The base is frozen in its dtype and in evaluation mode, so nothing of it depends on the batch; adapters are
     float32.
@@ -206,6 +207,8 @@ def build_model(folder: Path, block: ModelBlock, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, block.dtype))
     _check_supported(model, block)
+    if block.adapter.type == "full":
+        return prepare(model)  # type: ignore[no-any-return]
     model = get_peft_model(model, _lora(block.adapter), autocast_adapter_dtype=True)
     if block.adapter.freeze_a:
         for name, parameter in model.named_parameters():
@@ -253,7 +256,7 @@ def _check_supported(model: nn.Module, block: ModelBlock) -> None:
 
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
     names = {n.rpartition(".")[2] for n in linear}
-    for i, target in enumerate(block.adapter.targets):
+    for i, target in enumerate(block.adapter.targets if block.adapter.type == "lora" else ()):
         if not any(n == target or n.endswith("." + target) for n in linear):
             near = suggest(target, names)
             hint = f'; did you mean "{near}"?' if near else f" (there are: {', '.join(sorted(names))})"

@@ -50,13 +50,16 @@ def probe(engine: Engine, sink: UnitGradients, initial: Mapping[str, Tensor], lo
     for trainable in sink.trainables:
         if not initial[trainable.name].any() and not trainable.view(sink.total).any():
             raise UserError(f"{trainable.name} gets no gradient: it would stay zero; leave it out of the targets")
-    _check_causal(engine)
+    check_causal(engine)
 
 
-def _check_causal(engine: Engine) -> None:
+def check_causal(engine: Engine) -> None:
     """No token may see what lies to its right: padding, whose length depends on others, has no mask.
 
-    The gradient of early outputs in later inputs must be exactly zero, at any dtype.
+    The gradient of early outputs in later inputs must be exactly zero, at any dtype. Collective.
+
+    Raises:
+        ArgumentError: The model is not causal.
     """
     seen: list[Tensor] = []
 

@@ -5,7 +5,7 @@ Where the trained coordinates are few (adapters), each unit's gradient is materi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from harness.training.engine import Engine
 from harness.training.gradients import UnitGradients
 from harness.training.layout import Layout
 from harness.training.noise import noisy_mean
+from harness.training.probing import probe
 from harness.training.ranks import Ranks, own_ranks
 
 
@@ -43,7 +44,13 @@ class Seen:
 
 
 class Update(Protocol):
-    """How a step is computed; each way does the very same mechanism."""
+    """How a step is computed; each way does the very same mechanism.
+
+    Attributes:
+        engine: The model under DeepSpeed.
+    """
+
+    engine: Engine
 
     def step(
         self, step: int, shares: Sequence[Sequence[MicroBatch]], clip_norms: Tensor, factor: float, *, stop: bool
@@ -61,6 +68,19 @@ class Update(Protocol):
 
     def idle(self, *, last: bool) -> None:
         """A micro-batch of weight zero, to stay in step with the other ranks, or for an empty cohort."""
+        ...
+
+    def probe(self, initial: Mapping[str, Tensor], longest: int) -> None:
+        """Sees on made-up tokens that the model computes and can learn; collective.
+
+        Args:
+            initial: The trained weights by name.
+            longest: Most tokens that an example can have.
+
+        Raises:
+            UserError: The loss is not finite, or a weight would never get a gradient.
+            ArgumentError: The model is not causal.
+        """
         ...
 
 
@@ -124,3 +144,7 @@ class AdapterUpdate:
         self.sink.begin(Layout.of_rows([0], self.device))
         self.engine.backward(weighted_loss(pad([[0, 0]], self.device), [0.0]), self.sink, last=last)
         self.sink.finish(torch.ones(1, dtype=torch.float64, device=self.device), continues=False)
+
+    def probe(self, initial: Mapping[str, Tensor], longest: int) -> None:
+        """See `Update`."""
+        probe(self.engine, self.sink, initial, longest)

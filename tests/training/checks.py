@@ -252,7 +252,7 @@ def contributions(run_dir: Path) -> list[tuple[int, int, float, float]]:
     """
     found: list[tuple[int, int, float, float]] = []
     series = _series(run_dir)
-    step_of, micro_batch_of, finish_of = series._step, series.update._micro_batch, series.sink.finish
+    step_of, micro_batch_of, finish_of = series._step, series.update._micro_batch, series.update.sink.finish
     now: dict[str, Any] = {}
 
     def step(number: int) -> bool:
@@ -264,20 +264,20 @@ def contributions(run_dir: Path) -> list[tuple[int, int, float, float]]:
         return micro_batch_of(batch, *args, **kwargs)
 
     def finish(limits: torch.Tensor, *, continues: bool) -> torch.Tensor:
-        before = series.sink.total.clone()
-        series.sink.total.zero_()
+        before = series.update.sink.total.clone()
+        series.update.sink.total.zero_()
         norms = finish_of(limits, continues=continues)
         if len(norms) == 1 and now.get("units"):  # one row a micro-batch: one unit at most
-            added = float(series.sink.total.double().norm())
+            added = float(series.update.sink.total.double().norm())
             found.append((now["step"], now["units"][0].group, float(norms[0]), added))
-        series.sink.total += before
+        series.update.sink.total += before
         now["units"] = None
         return norms
 
     with (
         mock.patch.object(series, "_step", step),
         mock.patch.object(series.update, "_micro_batch", micro_batch),
-        mock.patch.object(series.sink, "finish", finish),
+        mock.patch.object(series.update.sink, "finish", finish),
     ):
         series.run()
     return found

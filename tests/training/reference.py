@@ -45,6 +45,8 @@ def plain_model(base: Path, spec: Spec) -> Any:
     torch.manual_seed(spec.seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     adapter = spec.model.adapter
+    if adapter.type == "full":
+        return model.eval().double()
     config = LoraConfig(
         r=adapter.r, lora_alpha=adapter.alpha, target_modules=list(adapter.targets), task_type="CAUSAL_LM"
     )
