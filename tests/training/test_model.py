@@ -32,7 +32,7 @@ from tests.training import checks
 
 
 def block(base: Path, dtype: str = "float32", **adapter: Any) -> ModelBlock:
-    return ModelBlock(base=str(base), dtype=dtype, adapter=AdapterBlock(**{"r": 4, **adapter}))
+    return ModelBlock(base=str(base), dtype=dtype, adapter=AdapterBlock(**{"r": 4, "freeze_a": False, **adapter}))
 
 
 # --- saved for plain peft -----------------------------------------------------------------------------------
