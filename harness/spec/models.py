@@ -406,6 +406,10 @@ class ComputeBlock(Block):
     microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] = Field(
         default=2048, description="tokens of a micro-batch, padding included; halved where it does not fit into memory"
     )
+    packing: Literal["auto", "off"] = Field(
+        default="auto",
+        description="auto: short examples share a row where the model keeps them apart (adapters); off: a row each",
+    )
     gradient_checkpointing: bool = Field(
         default=False, description="forget activations and compute them again: less memory, about a third more time"
     )

@@ -31,13 +31,15 @@ from harness.training.checkpoints import Checkpoint
 from harness.training.engine import Engine
 from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
 from harness.training.gradients import UnitGradients, find_trainables
+from harness.training.head import install_loss_head
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
 from harness.training.model import build_model, frozen_factors, save_adapter
 from harness.training.noise import noisy_share
+from harness.training.packing import keeps_apart
 from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves
-from harness.training.ranks import alone, own_ranks, write_first
+from harness.training.ranks import alone, any_rank, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
 from harness.training.schedule import learning_rate
 from harness.training.two_pass import TwoPassUpdate
@@ -130,6 +132,7 @@ def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanis
         apart = sharding.stage == 3 or job.spec.compute.gradient_checkpointing
         return TwoPassUpdate(engine, ghost, inputs.corpus, mechanism, inputs.randomness, apart=apart)
     trainables = find_trainables(model)
+    install_loss_head(model, device)
     sink = UnitGradients(trainables, device)
     engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
     return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness)
@@ -150,6 +153,10 @@ class Series:
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
         self.frozen = frozen_factors(model)
+        # Every rank must cut the same micro-batches, whatever one of them saw.
+        may_pack = spec.compute.packing == "auto" and spec.model.adapter.type != "full"
+        packs = may_pack and keeps_apart(model, torch.device(job.device))
+        self.packs = not any_rank(not packs, torch.device(job.device))
         self.update = _make_update(model, job, inputs, mechanism)
         self.engine = self.update.engine
         self.device = self.engine.device
@@ -209,7 +216,8 @@ class Series:
         torch.manual_seed(randomness.seed("dropout", step, f"rank {self.ranks.rank} of {self.ranks.world}"))
         units = draw_cohort(self.mechanism, self.inputs.members, corpus, randomness, step)
         budget = self.microbatch_tokens
-        shares = [micro_batches(s, corpus.example_lengths, budget) for s in deal(units, self.ranks.world)]
+        dealt = deal(units, self.ranks.world)
+        shares = [micro_batches(s, corpus.example_lengths, budget, pack=self.packs) for s in dealt]
         clip_norms = torch.tensor(self.mechanism.clip_norms_at(step, self.factor), dtype=torch.float64)
         stop = self.ranks.rank == 0 and self.folder.stop.exists()
         self.engine.set_learning_rate(learning_rate(self.job.spec.train, step))

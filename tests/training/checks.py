@@ -52,6 +52,20 @@ def trained(run_dirs: Sequence[Path]) -> list[tuple[Weights, Weights]]:
     return found
 
 
+def packed_and_trained(run_dir: Path) -> tuple[int, Weights]:
+    """Trains a run; how many of this rank's micro-batches had rows of several examples, and the weights after."""
+    series = _series(run_dir)
+    step_of, packed = series.update.step, []
+
+    def step(number: int, shares: Any, *args: Any, **kwargs: Any) -> Any:
+        packed.extend(batch.packed for batch in shares[series.ranks.rank])
+        return step_of(number, shares, *args, **kwargs)
+
+    with mock.patch.object(series.update, "step", step):
+        assert series.run()
+    return sum(packed), _weights(series.engine)
+
+
 def train(run_dir: Path) -> str | None:
     """`loop.train`; returns the failure's message, if there is one."""
     loop.train(run_dir)
