@@ -114,7 +114,7 @@ def make_spec(base: Path, posts: Path, **changes: Any) -> Spec:
         "model": {
             "base": str(base),
             "dtype": "float32",
-            "adapter": {"r": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]},
+            "adapter": {"r": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "freeze_a": False},
         },
         "segmentation": {"type": "attribute", "column": "plan"},
         "privacy": {"epsilon": 8, "delta": 1e-5},

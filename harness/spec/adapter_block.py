@@ -29,6 +29,11 @@ class AdapterBlock(Block):
     dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
         default=0.0, description="fraction of the adapter's inputs that a step leaves out"
     )
+    freeze_a: bool = Field(
+        default=False,
+        description="train each adapter's second factor alone and leave the first as it was drawn: the noise falls on "
+        "fewer weights",
+    )
     rank_pattern: dict[Layer, Rank] = Field(
         default={}, description="ranks other than r, by the name of a layer or a regular expression of its end"
     )

@@ -35,7 +35,7 @@ from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.head import install_loss_head, plain_head
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
-from harness.training.model import build_model, save_adapter
+from harness.training.model import build_model, frozen_factors, save_adapter
 from harness.training.noise import noisy_share
 from harness.training.packing import keeps_apart
 from harness.training.private_evaluation import PrivateEvaluation
@@ -161,6 +161,7 @@ class Series:
         model = build_model(job.base, spec.model, spec.seed, spec.compute.deepspeed).to(job.device)
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
+        self.frozen = frozen_factors(model) if spec.model.adapter.freeze_a else {}
         self.update, self.packs = _make_update(model, job, inputs, mechanism)
         self.engine = self.update.engine
         self.device = self.engine.device
@@ -210,7 +211,7 @@ class Series:
         if model.adapter.type == "full":
             save_model(self.engine.module, parameters, self.job.base, target)
         else:
-            save_adapter(self.engine.module, parameters, model.base, target)
+            save_adapter(self.engine.module, {**self.frozen, **parameters}, model.base, target)
 
     # --- one step -------------------------------------------------------------------------------------------
 
@@ -249,7 +250,7 @@ class Series:
                 self._evaluate(0)
             self._checkpoint(0)
             return 0
-        if checkpoint.initial != checkpoints.digest_of(self.initial):
+        if checkpoint.initial != checkpoints.digest_of({**self.frozen, **self.initial}):
             raise MachineError("the adapter's initial weights differ from those of the interrupted run")
         self.rows, self.factor = list(checkpoint.rows), checkpoint.clip_factor
         self.engine.restore(
@@ -298,7 +299,7 @@ class Series:
         state, count = self.engine.optimizer_state()
 
         def write() -> None:
-            initial = checkpoints.digest_of(self.initial)
+            initial = checkpoints.digest_of({**self.frozen, **self.initial})
             checkpoint = Checkpoint(step, parameters, state, count, self.rows, initial, self.factor)
             checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
 _HASHED_WHOLE = 1 << 20
+_FIRST_FACTOR = ".lora_A."
 
 
 @dataclass(frozen=True)
@@ -220,8 +221,22 @@ def build_model(folder: Path, block: ModelBlock, seed: int, sharding: DeepspeedB
     return model  # type: ignore[no-any-return]
 
 
+def frozen_factors(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter's weights that stay as they were drawn, by name, whole, float32, on the CPU.
+
+    Must be called before DeepSpeed partitions the parameters.
+    """
+    import torch
+
+    return {
+        name: parameter.detach().to("cpu", torch.float32, copy=True)
+        for name, parameter in model.named_parameters()
+        if _FIRST_FACTOR in name and not parameter.requires_grad
+    }
+
+
 def save_adapter(model: Any, parameters: Mapping[str, Tensor], base: str, folder: Path) -> None:
-    """Saves the adapter as PEFT does, whole or not at all, from full float32 weights."""
+    """Saves the adapter as PEFT does, whole or not at all, from full float32 weights: those that stay included."""
     from safetensors.torch import save_file
 
     from harness.training.adapters import adapter_state

@@ -33,6 +33,7 @@ from tests.tiny import make_mechanism
 from tests.training.families import move
 
 Weights = dict[str, np.ndarray[Any, Any]]
+BOTH_FACTORS = AdapterBlock(r=4, alpha=16, targets=("q_proj", "v_proj"), freeze_a=False)
 
 
 def _series(run_dir: Path) -> Series:
@@ -167,7 +168,7 @@ def evaluated(run_dir: Path, budgets: Sequence[int]) -> list[Mapping[str, float]
 
 def stepped_engine(base: Path, stage: int, optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """Two steps of an engine with gradients given; returns what DeepSpeed saw of them on the way."""
-    block = ModelBlock(base=str(base), dtype="float32", adapter=AdapterBlock(r=4, targets=("q_proj", "v_proj")))
+    block = ModelBlock(base=str(base), dtype="float32", adapter=BOTH_FACTORS)
     model = build_model(base, block, 0)
     trainables = find_trainables(model)
     raw: list[float] = []
@@ -347,7 +348,7 @@ def losses_with(run_dir: Path, **changes: Any) -> Mapping[str, float]:
 
 def saved_bytes(base: Path, *, checkpointed: bool) -> int:
     """Bytes of activations that live between forward and backward of one micro-batch."""
-    model = build_model(base, ModelBlock(base=str(base), dtype="float32", adapter=AdapterBlock(r=2)), 0)
+    model = build_model(base, ModelBlock(base=str(base), dtype="float32", adapter=BOTH_FACTORS), 0)
     sink = UnitGradients(find_trainables(model), torch.device("cpu"))
     if checkpointed:
         assert checkpoint_layers(model) == 2

@@ -50,7 +50,11 @@ def plain_model(base: Path, spec: Spec) -> Any:
     config = LoraConfig(
         r=adapter.r, lora_alpha=adapter.alpha, target_modules=list(adapter.targets), task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config).eval().double()
+    model = get_peft_model(model, config).eval().double()
+    for name, parameter in model.named_parameters():
+        if adapter.freeze_a and ".lora_A." in name:
+            parameter.requires_grad_(False)
+    return model
 
 
 def unit_gradient(model: Any, texts: list[list[int]], masks: list[list[bool]] | None = None) -> Tensor:
