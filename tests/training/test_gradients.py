@@ -21,6 +21,7 @@ from harness.training.batches import collate, weighted_loss
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.layout import Layout
 from harness.training.model import build_model
+from harness.training.probing import _reached
 from tests.training.reference import unit_gradient
 
 CPU = torch.device("cpu")
@@ -450,7 +451,7 @@ def test_a_trainable_parameter_of_half_precision_is_refused() -> None:
 
 
 def test_a_weight_that_layers_share_has_the_sum_of_its_uses() -> None:
-    """Two linear layers and an embedding. Broken by counting the first use alone."""
+    """Two linear layers and an embedding. Seen red: the first use counted alone."""
     toy = Toy()
     toy.second.weight = toy.first.weight = toy.embedding.weight
     toy.embedding.weight.requires_grad_(True)
@@ -473,6 +474,22 @@ def test_a_weight_that_layers_share_has_the_sum_of_its_uses() -> None:
         sink.finish(torch.tensor(limits, dtype=torch.float64), continues=False)
         assert relative_error(sink.total, expected[wanted]) < 1e-6
     assert toy.embedding.weight.grad is None
+
+
+def test_a_parameter_that_is_used_outside_of_its_layer_is_seen() -> None:
+    """Its raw gradient reaches the parameter. Broken by watching what is collected alone."""
+    toy = Toy()
+    toy.first.weight.requires_grad_(True)
+    toy.second.weight.requires_grad_(True)
+    sink = UnitGradients(find_trainables(toy), CPU)
+    for weight, expected in ((torch.eye(4), set()), (toy.first.weight, {"first.weight"})):
+        with _reached(sink) as reached:
+            sink.begin(Layout.of_rows([0], CPU))
+            torch.autograd.backward((toy.second(toy.first(torch.ones(1, 2, 4))) @ weight).sum())
+            sink.finish(torch.ones(1, dtype=torch.float64), continues=False)
+        assert reached == expected
+    torch.autograd.backward((torch.ones(4) @ toy.first.weight).sum())
+    assert reached == {"first.weight"}  # nobody watches any more
 
 
 def test_an_adapter_without_a_trainable_parameter_is_refused() -> None:
