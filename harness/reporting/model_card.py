@@ -9,6 +9,12 @@ from typing import Any
 
 import yaml
 
+_ADAPTERS = {
+    "lora": "A LoRA adapter",
+    "bias": "New biases (kept beside a LoRA of zeros, as PEFT loads them)",
+    "norms": "New norm layers",
+}
+
 
 def model_card(run_dir: Path, *, merged: bool = False) -> str:
     """Markdown with the metadata that model hubs read, from a run's released files.
@@ -19,12 +25,14 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
     """
     privacy = json.loads((run_dir / "privacy.json").read_text())
     plan = json.loads((run_dir / "plan.json").read_text())
+    kind = plan["model"].get("adapter", {}).get("type", "lora")
     metadata = {
         "base_model": plan["model"]["base"],
         "library_name": "transformers" if merged else "peft",
-        "tags": ["lora", "differential-privacy" if privacy["private"] else "not-private"],
+        "tags": [kind, "differential-privacy" if privacy["private"] else "not-private"],
     }
-    what = "A LoRA adapter merged into" if merged else "A LoRA adapter for"
+    adapter = _ADAPTERS.get(kind, "An adapter")
+    what = f"{adapter} merged into" if merged else f"{adapter} for"
     lines = [
         "---",
         yaml.safe_dump(metadata, sort_keys=False).strip(),
