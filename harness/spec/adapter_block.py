@@ -15,9 +15,10 @@ Rank = Annotated[int, Field(ge=1, le=8192, strict=True)]
 class AdapterBlock(Block):
     """What is trained."""
 
-    type: Literal["lora", "bias", "norms"] = Field(
+    type: Literal["lora", "bias", "norms", "full"] = Field(
         default="lora",
-        description="lora: low-rank adapters, the base stays as it is; bias: the biases alone; norms: the norms alone",
+        description="lora: low-rank adapters, the base stays as it is; bias: the biases alone; norms: the norms alone; "
+        "full: all parameters, in float32",
     )
     r: Rank = Field(default=8, description="rank")
     alpha: Positive = Field(default=16.0, description="the update is scaled by alpha / r")
@@ -27,6 +28,11 @@ class AdapterBlock(Block):
     )
     dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
         default=0.0, description="fraction of the adapter's inputs that a step leaves out"
+    )
+    freeze_a: bool = Field(
+        default=False,
+        description="train each adapter's second factor alone and leave the first as it was drawn: the noise falls on "
+        "fewer weights",
     )
     rank_pattern: dict[Layer, Rank] = Field(
         default={}, description="ranks other than r, by the name of a layer or a regular expression of its end"

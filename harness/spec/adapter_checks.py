@@ -21,6 +21,8 @@ def check_adapter(draft: Draft) -> None:
             # A resolved spec has all keys, with the values that they have by themselves.
             if name != "type" and getattr(adapter, name) != field.default:
                 merged.add((*_PATH, name), f"is no parameter of {adapter.type}; only lora has it", at_key=True)
+        if adapter.type == "full" and draft.spec.model.dtype != "float32":
+            merged.add(("model", "dtype"), "must be float32 where all parameters are trained (adapter type: full)")
         return
     for key, patterns in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):
         for pattern in patterns:

@@ -46,6 +46,7 @@ def check(draft: Draft) -> None:
     _optimizer(draft)
     check_adapter(draft)
     _steps(draft)
+    _schedule(draft)
     _evaluation(draft)
     groups = _groups(draft)
     _weights(draft, groups)
@@ -161,6 +162,13 @@ def _steps(draft: Draft) -> None:
     if steps > MOST_PLD_STEPS:
         message = f"more than {MOST_PLD_STEPS} steps take the PLD accountant too long; use privacy.accountant: rdp"
         draft.merged.add(("train", "steps"), message)
+
+
+def _schedule(draft: Draft) -> None:
+    steps, warmup = draft.spec.train.steps, draft.spec.train.schedule.warmup
+    if draft.sure("train.steps", "train.schedule.warmup") and warmup >= steps:
+        message = f"{warmup} steps of warmup, but there are {steps} steps in all"
+        draft.merged.add(("train", "schedule", "warmup"), message)
 
 
 def _evaluation(draft: Draft) -> None:

@@ -65,6 +65,8 @@ def add_adapter(model: Any, block: AdapterBlock) -> Any:
         if block.type == "bias" and "lora_" in name:
             parameter.data.zero_()
             parameter.requires_grad_(False)
+        if block.freeze_a and ".lora_A." in name:
+            parameter.requires_grad_(False)
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapted

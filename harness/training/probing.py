@@ -64,7 +64,7 @@ def probe(engine: Engine, sink: UnitGradients, initial: Mapping[str, Tensor], lo
             raise UserError(
                 f"{trainable.name} gets no gradient: noise alone would move it; leave it out of the adapter"
             )
-    _check_causal(engine)
+    check_causal(engine)
 
 
 @contextmanager
@@ -83,10 +83,13 @@ def _reached(sink: UnitGradients) -> Iterator[set[str]]:
             handle.remove()
 
 
-def _check_causal(engine: Engine) -> None:
+def check_causal(engine: Engine) -> None:
     """No token may see what lies to its right: padding, whose length depends on others, has no mask.
 
-    The gradient of early outputs in later inputs must be exactly zero, at any dtype.
+    The gradient of early outputs in later inputs must be exactly zero, at any dtype. Collective.
+
+    Raises:
+        ArgumentError: The model is not causal.
     """
     seen: list[Tensor] = []
 
