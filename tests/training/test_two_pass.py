@@ -256,7 +256,8 @@ def test_noise_is_added_exactly_once(
     """
     sgd = {"optimizer": {"type": "sgd", "lr": 1.0}}
     options: dict[str, Any] = {"model": FULL, "train": sgd, "compute": on(stage, microbatch_tokens=TIGHT)}
-    somebody, nobody = mechanism(noise_std=0.7, steps=1), mechanism(noise_std=0.7, steps=2, rates=(1e-8, 1e-8))
+    somebody = mechanism(noise_std=0.7, steps=1)
+    nobody = mechanism(noise_std=0.7, steps=2, rates=(1e-8, 1e-8), users=(2e9, 1e9))
     runs = [
         new_run(bases("llama"), mechanism=one, **options)
         for one in (somebody, mechanism(noise_std=0.0, steps=1), nobody)
