@@ -192,7 +192,8 @@ class Series:
             self._note_progress(step)
             due = step % every == 0 or step == total
             if due:
-                check_moves(self.engine.parameters(), self.initial, step, private=self.mechanism.private)
+                whole = self.job.spec.model.adapter.type == "full"
+                check_moves(self.engine.parameters(), self.initial, step, private=self.mechanism.private, whole=whole)
                 self._evaluate(step)
             if due or stop:
                 self._checkpoint(step)

@@ -112,7 +112,14 @@ def check_causal(engine: Engine) -> None:
         )
 
 
-def check_moves(current: Mapping[str, Tensor], initial: Mapping[str, Tensor], step: int, *, private: bool) -> None:
+def check_moves(
+    current: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    step: int,
+    *,
+    private: bool,
+    whole: bool = False,
+) -> None:
     """Every trainable weight must have moved: one that didn't is not covered by clipping and noise.
 
     Args:
@@ -120,6 +127,8 @@ def check_moves(current: Mapping[str, Tensor], initial: Mapping[str, Tensor], st
         initial: And before the first.
         step: How many steps were taken.
         private: Whether there is noise.
+        whole: Whether all parameters are trained. Some have no gradient but rounding (a key's bias, which softmax
+            ignores); without noise they may stay.
 
     Raises:
         UserError: A weight did not move, or is no longer finite.
@@ -128,5 +137,5 @@ def check_moves(current: Mapping[str, Tensor], initial: Mapping[str, Tensor], st
         if not bool(torch.isfinite(value).all()):
             raise UserError(f"{name} is no longer finite after {step} steps; try a smaller train.optimizer.lr")
         # Without noise, LoRA's first factor has no gradient until its second one, zero at first, has moved.
-        if (private or step > 1) and torch.equal(value, initial[name]):
+        if (private or (step > 1 and not whole)) and torch.equal(value, initial[name]):
             raise UserError(f"{name} has not moved in {step} steps: the adapter would stay what it was")

@@ -15,7 +15,7 @@ from harness.privacy.randomness import Randomness
 from harness.training.checkpoints import load_newest
 from harness.training.job import Folder
 from tests.tiny import CHARACTERS, KEY, copy_run, made_posts, make_mechanism, make_run, save_base
-from tests.training import checks, reference
+from tests.training import checks
 from tests.training.reference import Reference, train_plainly
 from tests.training.whole import save_family
 
@@ -183,7 +183,6 @@ def test_gradient_checkpointing_and_offload_change_nothing(
         )
         for compute in (
             {"gradient_checkpointing": True, "deepspeed": {"stage": 1}},
-            {"gradient_checkpointing": True, "deepspeed": {"stage": 3}},
             {"deepspeed": {"stage": 2, "offload": "optimizer"}},
             {"deepspeed": {"stage": 3, "offload": "parameters"}},
         )
@@ -201,17 +200,15 @@ def test_a_user_whose_loss_is_not_finite_harms_nobody(
     new_run: Callable[..., Path],
     workers: Callable[[int], Any],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     budget: int,
 ) -> None:
-    """The embedding of "~" is beyond float32's squares, and one user wrote it.
+    """The embedding of "q" is not a number, and one user wrote it.
 
     Seen red (all weights are nan): a factor of zero times that user's gradient.
     """
 
     def edit(model: Any) -> None:
-        model.model.embed_tokens.weight[CHARACTERS.index("q")] = 1e30
-        model.model.layers[0].input_layernorm.weight.fill_(1e20)
+        model.model.embed_tokens.weight[CHARACTERS.index("q")] = float("nan")
 
     ill_base = save_base(tmp_path / "ill", edit=edit)
     posts = made_posts(12)
@@ -232,13 +229,6 @@ def test_a_user_whose_loss_is_not_finite_harms_nobody(
         )
         for stage in (1, 3)
     ]
-    real = reference.unit_gradient
-
-    def ill(model: Any, texts: list[list[int]], masks: Any = None) -> torch.Tensor:
-        gradient = real(model, texts, masks)
-        return gradient * float("nan") if any(CHARACTERS.index("q") in text for text in texts) else gradient
-
-    monkeypatch.setattr(reference, "unit_gradient", ill)
     wanted = train_plainly(runs[0])
     assert sum(not np.isfinite(norm) for step in wanted.norms for norm, _ in step) == 2
     for rank in workers(2)(checks.whole_updates, runs, 2):
@@ -266,7 +256,8 @@ def test_noise_is_added_exactly_once(
     """
     sgd = {"optimizer": {"type": "sgd", "lr": 1.0}}
     options: dict[str, Any] = {"model": FULL, "train": sgd, "compute": on(stage, microbatch_tokens=TIGHT)}
-    somebody, nobody = mechanism(noise_std=0.7, steps=1), mechanism(noise_std=0.7, steps=2, rates=(1e-8, 1e-8))
+    somebody = mechanism(noise_std=0.7, steps=1)
+    nobody = mechanism(noise_std=0.7, steps=2, rates=(1e-8, 1e-8), users=(2e9, 1e9))
     runs = [
         new_run(bases("llama"), mechanism=one, **options)
         for one in (somebody, mechanism(noise_std=0.0, steps=1), nobody)
