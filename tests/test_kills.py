@@ -48,6 +48,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "sampling": {"unit": "example", "examples_per_user": 2},
     },
 }
+FEW_SEED = 100
 SEEDS = range(12)
 KILLS = 5
 """Of a run in the long tests: 60 in all, but for the few runs that end before their last one."""
@@ -107,7 +108,8 @@ def _evaluates(place: Workplace, process: Process) -> bool:
     with contextlib.suppress(OSError, ValueError):
         now = read_json(folder.progress)
         newest = max((row["step"] for row in rows(folder.root) if row["series"] == now["series"]), default=-1)
-        return bool(now["step"] % EVERY == 0 and now["step"] > newest)
+        every = read_json(folder.private / "job.json")["spec"]["train"]["checkpoint_every"]
+        return bool(now["step"] % every == 0 and now["step"] > newest)
     return False
 
 
@@ -337,6 +339,15 @@ def new_place(tmp_path: Path) -> Iterator[Callable[[str], Workplace]]:
     for place in made:
         place.clean()
         shutil.rmtree(place.folder, ignore_errors=True)
+
+
+def test_a_few_kills(secret_run: Run, tmp_path: Path) -> None:
+    """Four of them, every day; two workers, ZeRO 2. Red with a key that is made anew on resume, or no worker lease."""
+    place = launching.secret_run(tmp_path / "place")
+    try:
+        assert_undisturbed(place, disturb(place, FEW_SEED, 4), secret_run.folder)
+    finally:
+        place.clean()
 
 
 @pytest.mark.slow
