@@ -39,11 +39,7 @@ def assert_stopped(place: Workplace, process: Process) -> None:
 
 
 def test_a_full_disk(secret_run: Run, place: Workplace) -> None:
-    """First the workers can write no checkpoint, then the driver no report; then there is room again.
-
-    Broken by workers that wait for their first one for ever, by an error that is shown as a bug of ours, and by a
-    failure that can't be told because it can't be written.
-    """
+    """First the workers can write no checkpoint, then the driver no report; then there is room again."""
     process = place.start_with_key(KEY)
     process.worker()
     process.until(lambda: released_step(place) >= 2, "a step was released")

@@ -342,7 +342,7 @@ def new_place(tmp_path: Path) -> Iterator[Callable[[str], Workplace]]:
 
 
 def test_a_few_kills(secret_run: Run, tmp_path: Path) -> None:
-    """Four of them, every day; two workers, ZeRO 2. Red with a key that is made anew on resume, or no worker lease."""
+    """Four of them, every day; two workers, ZeRO 2."""
     place = launching.secret_run(tmp_path / "place")
     try:
         assert_undisturbed(place, disturb(place, FEW_SEED, 4), secret_run.folder)
