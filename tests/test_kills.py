@@ -48,6 +48,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "sampling": {"unit": "example", "examples_per_user": 2},
     },
 }
+PICKLED = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt"}
 FEW_SEED = 100
 SEEDS = range(12)
 KILLS = 5
@@ -246,9 +247,16 @@ class Disturbed:
     def _look(self) -> None:
         """What is released stays released, as it was."""
         folder = _folder(self.place)
-        now = rows(folder.root) if folder is not None else []
+        if folder is None:
+            return
+        now = rows(folder.root)
         assert now[: len(self.released)] == self.released
         self.released = now
+        files = {path.name for path in folder.private.glob("checkpoints/*/step-*/*")}
+        assert files <= {"parameters.safetensors", "optimizer.safetensors", "state.json", "sha256.json"}
+        for series in folder.private.glob("checkpoints/*"):
+            assert len(list(series.glob("step-*"))) <= 3  # two, and for a moment the one that replaces the older
+        assert not [path for path in folder.root.rglob("*") if path.suffix in PICKLED]
 
 
 def _errors(place: Workplace) -> str:
@@ -294,8 +302,7 @@ def assert_undisturbed(place: Workplace, folder: Path, undisturbed: Path) -> Non
 def left_behind(run: Path) -> list[str]:
     """What must not outlive a run: key, checkpoints, Ray's own state, half-written files, anything pickled."""
     gone = [run / "private" / name for name in ("key", "checkpoints", "ray")]
-    pickled = {".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt"}
-    halves = [path for path in run.rglob("*") if path.name.startswith(".") or path.suffix in pickled]
+    halves = [path for path in run.rglob("*") if path.name.startswith(".") or path.suffix in PICKLED]
     return [str(path.relative_to(run)) for path in (*gone, *halves) if path.exists()]
 
 
