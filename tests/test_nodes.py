@@ -223,10 +223,7 @@ def test_a_lost_node_without_another(undisturbed: Run, nodes: Nodes, new_place: 
 
 
 def test_workers_that_come_and_go(undisturbed: Run, nodes: Nodes, new_place: Callable[..., Workplace]) -> None:
-    """{min: 1, max: 2}: the second node that joins gets a worker, its loss takes it away; the draws stay the same.
-
-    Broken by draws that depend on the number of workers, and by a lost node that ends the run.
-    """
+    """{min: 1, max: 2}: the second node that joins gets a worker, its loss takes it away; the draws stay the same."""
     nodes.add()
     place = new_place({"min": 1, "max": 2})
     process = start(place, nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -153,6 +154,30 @@ def crashed_in_checkpoint(run_dir: Path, step: int, *, orderly: bool) -> tuple[s
         except Crash:
             return "crashed", rows
     return "returned", rows
+
+
+def train_on_a_full_disk(run_dir: Path, what: str) -> str | None:
+    """`loop.train` whose writer `what` is refused by the system, once step 4 is due or later; returns the failure."""
+    owner, name = (checkpoints, "save") if what == "checkpoints.save" else (loop, what)
+    real, limits = getattr(owner, name), resource.getrlimit(resource.RLIMIT_FSIZE)
+    refused = name.startswith(("write", "append_private")) or name == "save_adapter"
+    calls = 0
+
+    def fails(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls <= 2 and not refused:
+            return real(*arguments)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))
+        try:
+            return real(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with mock.patch.object(owner, name, fails):
+        failure = loop.train(run_dir)
+    dist.barrier()
+    return None if failure is None else failure.message
 
 
 def evaluated(run_dir: Path, budgets: Sequence[int]) -> list[Mapping[str, float]]:
