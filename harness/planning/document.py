@@ -53,6 +53,7 @@ def document(plan: Plan) -> dict[str, Any]:
         },
         "train": spec.train.model_dump(mode="json"),
         "compute": spec.compute.model_dump(mode="json"),
+        "memory": None if plan.memory is None else plan.memory.document(),
         "plugins": _plugins(plan),
         "notes": notes(plan),
         "spec": plan.loaded.resolved,
@@ -152,6 +153,8 @@ def notes(plan: Plan) -> list[str]:
             "Groups are sampled differently: the same (ε, δ) then hides different trade-offs. δ(0) and the curve of "
             "each group say what its users are exposed to at other ε."
         )
+    if plan.memory is not None:
+        found += plan.memory.notes()
     if plan.ledger is None:
         return [*found, "No ledger (privacy.ledger: null): what runs on this data set spend is not recorded."]
     return found + plan.ledger.notes()

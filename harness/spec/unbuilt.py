@@ -27,7 +27,6 @@ def _block(value: Any) -> bool:
 # Values that this version knows the key of, but does not have.
 _VALUES: dict[str, tuple[str, ...]] = {
     "model.adapter.type": ("full",),
-    "compute.microbatch_tokens": ("auto",),
 }
 # Path; what of its values is refused; whether this version knows the key with other values.
 _TABLE: tuple[tuple[str, _Test, bool], ...] = (

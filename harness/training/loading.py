@@ -46,7 +46,7 @@ def load_base(folder: Path, dtype: Literal["float32", "bfloat16"], sharding: Dee
 
 def _switch(dtype: str, sharding: DeepspeedBlock) -> Any:
     import deepspeed
-    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     from harness.training import engine
 
@@ -56,4 +56,4 @@ def _switch(dtype: str, sharding: DeepspeedBlock) -> Any:
     # Weights are made in the dtype that this says, whatever `from_pretrained` is asked for. In the engine the flag
     # stays off: there it would cast the float32 adapters.
     config["bf16"] = {"enabled": dtype == "bfloat16"}
-    return HfDeepSpeedConfig(config)
+    return HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
