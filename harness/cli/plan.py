@@ -29,11 +29,13 @@ def plan(
     resolved spec comes from. Predicts what memory a worker needs, and exits with 4 where this machine has not got it.
     """
     from harness.errors import MachineError
-    from harness.planning import make_plan
-    from harness.spec import load_spec
 
-    planned = make_plan(load_spec(spec, overrides or []))
-    document = planned.document()
+    with console.uncollected():
+        from harness.planning import make_plan
+        from harness.spec import load_spec
+
+        planned = make_plan(load_spec(spec, overrides or []))
+        document = planned.document()
     if json:
         console.emit_json(document)
     else:

@@ -25,8 +25,8 @@ GPU_CONTEXT = 600 * MIB
 RAY = 900 * MIB
 """Ray's own processes on the machine, and the driver."""
 
-HEAD: int | None = None
-"""Most bytes that the output layer works in at a time; None: the logits of all tokens of a micro-batch."""
+HEAD: int | None = 96 * MIB
+"""Most bytes that the output layer works in at a time, a few tokens after the other; None: all logits at once."""
 
 WHOLE_BELOW = 100_000
 """ZeRO 3 keeps weights of fewer elements whole on every worker."""
@@ -38,7 +38,7 @@ _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}
 _FLAT_VECTORS = 4
 # Per token and word of the vocabulary: softmax, its gradient and that of the logits, in float32, are there at once,
 # and beside them logits in the base's type, where that is another.
-_HEAD_BYTES = {4: 12, 2: 14}
+_HEAD_BYTES = {4: 16, 2: 14}
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,18 @@ class Setting:
     def of(cls, spec: Spec, shape: Shape, tokens: int, *, gpu: bool) -> Setting:
         """That of a spec, with so many tokens in a micro-batch."""
         adapter, compute, optimizer = spec.model.adapter, spec.compute, spec.train.optimizer
-        full = str(adapter.type) == "full"
+        full = adapter.type == "full"
         base_bytes = 2 if spec.model.dtype == "bfloat16" else 4
-        targets = tuple(adapter.targets)
         return cls(
             tokens=tokens,
             longest=spec.data.max_tokens,
-            workers=compute.workers,
+            workers=compute.fewest_workers,
             stage=compute.deepspeed.stage,
             offload=compute.deepspeed.offload,
             checkpointing=compute.gradient_checkpointing,
             base_bytes=4 if full else base_bytes,
-            coordinates=shape.parameters if full else shape.adapter_coordinates(targets, adapter.r),
-            inputs=0 if full else shape.adapter_inputs(targets, shared=base_bytes == 4),
+            coordinates=shape.trained(adapter),
+            inputs=0 if adapter.type != "lora" else shape.adapter_inputs(adapter.targets, shared=base_bytes == 4),
             full=full,
             moments=0 if optimizer.type == "sgd" and not optimizer.momentum else _MOMENTS[optimizer.type],
             gpu=gpu,

@@ -122,7 +122,7 @@ def look_at_memory(
         available, reason = None, "what is free on the cluster is unknown"
     place = folder or find_folder(spec.model.base, loaded.base_dir, default_cache_dir())
     shape = None if place is None else read_shape(place)
-    workers, asked = spec.compute.workers, spec.compute.microbatch_tokens
+    workers, asked = spec.compute.fewest_workers, spec.compute.microbatch_tokens
     if shape is None:
         missing = "the base is not on this machine yet" if place is None else "the base's config.json says too little"
         fallback = asked if isinstance(asked, int) else max(CPU_TOKENS, spec.data.max_tokens)

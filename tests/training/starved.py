@@ -26,7 +26,14 @@ def main() -> int:
     held = int(status["VmData"].split()[0]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (held + mib * 2**20, resource.RLIM_INFINITY))
     if sys.argv[3:] == ["try"]:
-        print(try_out(series.engine, series.sink, 8192, job.spec.data.max_tokens))
+        print(
+            try_out(
+                series.engine,
+                series.update.sink,  # type: ignore[attr-defined]
+                8192,
+                job.spec.data.max_tokens,
+            )
+        )
         return 0
     try:
         assert series.run()

@@ -29,7 +29,7 @@ def prepared(target: Path, base: Path, cache: Path, stage: int, optimizer: dict[
         base,
         cache=cache,
         mechanism=make_mechanism(steps=5, noise_std=0.5),
-        train={"checkpoint_every": 2, "optimizer": optimizer},
+        train={"checkpoint_every": 2, "optimizer": optimizer, "schedule": {"type": "linear", "warmup": 2}},
         compute={"deepspeed": {"stage": stage}, "microbatch_tokens": 70},
         **more,
     )
