@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.planning.plan import Plan, noise_to_signal
+from harness.planning.room import CPU_TOKENS
 from harness.plugins import noise
 from harness.privacy.accounting import charges_epsilon, choice_epsilon
 from harness.privacy.mechanism import Charge
@@ -167,7 +168,8 @@ def _full_in_words(plan: Plan) -> list[str]:
     if spec.model.adapter.type != "full":
         return []
     most = max(g.examples_per_user for g in plan.mechanism.groups) if plan.mechanism.sampling_unit == "user" else 1
-    tokens, budget = most * spec.data.max_tokens, spec.compute.microbatch_tokens
+    tokens = most * spec.data.max_tokens
+    budget = CPU_TOKENS if plan.memory is None else plan.memory.tokens
     begin = "All parameters are trained: each unit's gradient norm is found in a pass of its own, without the gradient."
     if tokens <= budget:
         return [f"{begin} A unit's {tokens} tokens at most (examples_per_user × max_tokens) fit into one micro-batch."]
