@@ -145,7 +145,10 @@ LEVERS: dict[str, dict[str, Any]] = {
 def test_levers(
     new_run: Callable[..., Path], bases: Callable[[str], Path], workers: Callable[[int], Any], lever: str
 ) -> None:
-    """An adaptive clip, whose bits are counted once per unit, and sampled examples; with the same noise."""
+    """An adaptive clip, whose bits are counted once per unit, and sampled examples; with the same noise.
+
+    Seen red: bits of a cut unit counted in each of its micro-batches.
+    """
     runs = [
         new_run(
             bases("llama"),
