@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness.errors import MachineError
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 def private_folder(path: Path) -> Path:
@@ -58,6 +61,22 @@ def append_private(path: Path, content: bytes) -> None:
     """Appends to a file that is 0600 from its first moment on."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
         file.write(content)
+
+
+def is_unwritable(error: BaseException) -> bool:
+    """Whether an error says that a disk takes no more: full, over a quota or a limit, read-only, broken."""
+    return isinstance(error, OSError) and error.errno in UNWRITABLE
+
+
+def unwritable(error: BaseException, path: Path) -> MachineError:
+    """What a user is told of a disk that takes no more.
+
+    Args:
+        error: Of the system, or of a library.
+        path: What was to be written, or where.
+    """
+    reason = getattr(error, "strerror", None) or error
+    return MachineError(f"{path} could not be written: {reason}")
 
 
 def as_json(document: Mapping[str, Any]) -> str:

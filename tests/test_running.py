@@ -85,8 +85,8 @@ def test_the_undisturbed_run(secret_run: Run) -> None:
 def test_a_killed_driver(secret_run: Run, place: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL to the driver: `--resume` ends in bitwise the same adapter; a changed spec or data can't go on.
 
-    Breaks: draw the noise from `os.urandom`; do not restore the optimizer's state; leave `optimizer` or `data` out of
-    `run_digest`; no lease.
+    Breaks: draw the noise from `os.urandom`; do not restore the optimizer's state; leave `optimizer`, `schedule` or
+    `data` out of `run_digest`; no lease.
     """
     process = mid_run(place)
     folder = place.run_folder()
@@ -100,6 +100,7 @@ def test_a_killed_driver(secret_run: Run, place: Workplace, capsys: pytest.Captu
     for change, part in {
         "train.optimizer.lr=0.02": "optimizer", "train.steps=17": "mechanism and guarantee", "seed=4": "seed",
         "clipping.norm=0.6": "mechanism and guarantee", "model.adapter.alpha=9": "adapter",
+        "train.schedule.type=linear": "schedule",
     }.items():  # fmt: skip
         assert f"was begun with another {part}: it can't be resumed with this" in refused(place, capsys, change)
     data = place.posts.read_bytes()

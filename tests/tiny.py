@@ -114,7 +114,7 @@ def make_spec(base: Path, posts: Path, **changes: Any) -> Spec:
         "model": {
             "base": str(base),
             "dtype": "float32",
-            "adapter": {"r": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]},
+            "adapter": {"r": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "freeze_a": False},
         },
         "segmentation": {"type": "attribute", "column": "plan"},
         "privacy": {"epsilon": 8, "delta": 1e-5},
@@ -136,6 +136,8 @@ def make_spec(base: Path, posts: Path, **changes: Any) -> Spec:
 
 def _merged(document: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(document)
+    if changes.get("type", "lora") != result.get("type", "lora") or changes.get("type") == "full":
+        result = {}  # another kind of thing, with keys of its own
     for key, value in changes.items():
         old = result.get(key)
         result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value

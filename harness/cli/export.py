@@ -24,7 +24,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
-    """Merge a finished run's adapter into its base model.
+    """Merge a finished run's adapter into its base model; of a run that trained all of it, copy the model.
 
     The folder holds a whole model with its tokenizer and a card that states the guarantee; transformers loads it.
     """
@@ -33,7 +33,9 @@ def export(
 
     folder = finished_run(run, out)
     if not merge:
-        raise ArgumentError(f"say --merge for the whole model; the adapter itself is in {folder / 'adapter'}")
+        made = "model" if (folder / "model").exists() else "adapter"
+        copy = "a copy of it" if made == "model" else "the whole model"
+        raise ArgumentError(f"say --merge for {copy}; the {made} itself is in {folder / made}")
     target = (to.expanduser() if to else folder / "merged").absolute()
     from harness.cache import default_cache_dir
     from harness.reporting.model_card import model_card

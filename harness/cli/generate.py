@@ -57,7 +57,8 @@ def finished_run(name: str, out: Path) -> Path:
 
     folder = find_run(name, out)
     status = status_of(folder)
-    if status != FINISHED or not (folder / "adapter" / "adapter_model.safetensors").exists():
+    made = (folder / "adapter" / "adapter_model.safetensors", folder / "model" / "config.json")
+    if status != FINISHED or not any(path.exists() for path in made):
         raise ArgumentError(f"{folder} is not finished ({status}): go on with it by uudp run … --resume")
     if not is_private(folder):
         console.err("warning: NOT PRIVATE: this model was trained without noise, and may repeat what users wrote")

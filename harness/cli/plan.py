@@ -28,10 +28,11 @@ def plan(
     norm, noise multiplier σ and sampling rate, notes on what the guarantee covers, and where every value of the
     resolved spec comes from.
     """
-    from harness.planning import make_plan
-    from harness.spec import load_spec
+    with console.uncollected():
+        from harness.planning import make_plan
+        from harness.spec import load_spec
 
-    document = make_plan(load_spec(spec, overrides or [])).document()
+        document = make_plan(load_spec(spec, overrides or [])).document()
     if json:
         console.emit_json(document)
         return

@@ -68,7 +68,8 @@ def run(
         return
     for line in _outcome(result.summary):
         console.out(line)
-    console.out(f"adapter: {result.folder / 'adapter'}")
+    made = "model" if (result.folder / "model").exists() else "adapter"
+    console.out(f"{made}: {result.folder / made}")
     console.out(f"report: {result.report}" if result.report else f"run: {result.folder}")
 
 
@@ -92,9 +93,12 @@ def _run(
     from harness.errors import BudgetError
     from harness.planning import make_plan
     from harness.running import run as execute
+    from harness.running.spending import give_back_unbegun
     from harness.spec import load_spec
 
-    plan = make_plan(load_spec(spec, overrides))
+    loaded, observer = load_spec(spec, overrides), _console()
+    give_back_unbegun(loaded, out, observer)  # before the plan looks at what is left
+    plan = make_plan(loaded)
     if resume and plan.ledger is not None:  # it has reserved, and is itself part of what is spent
         plan = replace(plan, ledger=replace(plan.ledger, refusal=None))
     for line in describe(plan.document()):
@@ -103,7 +107,7 @@ def _run(
     if plan.ledger is not None and plan.ledger.refusal is not None:
         raise BudgetError(plan.ledger.refusal)
     _ask(yes)
-    return execute(plan, out=out, resume=resume, run_id=which, not_private=not_private, observer=_console())
+    return execute(plan, out=out, resume=resume, run_id=which, not_private=not_private, observer=observer)
 
 
 def resume_command(spec: str, overrides: Sequence[str], run_id: str, yes: bool, not_private: bool, out: Path) -> str:

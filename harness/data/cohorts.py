@@ -20,6 +20,13 @@ from numpy.typing import NDArray
 from harness.privacy.mechanism import GroupMechanism, Mechanism
 from harness.privacy.randomness import Randomness
 
+_NARROW = 256
+"""Rows that examples share may always be so long: attention over them is cheap, and gaps at their ends are few."""
+_COSTLY = 4096
+"""Attention over rows of this length costs about as much as all else of a token."""
+_PAYS = 1.03
+"""A row per example needs no mask: sharing has to be worth that."""
+
 
 class ExampleIndex(Protocol):
     """What cohorts need of a corpus: which examples are whose, and how long they are."""
@@ -189,7 +196,7 @@ def micro_batches(
         units: The worker's share.
         lengths: Tokens of every example of the corpus.
         budget: Tokens of a micro-batch: rows times the longest of them.
-        pack: Whether short examples may share a row, which is never longer than the longest example is.
+        pack: Whether short examples may share a row. They do so in micro-batches that hold more tokens for it.
     """
     rest: list[tuple[int, Unit]] = []
     for unit in sorted(units, key=lambda u: (-max(int(lengths[e]) for e in u.examples), u.user, u.examples)):
@@ -199,15 +206,31 @@ def micro_batches(
     batches: list[MicroBatch] = []
     start = 0
     while start < len(rest):
-        rows = _Rows(longest[start] if pack else 0)
-        end = start
-        while end < len(rest) and (rows.tokens_with(sizes[end]) <= budget or end == start):
-            rows.add(sizes[end])
-            end += 1
+        rows = _filled(sizes, start, budget, capacity=0)
+        if pack:
+            widths = {longest[start], max(longest[start], min(_NARROW, budget)), max(longest[start], budget // 2)}
+            packed = [
+                _filled(sizes, start, budget, capacity=w)
+                for w in sorted(widths)
+                if w <= 2 * max(longest[start], _NARROW)
+            ]
+            best = max(packed, key=lambda r: r.worth)
+            rows = best if best.worth > _PAYS * rows.worth else rows
+        end = start + len(rows.lines)
         continues = end < len(rest) and rest[end][1] is rest[end - 1][1]
         batches.append(_micro_batch(rest[start:end], rows.lines, continues))
         start = end
     return batches
+
+
+def _filled(sizes: Sequence[int], start: int, budget: int, capacity: int) -> _Rows:
+    """Rows with as many examples as the budget allows, and at least one."""
+    rows = _Rows(capacity)
+    for size in itertools.islice(sizes, start, None):
+        if rows.lines and rows.tokens_with(size) > budget:
+            break
+        rows.add(size)
+    return rows
 
 
 class _Rows:
@@ -217,6 +240,11 @@ class _Rows:
         self.capacity, self.widest = capacity, 0
         self.filled: list[int] = []
         self.lines: list[int] = []
+
+    @property
+    def worth(self) -> float:
+        """Tokens that are not padding, for what all of them cost."""
+        return sum(self.filled) / (len(self.filled) * self.widest * (1 + self.widest / _COSTLY))
 
     def _line(self, length: int) -> int:
         if not self.capacity:

@@ -147,6 +147,7 @@ def notes(plan: Plan) -> list[str]:
         found.append("The data are declared public: a demonstration. The accounting is that of private data.")
     if spec.evaluation.ordinary and plan.mechanism.private:
         found.append("For comparison, the same steps are also trained without clipping and noise.")
+    found += _full_in_words(plan)
     if plan.trade_offs:
         found.append(
             "Groups are sampled differently: the same (ε, δ) then hides different trade-offs. δ(0) and the curve of "
@@ -155,6 +156,23 @@ def notes(plan: Plan) -> list[str]:
     if plan.ledger is None:
         return [*found, "No ledger (privacy.ledger: null): what runs on this data set spend is not recorded."]
     return found + plan.ledger.notes()
+
+
+def _full_in_words(plan: Plan) -> list[str]:
+    """How units' norms are found where all parameters are trained, by public bounds alone."""
+    spec = plan.spec
+    if spec.model.adapter.type != "full":
+        return []
+    most = max(g.examples_per_user for g in plan.mechanism.groups) if plan.mechanism.sampling_unit == "user" else 1
+    tokens, budget = most * spec.data.max_tokens, spec.compute.microbatch_tokens
+    begin = "All parameters are trained: each unit's gradient norm is found in a pass of its own, without the gradient."
+    if tokens <= budget:
+        return [f"{begin} A unit's {tokens} tokens at most (examples_per_user × max_tokens) fit into one micro-batch."]
+    return [
+        f"{begin} A unit can have up to {tokens} tokens (examples_per_user × max_tokens), more than a micro-batch's "
+        f"{budget}: the gradient of a unit that is cut is held whole for its norm, which takes one or two float32 "
+        "copies of the model more on that worker; a larger compute.microbatch_tokens avoids it."
+    ]
 
 
 def _choice_in_words(plan: Plan) -> list[str]:

@@ -20,6 +20,8 @@ Accountant = Literal["pld", "rdp"]
 GRID_TOLERANCE = 1e-4
 COARSEST = 800
 """Of a first grid: ε divided by this, so that few halvings follow."""
+DRAFT_TOLERANCE, DRAFT_COARSEST = 5e-3, 100
+"""The same where half a percent is enough."""
 MANY_STEPS = 20_000
 """From here on the grid is refined until halving it changes ε by less than `MANY_STEPS_TOLERANCE`."""
 MANY_STEPS_TOLERANCE = 1e-3
@@ -36,6 +38,7 @@ def rdp_epsilon(event: DpEvent, delta: float) -> float:
     return float(accountant().compose(event).get_epsilon(delta))
 
 
+@functools.lru_cache(maxsize=4096)  # a search and a check of the grid ask for the same ones
 def pld_epsilon(event: DpEvent, delta: float, grid: float) -> float:
     """ε at `delta` by a privacy loss distribution discretised at `grid` (nats); an upper bound at any grid."""
     return float(_pld(event, grid).get_epsilon(delta))
@@ -97,13 +100,14 @@ def _one_step(step: DpEvent) -> float | None:
     return most - math.log1p(rate * math.expm1(-min(furthest, 30)))
 
 
+@functools.lru_cache(maxsize=4096)
 def rough_epsilon(event: DpEvent, delta: float) -> float:
     """About how large ε is: an upper bound from a few Rényi orders, in milliseconds."""
     from harness.privacy.renyi import accountant
 
     # Of several examples, Rényi DP explodes at orders at which a loss that hardly ever happens counts most.
     several = any(hasattr(step, "sensitivities") for step, _ in parts(event))
-    orders = (1.1, 1.25, 1.5, 2, 3, 4, 6, 8, 16, 32, 64) if several else (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 512)
+    orders = (1.1, 1.25, 1.5, 2, 3, 4, 6, 8, 16, 32, 64) if several else (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
     return float(accountant(orders).compose(event).get_epsilon(delta))
 
 
@@ -116,16 +120,18 @@ def settled_grid(event: DpEvent, delta: float) -> float:
     return _settle(event, delta)[1]
 
 
-def _settle(event: DpEvent, delta: float, tolerance: float = GRID_TOLERANCE) -> tuple[float, float]:
+def _settle(
+    event: DpEvent, delta: float, tolerance: float = GRID_TOLERANCE, coarsest: int = COARSEST
+) -> tuple[float, float]:
     many = _steps(event) >= MANY_STEPS
     if many:
         tolerance = max(tolerance, MANY_STEPS_TOLERANCE)
     # A power of two, so that nearby mechanisms are accounted on the same grid.
-    grid = _dense(event, 2.0 ** math.floor(math.log2(max(rough_epsilon(event, delta), 1e-6) / COARSEST)))
+    grid = _dense(event, 2.0 ** math.floor(math.log2(max(rough_epsilon(event, delta), 1e-6) / coarsest)))
     coarse, gap = pld_epsilon(event, delta, grid), math.inf
     # Where Rényi DP was loose, the first grid is too coarse to begin with.
     if coarse > 0 and math.isfinite(coarse):
-        grid = min(grid, 2 * _dense(event, 2.0 ** math.floor(math.log2(coarse / COARSEST))))
+        grid = min(grid, 2 * _dense(event, 2.0 ** math.floor(math.log2(coarse / coarsest))))
     for _ in range(12):
         grid /= 2
         fine = pld_epsilon(event, delta, grid)
@@ -269,21 +275,17 @@ def _spent(mechanism: Mechanism, marks: list[int], delta: float, accountant: Acc
 def _drafted_curve(events: list[DpEvent], delta: float, accountant: Accountant) -> dict[DpEvent, float]:
     """ε of each of these events, which grow, to about half a percent from above.
 
-    The grid is settled for the first and the last one that a privacy loss distribution answers for; between them it is
-    the finer one of the two.
+    The grid is settled for the first and the last one that cost anything; between them it is the finer one of the two.
     """
-    scales = {event: rough_epsilon(event, delta) for event in events}
-    found = {event: scale for event, scale in scales.items() if scale == 0}
-    found |= {
-        e: rdp_epsilon(e, delta) for e, scale in scales.items() if accountant == "rdp" or not scale <= LARGEST_PLD
-    }
-    left = [event for event in events if event not in found]
-    ends = {event: _settle(event, delta, 5e-3) for event in (left[0], left[-1])} if left else {}
-    found |= {event: value for event, (value, _) in ends.items()}
-    for event in left:
-        if event not in found:
-            found[event] = pld_epsilon(event, delta, min(grid for _, grid in ends.values()))
-    return found
+    free = next((i for i, event in enumerate(events) if rough_epsilon(event, delta) > 0), len(events))
+    found, left = dict.fromkeys(events[:free], 0.0), events[free:]
+    if not left:
+        return found
+    if accountant == "rdp" or not rough_epsilon(left[-1], delta) <= LARGEST_PLD:
+        return found | {event: _drafted(event, delta, accountant) for event in left}
+    settled = {e: _settle(e, delta, DRAFT_TOLERANCE, DRAFT_COARSEST) for e in (left[0], left[-1])}
+    grid = min(grid for _, grid in settled.values())
+    return found | {e: settled[e][0] if e in settled else pld_epsilon(e, delta, grid) for e in left}
 
 
 def _most_exposed(mechanism: Mechanism) -> list[int]:
@@ -304,7 +306,7 @@ def _drafted(event: DpEvent, delta: float, accountant: Accountant) -> float:
     scale = rough_epsilon(event, delta)
     if accountant == "rdp" or scale == 0 or not scale <= LARGEST_PLD:
         return rdp_epsilon(event, delta)
-    return _settle(event, delta, 5e-3)[0]
+    return _settle(event, delta, DRAFT_TOLERANCE, DRAFT_COARSEST)[0]
 
 
 def trade_offs(

@@ -11,11 +11,16 @@ from harness.privacy.accounting import Accountant, charges_epsilon, group_epsilo
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.remembering import remembered
+from harness.privacy.roots import falling_root
 from harness.privacy.terms import Levers, Terms
 
 LARGEST_MULTIPLIER = 1e6
 SMALLEST_MULTIPLIER = 0.02
 """Below it, a release says practically everything, and no accountant has anything to say."""
+COARSE = 400
+"""ε over the grid of a first search."""
+DRAFT, FINE = 1e-3, 3e-7
+"""Of log σ: tolerance of the first search and of the last one."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -28,69 +33,75 @@ def noise_multiplier(target: float, exposure: Exposure) -> float:
         exposure: Everything but the noise.
 
     Returns:
-        σ, within a relative 1e-5 of the smallest; ε at σ is at most `target`.
+        σ, within a relative 1e-5 of the smallest; ε at σ is at most `target`. At least `SMALLEST_MULTIPLIER`.
 
     Raises:
         BudgetError: No σ up to 10⁶ is enough.
     """
-    sigma, coarse = _bracketed(target, exposure)
-    if sigma <= SMALLEST_MULTIPLIER:
-        return _within(exposure.epsilon, sigma, target)
-    on_grid = functools.cache(exposure.epsilon_on)  # the solver asks for its ends again
-    fine = exposure.settled_grid(sigma) if exposure.accountant == "pld" else coarse
-    # A finer grid gives a smaller ε, so the answer lies at the coarse one or below it.
-    low, high, step = sigma, sigma * 1.001, 1.01
-    while on_grid(low, fine) <= target and low > SMALLEST_MULTIPLIER:
-        high, low, step = low, low / step, step**3
-    sigma = _solve(lambda x: on_grid(x, fine), low, high, target, 1e-7)
+    sigma, slope = _drafted(target, exposure)
+    if sigma > SMALLEST_MULTIPLIER and exposure.accountant == "pld":
+        sigma, _ = _solved(target, exposure, exposure.settled_grid(sigma), sigma, slope, FINE)
     return _within(exposure.epsilon, sigma, target)
 
 
 @remembered
 def drafted_multiplier(target: float, exposure: Exposure) -> float:
     """`noise_multiplier` to about two percent, in a fraction of the time: to compare, never to train with."""
-    return _bracketed(target, exposure)[0]
+    return _drafted(target, exposure)[0]
 
 
-def _bracketed(target: float, exposure: Exposure) -> tuple[float, float]:
-    """σ on a coarse grid, never below the right one, and that grid (nats)."""
+def _drafted(target: float, exposure: Exposure) -> tuple[float, float]:
+    """σ on a coarse grid (by RDP: as fine as it gets), and ∂ log ε / ∂ log σ there."""
     _check_reach(target, exposure)
-    on_grid = functools.cache(exposure.epsilon_on)
     # Never so coarse that e^grid overflows.
-    coarse = min(target / 100, 0.5)
-    high = _first_guess(target, exposure)
-    while on_grid(high, coarse) > target:
-        high *= 2
-        if high > LARGEST_MULTIPLIER:
-            raise BudgetError(
-                f"no noise reaches ε = {target:g} at δ = {exposure.delta:g} in {exposure.steps} steps "
-                f"at rate {exposure.rate:g}"
-            )
-    low, step = max(high / 1.2, SMALLEST_MULTIPLIER), 1.44
-    while on_grid(low, coarse) <= target:
-        if low <= SMALLEST_MULTIPLIER:
-            return low, coarse
-        high, low, step = low, max(low / step, SMALLEST_MULTIPLIER), min(step**2, 2.0)
-    return _solve(lambda x: on_grid(x, coarse), low, high, target, 1e-3), coarse
+    grid, tolerance = (min(target / COARSE, 0.5), DRAFT) if exposure.accountant == "pld" else (0.0, FINE)
+    return _solved(target, exposure, grid, _first_guess(target, exposure), -1.5, tolerance)
+
+
+def _solved(
+    target: float, exposure: Exposure, grid: float, start: float, slope: float, tolerance: float
+) -> tuple[float, float]:
+    """The least σ with which ε on this grid (nats) is within `target`, not below it, and the slope there."""
+    found = falling_root(
+        lambda x: _log_ratio(exposure.epsilon_on(math.exp(x), grid), target),
+        math.log(start),
+        slope,
+        tolerance,
+        math.log(SMALLEST_MULTIPLIER),
+        math.log(LARGEST_MULTIPLIER),
+    )
+    if found is None:
+        raise BudgetError(
+            f"no noise reaches ε = {target:g} at δ = {exposure.delta:g} in {exposure.steps} steps "
+            f"at rate {exposure.rate:g}"
+        )
+    return math.exp(found[0]), found[1]
+
+
+def _log_ratio(value: float, target: float) -> float:
+    """log(ε / target): about a straight line in log σ. Where δ alone covers a release, ε is 0, without a logarithm."""
+    return min(max(math.log(max(value, 1e-300) / target), -3.0), 3.0)
 
 
 def _first_guess(target: float, exposure: Exposure) -> float:
-    """σ to begin with: where Rényi DP is quick it lies a little above the right one, which saves half of the search."""
-    if exposure.examples > 1 or exposure.schedule or exposure.charges:
-        return 1.0
-
-    def over(sigma: float) -> bool:
-        return rough_epsilon(exposure.event(sigma), exposure.delta) > target
-
-    low, high = 0.5, 1.0
-    while over(high) and high < LARGEST_MULTIPLIER:
-        low, high = high, 2 * high
-    while not over(low) and low > SMALLEST_MULTIPLIER:
-        low, high = low / 2, low
-    while high > 1.02 * low:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if over(middle) else (low, middle)
-    return max(high, SMALLEST_MULTIPLIER)
+    """σ to begin with, by a few Rényi orders, of the plain run that is most like this one."""
+    # A user with a few small chances per step is much like one with a single larger one.
+    plain = exposure.of(
+        rate=min(1.0, exposure.rate * exposure.examples), unit="user", examples=1, schedule=(), charges=()
+    )
+    found = falling_root(
+        lambda x: _log_ratio(rough_epsilon(plain.event(math.exp(x)), plain.delta), target),
+        0.0,
+        -1.5,
+        0.05,
+        math.log(SMALLEST_MULTIPLIER),
+        math.log(LARGEST_MULTIPLIER),
+    )
+    if found is None:
+        return LARGEST_MULTIPLIER
+    # Small losses add up by their squares.
+    mean = sum(s.steps * (s.clip / s.noise) ** 2 for s in exposure.schedule) / exposure.steps
+    return math.exp(found[0]) * (math.sqrt(mean) if exposure.schedule else 1.0)
 
 
 def _check_reach(target: float, exposure: Exposure) -> None:
@@ -109,18 +120,6 @@ def _within(exact: Callable[[float], float], sigma: float, target: float) -> flo
         sigma *= 1 + step
         step *= 2
     return sigma
-
-
-def _solve(function: Callable[[float], float], low: float, high: float, target: float, tolerance: float) -> float:
-    """The σ in [low, high] at which a falling `function` meets `target`, to a relative `tolerance`, not below."""
-    from scipy.optimize import brentq
-
-    def gap(x: float) -> float:
-        return math.log(max(function(math.exp(x)), 1e-300) / target)  # δ alone may cover it: ε = 0
-
-    if gap(math.log(low)) <= 0:
-        return low
-    return math.exp(brentq(gap, math.log(low), math.log(high), xtol=tolerance)) * (1 + tolerance)
 
 
 # --- levers -------------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ class Guarantee:
             f"ε = {_up(self.total)} and δ = {_six_digits_up(self.delta)}, by the {self.accountant.upper()} accountant. "
             "The unit of protection is the user, with all of their records in the data set, however many these are. "
             f"Neighbouring data sets are any two, {neighbours}. For any such pair, the probability of any outcome of "
-            "the release (the adapter and all metrics outside the run's private folder) on one is at most "
+            "the release (the trained weights and all metrics outside the run's private folder) on one is at most "
             "e^ε times its probability on the other, plus δ. So whoever sees the release, even if they know "
             "everything about everybody else, can't change their odds that any one training user's records were used "
             f"by more than a factor of e^ε, about {_factor(self.total)}, but for a probability of about δ."

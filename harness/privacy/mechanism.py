@@ -283,7 +283,7 @@ class Mechanism:
         from dp_accounting import dp_event
 
         chosen = [self.groups[g] for g in groups]
-        sigma = min(self.accounted_multiplier(g) for g in groups) * stretch.noise / stretch.clip
+        sigma = _cut(min(self.accounted_multiplier(g) for g in groups) * stretch.noise / stretch.clip)
         rate, most = max(g.sampling_rate for g in chosen), max(g.examples_per_user for g in chosen)
         if self.sampling_unit == "user" or most == 1:
             return dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(sigma))
@@ -359,6 +359,12 @@ class Mechanism:
         """SHA-256 (hex) of all fields. Two mechanisms with equal digests execute and account the same."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _cut(sigma: float) -> float:
+    """A noise multiplier without the last bits, never more than it is: what rounding alone tells apart is one event."""
+    mantissa, exponent = math.frexp(sigma)
+    return math.ldexp(math.floor(math.ldexp(mantissa, 40)), exponent - 40)
 
 
 def binomial(count: int, rate: float) -> tuple[float, ...]:

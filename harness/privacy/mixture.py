@@ -1,26 +1,47 @@
 """dp-accounting's privacy loss distributions of sampled Gaussians and of mixtures, for all losses at once.
 
 Its own search for the points where the privacy loss takes given values calls Python once per point: with 16 examples
-per user, a plan would take a minute. The same formulas over whole arrays give the same points.
+per user, a plan would take a minute. The same formulas over whole arrays give the same points. Composing a step with
+itself spends most of its time on forty bounds of the tails; here they come from one exponential, with the same values.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from dp_accounting import dp_event
-from dp_accounting.pld import PLDAccountant, privacy_loss_distribution, privacy_loss_mechanism
+from dp_accounting.pld import PLDAccountant, pld_pmf, privacy_loss_distribution, privacy_loss_mechanism
 from numpy.typing import NDArray
+from scipy import fft, special
 
 from harness.privacy.quiet import quiet
 
 _Adjacency = privacy_loss_mechanism.AdjacencyType
+TAIL = 1e-15
+"""Of a composition, in all: counted as an infinite loss, as dp-accounting does."""
+MOST_KEPT = 50_000
+"""Values of one step's loss that are kept for the next composition: a few megabytes in all."""
 
 
-class MixtureLoss(privacy_loss_mechanism.MixtureGaussianPrivacyLoss):  # type: ignore[misc]
+class _Normal:
+    """Gaussian probabilities by `scipy.special`: those of `scipy.stats`, without its care for every argument."""
+
+    _standard_deviation: float
+
+    def noise_cdf(self, x: Any) -> Any:
+        """Of the noise."""
+        return special.ndtr(np.asarray(x, dtype=np.float64) / self._standard_deviation)
+
+    def noise_log_cdf(self, x: Any) -> Any:
+        """Its logarithm."""
+        return special.log_ndtr(np.asarray(x, dtype=np.float64) / self._standard_deviation)
+
+
+class MixtureLoss(_Normal, privacy_loss_mechanism.MixtureGaussianPrivacyLoss):  # type: ignore[misc]
     """The privacy loss of a mixture of Gaussians."""
 
     def _inverse_privacy_losses_with_range(
@@ -49,7 +70,7 @@ class MixtureLoss(privacy_loss_mechanism.MixtureGaussianPrivacyLoss):  # type: i
         return found
 
 
-class SampledGaussianLoss(privacy_loss_mechanism.GaussianPrivacyLoss):  # type: ignore[misc]
+class SampledGaussianLoss(_Normal, privacy_loss_mechanism.GaussianPrivacyLoss):  # type: ignore[misc]
     """The privacy loss of a Gaussian under Poisson sampling at a rate below 1."""
 
     def get_delta_for_epsilon(self, epsilon: Any) -> Any:
@@ -88,36 +109,123 @@ class MixturePldAccountant(PLDAccountant):  # type: ignore[misc]
     _pld: Any
 
     def _maybe_compose(self, event: dp_event.DpEvent, count: int, do_compose: bool) -> Any:
-        losses = self._losses(event)
-        if losses is None:
+        if not _known(event):
             return super()._maybe_compose(event, count, do_compose)
         if do_compose:
-            once = privacy_loss_distribution.PrivacyLossDistribution(*map(self._discretised, losses))
-            self._pld = self._pld.compose(once.self_compose(count))
+            once = _discretised(event, self._value_discretization_interval)
+            self._pld = self._pld.compose(
+                privacy_loss_distribution.PrivacyLossDistribution(*(self_composed(pmf, count) for pmf in once))
+            )
         return None
-
-    def _losses(self, event: dp_event.DpEvent) -> tuple[Any, ...] | None:
-        """The loss of one release, for users removed and for users added; None: dp-accounting's own will do."""
-        both = (_Adjacency.REMOVE, _Adjacency.ADD)
-        if isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
-            if event.standard_deviation == 0 or max(event.sensitivities) == 0:
-                return None
-            numbers = (event.standard_deviation, event.sensitivities, event.sampling_probs)
-            return tuple(MixtureLoss(*numbers, adjacency_type=adjacency) for adjacency in both)
-        if isinstance(event, dp_event.PoissonSampledDpEvent) and isinstance(event.event, dp_event.GaussianDpEvent):
-            sigma, rate = event.event.noise_multiplier, event.sampling_probability
-            if sigma == 0 or not 0 < rate < 1:
-                return None
-            return tuple(SampledGaussianLoss(sigma, sampling_prob=rate, adjacency_type=adjacency) for adjacency in both)
-        return None
-
-    def _discretised(self, loss: Any) -> Any:
-        return privacy_loss_distribution._create_pld_pmf_from_monotone_privacy_loss(
-            loss, value_discretization_interval=self._value_discretization_interval, use_connect_dots=True
-        )
 
 
 def accountant(grid: float) -> MixturePldAccountant:
     """A fresh accountant for users added or removed, discretised at `grid` (nats) to the pessimistic side."""
     quiet()
     return MixturePldAccountant(value_discretization_interval=grid)
+
+
+def _known(event: dp_event.DpEvent) -> bool:
+    """Whether one release has a loss of ours; for all others dp-accounting's own will do."""
+    if isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
+        return bool(event.standard_deviation != 0 and max(event.sensitivities) != 0)
+    if isinstance(event, dp_event.PoissonSampledDpEvent) and isinstance(event.event, dp_event.GaussianDpEvent):
+        return bool(event.event.noise_multiplier != 0 and 0 < event.sampling_probability < 1)
+    return False
+
+
+def _discretised(event: dp_event.DpEvent, grid: float) -> tuple[Any, ...]:
+    """The loss of one release on a grid, for users removed and for users added: kept, where it is not too large."""
+    losses = _losses(event)
+    bounds = losses[0].connect_dots_bounds()
+    if (bounds.epsilon_upper - bounds.epsilon_lower) / grid < MOST_KEPT:
+        return _kept(event, grid)
+    return tuple(_on_grid(loss, grid) for loss in losses)
+
+
+@functools.lru_cache(maxsize=128)
+def _kept(event: dp_event.DpEvent, grid: float) -> tuple[Any, ...]:
+    return tuple(_on_grid(loss, grid) for loss in _losses(event))
+
+
+@functools.lru_cache(maxsize=128)
+def _losses(event: dp_event.DpEvent) -> tuple[Any, ...]:
+    both = (_Adjacency.REMOVE, _Adjacency.ADD)
+    if isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
+        numbers = (event.standard_deviation, event.sensitivities, event.sampling_probs)
+        return tuple(MixtureLoss(*numbers, adjacency_type=adjacency) for adjacency in both)
+    sigma, rate = event.event.noise_multiplier, event.sampling_probability
+    return tuple(SampledGaussianLoss(sigma, sampling_prob=rate, adjacency_type=adjacency) for adjacency in both)
+
+
+def _on_grid(loss: Any, grid: float) -> Any:
+    return privacy_loss_distribution._create_pld_pmf_from_monotone_privacy_loss(
+        loss, value_discretization_interval=grid, use_connect_dots=True
+    )
+
+
+def self_composed(pmf: Any, count: int) -> Any:
+    """What dp-accounting's ``pmf.self_compose(count)`` gives, in less time and with a truer upper tail.
+
+    The same bounds of the tails, and the mass beyond them counted as an infinite loss. Rounding in a Fourier transform
+    is of one size everywhere, 1e-17 or so per value: of thousands of values it comes to more than a small δ, and would
+    bring ε below the true one. So the upper tail is taken from the transform of tilted probabilities (each times
+    e^(θ·place)), whose bulk lies there. Small distributions go dp-accounting's own way.
+
+    Args:
+        pmf: dp-accounting's distribution of one step's losses.
+        count: How many steps.
+    """
+    if count == 1 or count * math.log(pmf.size) <= math.log(pld_pmf._MAX_PMF_SPARSE_SIZE):
+        return pmf.self_compose(count)
+    dense = pmf.to_dense_pmf()
+    probs: NDArray[np.float64] = np.asarray(dense._probs, dtype=np.float64)
+    low, high, order = tail_bounds(probs, count, TAIL)
+    length = fft.next_fast_len(max(high - low + 1, len(probs)), real=True)
+    composed = _powered(probs, count, length, low)[: high - low + 1]
+    if order > 0:
+        tilted = probs * np.exp(order / 2 * np.arange(len(probs)))
+        mass = float(tilted.sum())
+        back = count * math.log(mass) - order / 2 * np.arange(low, high + 1)
+        # Where `back` is below 0, the tilted transform's rounding is the smaller one.
+        upper = _powered(tilted / mass, count, length, low)[: high - low + 1] * np.exp(np.minimum(back, 0.0))
+        composed = np.where(back < 0, upper, composed)
+    infinite = TAIL - math.expm1(count * math.log1p(-dense._infinity_mass))
+    return pld_pmf.DensePLDPmf(
+        dense._discretization, dense._lower_loss * count + low, composed, infinite, dense._pessimistic_estimate
+    )
+
+
+def _powered(probs: NDArray[np.float64], count: int, length: int, first: int) -> NDArray[np.float64]:
+    """Of the sum of `count` draws, around a circle of `length` places, beginning with place `first`."""
+    found: NDArray[np.float64] = fft.irfft(fft.rfft(probs, length) ** count, length)
+    return np.roll(found, -first)
+
+
+def tail_bounds(probs: NDArray[np.float64], count: int, tail: float) -> tuple[int, int, float]:
+    """Places outside of which `count` draws in sum lie with a probability of at most `tail`, by Chernoff's bound.
+
+    Args:
+        probs: Of the places 0, 1, … of one draw.
+        count: How many draws.
+        tail: In (0, 1).
+
+    Returns:
+        The lowest and the highest place, and the order that gave the highest; 0 where none did.
+    """
+    size = len(probs)
+    low, high, best = 0, (size - 1) * count, 0.0
+    rising = np.exp(np.arange(size) / size)
+    for base, sign in ((rising, 1), (1 / rising, -1)):
+        weighted = np.maximum(probs, 0.0)
+        for k in range(1, 21):
+            weighted = weighted * base
+            order, mass = sign * k / size, float(weighted.sum())
+            if mass <= 0:
+                continue
+            bound = (count * math.log(mass) - math.log(tail / 2)) / order
+            if sign < 0:
+                low = max(low, math.floor(bound))
+            elif math.ceil(bound) < high:
+                high, best = math.ceil(bound), order
+    return low, high, best

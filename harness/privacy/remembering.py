@@ -25,7 +25,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LIBRARIES = ("dp-accounting", "numpy", "scipy", "attrs")
-MODULES = ("accounting", "calibration", "exposure", "levers", "mechanism", "mixture", "rates", "renyi", "terms")
+MODULES = (
+    *("accounting", "calibration", "exposure", "levers", "mechanism"),
+    *("mixture", "rates", "renyi", "roots", "terms"),
+)
 """Of this package: what decides a result."""
 
 

@@ -23,17 +23,27 @@ MOST_POINTS = 2_000_000
 
 
 class MixtureRdpAccountant(RdpAccountant):  # type: ignore[misc]
-    """dp-accounting's Rényi accountant, which also composes mixtures of Gaussians."""
+    """dp-accounting's Rényi accountant, which also composes mixtures of Gaussians, and each kind of step once."""
 
     def _maybe_compose(self, event: dp_event.DpEvent, count: int, do_compose: bool) -> Any:
-        if not isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
+        orders = tuple(self._orders.tolist())
+        if isinstance(event, dp_event.MixtureOfGaussiansDpEvent):
+            if do_compose:
+                numbers = (event.standard_deviation, tuple(event.sensitivities), tuple(event.sampling_probs))
+                self._rdp += count * np.array(mixture_rdp(*numbers, orders))
+        elif isinstance(event, dp_event.PoissonSampledDpEvent) and isinstance(event.event, dp_event.GaussianDpEvent):
+            if do_compose:
+                self._rdp += count * np.array(_sampled_rdp(event, orders))
+        else:
             return super()._maybe_compose(event, count, do_compose)
-        if do_compose:
-            orders = tuple(float(order) for order in self._orders)
-            self._rdp += count * np.array(
-                mixture_rdp(event.standard_deviation, tuple(event.sensitivities), tuple(event.sampling_probs), orders)
-            )
         return None
+
+
+@functools.lru_cache(maxsize=256)
+def _sampled_rdp(event: dp_event.DpEvent, orders: tuple[float, ...]) -> tuple[float, ...]:
+    """Of one sampled Gaussian, as dp-accounting has it: a curve and a search for steps ask for it again and again."""
+    found: Any = RdpAccountant(orders=list(orders)).compose(event).rdp
+    return tuple(found.tolist())
 
 
 def accountant(orders: Sequence[float] | None = None) -> MixtureRdpAccountant:

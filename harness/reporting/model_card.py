@@ -1,4 +1,4 @@
-"""The adapter's model card: what it is, and what it guarantees to those whose texts it was trained on."""
+"""The model card: what was trained, and what it guarantees to those whose texts it was trained on."""
 
 from __future__ import annotations
 
@@ -9,22 +9,32 @@ from typing import Any
 
 import yaml
 
+_ADAPTERS = {
+    "lora": "A LoRA adapter",
+    "bias": "New biases (kept beside a LoRA of zeros, as PEFT loads them)",
+    "norms": "New norm layers",
+}
+
 
 def model_card(run_dir: Path, *, merged: bool = False) -> str:
     """Markdown with the metadata that model hubs read, from a run's released files.
 
     Args:
         run_dir: The run's folder.
-        merged: For the base model with the adapter merged into it, rather than the adapter.
+        merged: For the base model with the adapter merged into it, rather than the adapter. Where all parameters were
+            trained there is no adapter, and the card is of the whole model either way.
     """
     privacy = json.loads((run_dir / "privacy.json").read_text())
     plan = json.loads((run_dir / "plan.json").read_text())
+    kind = plan["model"]["adapter"]["type"]
+    full = kind == "full"
+    whole = merged or full
     metadata = {
         "base_model": plan["model"]["base"],
-        "library_name": "transformers" if merged else "peft",
-        "tags": ["lora", "differential-privacy" if privacy["private"] else "not-private"],
+        "library_name": "transformers" if whole else "peft",
+        "tags": [*([] if full else [kind]), "differential-privacy" if privacy["private"] else "not-private"],
     }
-    what = "A LoRA adapter merged into" if merged else "A LoRA adapter for"
+    what = "All parameters of" if full else f"{_ADAPTERS[kind]} {'merged into' if merged else 'for'}"
     lines = [
         "---",
         yaml.safe_dump(metadata, sort_keys=False).strip(),
@@ -49,7 +59,7 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
         "## Use",
         "",
         "```python",
-        *_use(plan["model"]["base"], merged),
+        *_use(plan["model"]["base"], whole),
         "```",
         "",
         f"Mechanism digest: `{privacy['mechanism_digest']}`",
@@ -75,8 +85,8 @@ def _asked(privacy: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
     return ["Besides the steps, ε covers these noisy answers:", "", *lines, ""] if lines else []
 
 
-def _use(base: str, merged: bool) -> list[str]:
-    if merged:
+def _use(base: str, whole: bool) -> list[str]:
+    if whole:
         return [
             "from transformers import AutoModelForCausalLM",
             "",

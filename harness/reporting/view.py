@@ -300,7 +300,11 @@ def _how(record: RunRecord) -> Iterator[Fact]:
     model, train, sampling = block(plan, "model"), block(plan, "train"), block(plan, "sampling")
     population = block(plan, "population")
     yield Fact("Base model", str(model.get("base") or f.MISSING), str(model.get("origin") or ""))
-    yield Fact("Adapter", _listed(block(model, "adapter")), f"base in {model['dtype']}" if model.get("dtype") else "")
+    adapter, dtype = block(model, "adapter"), model.get("dtype")
+    if adapter.get("type") == "full":
+        yield Fact("Trained", "all parameters", f"in {dtype}" if dtype else "")
+    else:
+        yield Fact("Adapter", _listed(adapter), f"base in {dtype}" if dtype else "")
     yield Fact("Optimizer", _listed(block(train, "optimizer")))
     steps = number(train.get("steps")) or number(plan.get("steps"))
     every = number(train.get("checkpoint_every"))

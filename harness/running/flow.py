@@ -17,12 +17,11 @@ from harness.data.corpus import build_corpus, default_cache_dir, describe_bad_re
 from harness.data.sources.base import Columns
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
-from harness.files import as_json, write_released
+from harness.files import as_json, is_unwritable, unwritable, write_released
 from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key
 from harness.running.answers import ask, assigned_groups, load_groups, save_groups, settled
 from harness.running.folders import (
-    ENTRY,
     FAILED,
     FINISHED,
     INTERRUPTED,
@@ -35,12 +34,13 @@ from harness.running.folders import (
     find_unfinished,
     lease,
     released_rows,
+    remove_unbegun,
     run_parts,
     set_status,
     status_of,
     write_privacy,
 )
-from harness.running.spending import Spending, entered
+from harness.running.spending import Spending, entered, give_back_unbegun
 from harness.running.watching import Observer, Watch
 from harness.training.job import Failure, Folder, Job, halvings
 from harness.training.model import Base
@@ -99,6 +99,7 @@ def run(
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
     check_shadows(Path.cwd())
     _device(plan)
+    give_back_unbegun(plan.loaded, Path(out), observer)
     folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
     with lease(folder), _interrupts_told(plan, folder), entered(plan, folder, resume, observer) as spending:
         if resume and status_of(folder) == TRAINED:
@@ -126,23 +127,29 @@ def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
         if status_of(folder) == RUNNING:
             set_status(settled(plan, folder), folder, INTERRUPTED)
         raise Interrupted(f"stopped; what was durable is kept ({folder.root})", run_id=folder.root.name) from None
-    except Exception as error:
+    except Exception as caught:
+        error = unwritable(caught, _place_of(caught, folder)) if is_unwritable(caught) else caught
         # Being refused changes nothing of a run that has begun.
         if _begun(folder) and not isinstance(error, ArgumentError) and status_of(folder) not in (FAILED, FINISHED):
-            if status_of(folder) == RUNNING:
-                set_status(settled(plan, folder), folder, INTERRUPTED)
+            with contextlib.suppress(OSError):  # of a full disk: it says "running", and is gone on with all the same
+                if status_of(folder) == RUNNING:
+                    set_status(settled(plan, folder), folder, INTERRUPTED)
             if isinstance(error, UserError):
                 error.run_id = folder.root.name
-        raise
+        if error is caught:
+            raise
+        raise error from None
+
+
+def _place_of(error: Exception, folder: Folder) -> Path:
+    return Path(getattr(error, "filename", None) or folder.root)
 
 
 def _begun(folder: Folder) -> bool:
     """Whether a run has begun; one that has not is removed, unless it says why (records or plugins that failed)."""
     if (folder.private / "run.json").exists():
         return True
-    destroy_key(folder.key)
-    if {path.name for path in folder.private.iterdir()} <= {folder.lease.name, "job.json", ENTRY, folder.members.name}:
-        shutil.rmtree(folder.root, ignore_errors=True)
+    remove_unbegun(folder)
     return False
 
 
@@ -237,7 +244,9 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
     folder.progress.unlink(missing_ok=True)
     watch = Watch(folder, job, observer)
     compute = plan.spec.compute
-    observer.note(f"training: {compute.workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
+    fewest, most = compute.fewest_workers, compute.most_workers
+    workers = f"{most}" if fewest == most else f"{fewest} to {most}"
+    observer.note(f"training: {workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
     try:
         with _first_interrupt_asks(folder, observer) as check, spending.guarded(folder, observer) as guard:
 
@@ -266,7 +275,8 @@ def _complete(plan: Plan, folder: Folder) -> bool:
     done = {(r["series"], r["step"]) for r in released_rows(folder.metrics)}
     last = plan.mechanism.steps
     ordinary = plan.spec.evaluation.ordinary and plan.mechanism.private
-    return folder.adapter.exists() and ("private", last) in done and (not ordinary or ("ordinary", last) in done)
+    made = folder.trained(plan.spec.model.adapter.type)
+    return made.exists() and ("private", last) in done and (not ordinary or ("ordinary", last) in done)
 
 
 @contextlib.contextmanager
@@ -321,7 +331,7 @@ def _finish(plan: Plan, folder: Folder, spending: Spending) -> RunResult:
     spending.finish()
     write_privacy(plan, folder, FINISHED)
     summary = summarize(folder.root)
-    write_released(folder.adapter / "README.md", model_card(folder.root))
+    write_released(folder.trained(plan.spec.model.adapter.type) / "README.md", model_card(folder.root))
     report = write_report(folder.root) if plan.spec.report.html else None
     set_status(plan, folder, FINISHED)
     return RunResult(folder.root, summary, report)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from harness.planning import Plan
 from harness.plugins import suggest
 from harness.privacy.guarantee import Entered, Guarantee
 from harness.privacy.mechanism import Mechanism
+from harness.privacy.randomness import destroy_key
 from harness.training.job import Folder
 from harness.training.model import Base
 
@@ -109,6 +111,17 @@ def lease(folder: Folder) -> Iterator[None]:
         yield
 
 
+def remove_unbegun(folder: Folder) -> None:
+    """Removes a run that has not begun, and its key in any case; what says why records or plugins failed stays."""
+    destroy_key(folder.key)
+    known = {folder.lease.name, "job.json", ENTRY, folder.members.name}
+    # A kill in the middle of a file leaves the beginning of it, under a name that begins with a dot.
+    if all(path.name in known or path.name.startswith(".") for path in folder.private.iterdir()):
+        shutil.rmtree(folder.root, ignore_errors=True)
+    else:
+        folder.lease.unlink(missing_ok=True)
+
+
 def run_parts(plan: Plan, corpus: Corpus, base: Base) -> dict[str, str]:
     """Identifies everything that decides a run's releases, part by part: a resumed run must have the same.
 
@@ -125,6 +138,7 @@ def run_parts(plan: Plan, corpus: Corpus, base: Base) -> dict[str, str]:
         "tokenizer": base.tokenizer_digest,
         "adapter": spec.model.model_dump(mode="json"),
         "optimizer": spec.train.optimizer.model_dump(mode="json"),
+        "schedule": spec.train.schedule.model_dump(mode="json"),
         "checkpoint_every": spec.train.checkpoint_every,
         "evaluation": spec.evaluation.model_dump(mode="json"),
         "seed": spec.seed,

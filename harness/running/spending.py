@@ -8,15 +8,19 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import ArgumentError, BudgetError, MachineError, UserError
+from harness.files import hold
 from harness.planning import Plan
 from harness.planning.fitting import needs, open_ledger, rdp_of, refusal_of
 from harness.privacy.guarantee import Entered
-from harness.running.folders import entry_of, save_entry
+from harness.running.folders import LEASE_SECONDS, entry_of, remove_unbegun, save_entry
 from harness.running.watching import Observer
+from harness.spec.loading import LoadedSpec
 from harness.training.job import Folder
 
 if TYPE_CHECKING:
@@ -215,3 +219,40 @@ def _refund(ledger: Ledger, folder: Folder, observer: Observer) -> None:
         return  # nothing was reserved
     except UserError as error:
         observer.note(f"its reservation still stands ({error}); give it back with: uudp ledger void {run}")
+
+
+def give_back_unbegun(loaded: LoadedSpec, out: Path, observer: Observer) -> None:
+    """Gives back what earlier runs of this name reserved that were killed before they began: no model read anything.
+
+    What they left is removed, unless it says why records or plugins failed. A run that is being worked on stays, and
+    the ledger gives back nothing that was touched.
+
+    Args:
+        loaded: The spec of the run that is about to begin.
+        out: Where runs are kept.
+        observer: Is told what was given back.
+
+    Raises:
+        MachineError: The ledger does not answer.
+    """
+    for private in sorted((out / loaded.spec.name).glob("*/private")):
+        folder = Folder(private.parent.absolute())
+        # One that begins at this moment has made its folder or its lease, and may not hold it yet.
+        if (private / "run.json").exists() or time.time() - private.stat().st_mtime < LEASE_SECONDS:
+            continue
+        if not folder.lease.exists():
+            with contextlib.suppress(OSError):  # killed in its first moment, or something is in there to be read
+                private.rmdir()
+                folder.root.rmdir()
+            continue
+        with hold(folder.lease, seconds=0) as held:
+            if held and not (private / "run.json").exists():
+                _give_back(loaded, folder, observer)
+                remove_unbegun(folder)
+
+
+def _give_back(loaded: LoadedSpec, folder: Folder, observer: Observer) -> None:
+    ledger = open_ledger(loaded)
+    with contextlib.suppress(ArgumentError):  # it had reserved nothing
+        if ledger is not None and ledger.refund(folder.root.name):
+            observer.note(f"{folder.root.name} was killed before it began: what it reserved is given back")

@@ -18,6 +18,7 @@ from harness.plugins import (
     Segmenter,
     suggest,
 )
+from harness.spec.adapter_checks import check_adapter
 from harness.spec.draft import Draft
 from harness.spec.ledger_url import DEFAULT_LEDGER, holds_password, ledger_problem
 from harness.spec.models import MOST_PLD_STEPS, TextBlock, private_columns
@@ -43,7 +44,9 @@ def check(draft: Draft) -> None:
     _delta(draft)
     _ledger(draft)
     _optimizer(draft)
+    check_adapter(draft)
     _steps(draft)
+    _schedule(draft)
     _evaluation(draft)
     groups = _groups(draft)
     _weights(draft, groups)
@@ -159,6 +162,13 @@ def _steps(draft: Draft) -> None:
     if steps > MOST_PLD_STEPS:
         message = f"more than {MOST_PLD_STEPS} steps take the PLD accountant too long; use privacy.accountant: rdp"
         draft.merged.add(("train", "steps"), message)
+
+
+def _schedule(draft: Draft) -> None:
+    steps, warmup = draft.spec.train.steps, draft.spec.train.schedule.warmup
+    if draft.sure("train.steps", "train.schedule.warmup") and warmup >= steps:
+        message = f"{warmup} steps of warmup, but there are {steps} steps in all"
+        draft.merged.add(("train", "schedule", "warmup"), message)
 
 
 def _evaluation(draft: Draft) -> None:

@@ -17,8 +17,6 @@ _BARE = re.compile(r"\$\{([A-Za-z_][\w.-]*)\}")
 
 def interpolate(merged: Merged) -> None:
     """Resolves every ``${…}`` of the merged data, and notes those that lead nowhere."""
-    from omegaconf import OmegaConf
-
     targets = []
     for path, text in list(_strings(merged.data, ())):
         message = _unusable(text)
@@ -30,6 +28,8 @@ def interpolate(merged: Merged) -> None:
             targets.append((path, text))
     if not targets:
         return
+    from omegaconf import OmegaConf
+
     config = OmegaConf.create(merged.data)
     known = [dotted(path) for path in _paths(merged.data, ())]
     results: list[tuple[KeyPath, Any]] = []
@@ -54,14 +54,14 @@ def interpolate(merged: Merged) -> None:
 
 def _unusable(text: str) -> str | None:
     """What is wrong with a string that OmegaConf can't take, or must not."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from omegaconf.grammar_parser import parse
-
     if text == "???":
         return "must be given (the spec says ???)"
     if "${" not in text:
         return None
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.grammar_parser import parse
+
     try:
         OmegaConf.create({"value": text})
         calls = next(_calls(parse(text)), None)

@@ -257,9 +257,12 @@ def _shortened(key: str) -> str:
 
 
 def _merge_layers(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Deep merge of two layers; a plugin's parameters go where `over` changes its type, which they belong to."""
+    """Deep merge of two layers; a plugin's parameters go where `over` changes its type, which they belong to.
+
+    So do an adapter's.
+    """
     base = copy.deepcopy(base)
-    for path in PLUGIN_BLOCKS:
+    for path in (*PLUGIN_BLOCKS, ("model", "adapter")):
         old, new = _get(base, path), _get(over, path)
         if isinstance(old, dict) and isinstance(new, dict) and new.get("type", old.get("type")) != old.get("type"):
             old.clear()

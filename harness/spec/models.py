@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
+from harness.spec.adapter_block import AdapterBlock
+from harness.spec.block import Block, Positive
 from harness.spec.ledger_url import DEFAULT_LEDGER
 
 # Every number has bounds, generous ones: beyond them lies a mistake, or what no accountant and no machine can do.
@@ -20,7 +22,6 @@ MOST_STEPS = 1_000_000
 MOST_PLD_STEPS = 50_000
 SMALLEST_DELTA = 1e-12
 SMALLEST_RATE = 1e-8
-Positive = Annotated[FiniteFloat, Field(gt=0, le=1e6)]
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -38,12 +39,6 @@ def _integer(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
-
-
-class Block(BaseModel):
-    """A block of the spec: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PluginBlock(BaseModel):
@@ -132,21 +127,9 @@ def private_columns(data: DataBlock) -> dict[str, str]:
     return {"data.text": data.text or "text"}
 
 
-class AdapterBlock(Block):
-    """What is trained."""
-
-    type: Literal["lora"] = Field(default="lora", description="low-rank adapters; the base stays as it is")
-    r: Annotated[int, Field(ge=1, le=8192, strict=True)] = Field(default=8, description="rank")
-    alpha: Positive = Field(default=16.0, description="the update is scaled by alpha / r")
-    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        default=("q_proj", "v_proj"),
-        min_length=1,
-        max_length=1000,
-        description="names of the linear layers that get an adapter",
-    )
-    dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="fraction of the adapter's inputs that a step leaves out"
-    )
+def _dtype_of_base(given: dict[str, Any]) -> Literal["float32", "bfloat16"]:
+    adapter = given.get("adapter")
+    return "float32" if isinstance(adapter, AdapterBlock) and adapter.type == "full" else "bfloat16"
 
 
 class ModelBlock(Block):
@@ -155,7 +138,9 @@ class ModelBlock(Block):
     base: str = Field(min_length=1, max_length=4096, description="a hub id or a folder")
     adapter: AdapterBlock = AdapterBlock()
     dtype: Literal["float32", "bfloat16"] = Field(
-        default="bfloat16", description="of the frozen base; adapters, accumulation and noise stay float32"
+        default_factory=_dtype_of_base,
+        description="of the frozen base (default bfloat16); adapters, accumulation and noise stay float32, and so does "
+        "the model where all of it is trained (type: full)",
     )
 
 
@@ -315,11 +300,23 @@ class OptimizerBlock(Block):
     momentum: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = Field(default=None, description="of sgd")
 
 
+class ScheduleBlock(Block):
+    """How the learning rate changes from step to step: a function of the step alone, so that it costs no privacy."""
+
+    type: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="linear and cosine fall from the learning rate to almost 0 at the last step"
+    )
+    warmup: Annotated[int, Field(ge=0, le=MOST_STEPS, strict=True)] = Field(
+        default=0, description="so many first steps the learning rate rises to its value"
+    )
+
+
 class TrainBlock(Block):
-    """How long, and with what optimizer. The learning rate is constant and no weights are averaged."""
+    """How long, and with what optimizer. No weights are averaged."""
 
     steps: Annotated[int, Field(ge=1, le=MOST_STEPS, strict=True)] = Field(description="number of noisy steps")
     optimizer: OptimizerBlock = OptimizerBlock()
+    schedule: ScheduleBlock = ScheduleBlock()
     checkpoint_every: Count = Field(default=20, description="steps between checkpoints; metrics are released with them")
 
 
@@ -342,14 +339,34 @@ class DeepspeedBlock(Block):
         return self
 
 
+Workers = Annotated[int, Field(ge=1, le=10_000, strict=True)]
+
+
+class WorkersBlock(Block):
+    """A number of workers that follows what the cluster has, while training goes on."""
+
+    min: Workers = Field(default=1, description="with fewer it waits")
+    max: Workers = Field(description="never more")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkersBlock:
+        if self.min > self.max:
+            raise ValueError(f"min: must be at most max ({self.max}), found {self.min}")
+        return self
+
+
 class ComputeBlock(Block):
     """What only changes speed: never part of the mechanism."""
 
-    workers: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(default=1, description="processes that train")
+    workers: Workers | WorkersBlock = Field(default=1, description="processes that train; {min, max}: as many as fit")
     accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
     deepspeed: DeepspeedBlock = DeepspeedBlock()
     microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] = Field(
         default=2048, description="tokens of a micro-batch, padding included; halved where it does not fit into memory"
+    )
+    packing: Literal["auto", "off"] = Field(
+        default="auto",
+        description="auto: short examples share a row where the model keeps them apart (adapters); off: a row each",
     )
     gradient_checkpointing: bool = Field(
         default=False, description="forget activations and compute them again: less memory, about a third more time"
@@ -358,6 +375,16 @@ class ComputeBlock(Block):
         default=3,
         description="restarts after a worker's crash (halving a micro-batch that does not fit may take more)",
     )
+
+    @property
+    def fewest_workers(self) -> int:
+        """So many it takes to train."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def most_workers(self) -> int:
+        """So many there may be."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @model_validator(mode="after")
     def _fits(self) -> ComputeBlock:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from harness.training.layout import Layout
+from harness.training.head import loss_head
+from harness.training.layout import Layout, to_device
 
 
 class Tokens(Protocol):
@@ -36,12 +37,14 @@ class Rows:
     Attributes:
         inputs: Token ids [rows, width].
         targets: The next token of each place, or -100 where there is none, [rows, width].
+        predicted: The places of all (row by row) that have a target, rising, int64.
         positions: Of rows with several examples, each token's place in its own example, [rows, width]; padding counts
             as an example of its own. None: a row per example.
     """
 
     inputs: Tensor
     targets: Tensor
+    predicted: Tensor
     positions: Tensor | None = None
 
 
@@ -95,29 +98,62 @@ def _filled(
         inputs[line, first : first + length] = tokens
         targets[line, first : first + length - 1] = np.where(predicted[1:], tokens[1:], -100)
         positions[line, first : first + length] = np.arange(length)
-    rows = Rows(
-        torch.from_numpy(inputs).to(device),
-        torch.from_numpy(targets).to(device),
-        torch.from_numpy(positions).to(device) if packed else None,
-    )
+    rows = _rows(inputs, targets, positions if packed else None, device)
     return rows, [line * width + first for line, first in zip(lines, firsts, strict=True)], lengths
+
+
+def _rows(
+    inputs: NDArray[np.int64], targets: NDArray[np.int64], positions: NDArray[np.int64] | None, device: torch.device
+) -> Rows:
+    return Rows(
+        to_device(inputs, device),
+        to_device(targets, device),
+        # Found here, because a GPU would have to be waited for.
+        to_device(np.flatnonzero(targets != -100), device),
+        None if positions is None else to_device(positions, device),
+    )
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Rows:
     """Right-pads rows of token ids to the longest; all tokens but the first of each row are predicted."""
     width = max(len(r) for r in rows)
-    inputs = torch.zeros(len(rows), width, dtype=torch.long)
-    targets = torch.full((len(rows), width), -100, dtype=torch.long)
+    inputs = np.zeros((len(rows), width), dtype=np.int64)
+    targets = np.full((len(rows), width), -100, dtype=np.int64)
     for i, row in enumerate(rows):
-        inputs[i, : len(row)] = torch.tensor(row)
-        targets[i, : len(row) - 1] = inputs[i, 1 : len(row)]
-    return Rows(inputs.to(device), targets.to(device))
+        inputs[i, : len(row)] = row
+        targets[i, : len(row) - 1] = row[1:]
+    return _rows(inputs, targets, None, device)
+
+
+def pack_rows(rows: Sequence[Sequence[Sequence[int]]], device: torch.device) -> Rows:
+    """Rows of several texts each, given as token ids; all tokens of a text but its first are predicted."""
+    texts = [text for row in rows for text in row]
+    lines = [line for line, row in enumerate(rows) for _ in row]
+    return _filled(_Texts(texts), range(len(texts)), lines, device, packed=True)[0]
+
+
+class _Texts:
+    """Token ids as `Tokens`."""
+
+    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
+        self._texts = texts
+
+    def tokens(self, example_index: int) -> NDArray[np.int32]:
+        return np.asarray(self._texts[example_index], dtype=np.int32)
+
+    def targets(self, example_index: int) -> NDArray[np.bool_]:
+        return np.arange(len(self._texts[example_index])) > 0
 
 
 def token_losses(model: Any, rows: Rows) -> Tensor:
     """Negative log-likelihood of every target in nats, float32; 0 where there is none; [rows, width]."""
     # Positions that begin again, and no mask, are what keeps examples of one row apart in `transformers`.
     apart = {} if rows.positions is None else {"position_ids": rows.positions, "attention_mask": None}
+    head = loss_head(model)
+    if head is not None:
+        with head.losses_of(rows.targets, rows.predicted):
+            losses: Tensor = model(input_ids=rows.inputs, use_cache=False, **apart).logits
+        return losses.squeeze(-1).float()
     logits = model(input_ids=rows.inputs, use_cache=False, **apart).logits
     return functional.cross_entropy(
         logits.flatten(0, 1).float(), rows.targets.flatten(), ignore_index=-100, reduction="none"
@@ -143,4 +179,4 @@ def weighted_loss(rows: Rows, weights: Sequence[float]) -> Callable[[Any], Tenso
     """The same for a unit per row, by their weights."""
     device = rows.inputs.device
     layout = Layout.of_rows(range(len(rows.inputs)), device)
-    return summed_loss(rows, layout, torch.tensor(weights, dtype=torch.float32, device=device))
+    return summed_loss(rows, layout, to_device(np.asarray(weights, dtype=np.float32), device))

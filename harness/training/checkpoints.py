@@ -17,8 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.errors import MachineError
-from harness.files import as_json, sync_folder, write_private
+from harness.files import as_json, sync_folder, unwritable, write_private
 
 KEPT = 2
 FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
@@ -91,8 +90,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         os.replace(partial, target)
         sync_folder(folder)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MachineError(f"the checkpoint could not be written to {folder}: {reason}") from None
+        raise unwritable(error, target) from None
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 

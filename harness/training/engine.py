@@ -7,18 +7,58 @@ on, and the private mean gradient is set after its reduction, the same on every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.spec.models import OptimizerBlock
-from harness.training.gradients import Trainable, UnitGradients
+from harness.training.gradients import UnitGradients
+from harness.training.ranks import own_ranks
 
 Offload = Literal["none", "optimizer", "parameters"]
 STATES = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+
+
+class Parameter(Protocol):
+    """One trained parameter and where its coordinates lie in a flat gradient."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the model."""
+        ...
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """Itself; empty while ZeRO-3 has it partitioned."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its whole shape."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        ...
+
+    def view(self, flat: Tensor) -> Tensor:
+        """Its part of a flat gradient, in its shape."""
+        ...
+
+
+class _Calling(nn.Module):
+    """Lets a function compute with the model in one call of DeepSpeed's engine."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, compute: Callable[[nn.Module], Tensor]) -> Tensor:
+        return compute(self.model)
 
 
 def make_optimizer(block: OptimizerBlock, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
@@ -61,12 +101,17 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        trainables: Sequence[Trainable],
+        trainables: Sequence[Parameter],
         optimizer: OptimizerBlock,
         stage: int,
         offload: Offload = "none",
+        *,
+        calling: bool = False,
     ) -> None:
-        """Hands model and optimizer to DeepSpeed. Collective: every rank calls it; torch.distributed must be up."""
+        """Hands model and optimizer to DeepSpeed. Collective: every rank calls it; torch.distributed must be up.
+
+        With `calling`, gradients are those of `accumulate` and `step_reduced`; without, of `backward` and `step`.
+        """
         import deepspeed
 
         # Compiling DeepSpeed's shared-memory collectives takes a minute, and a kill in it hangs the next start.
@@ -75,7 +120,7 @@ class Engine:
         self.stage = stage
         parameters = [t.parameter for t in self.trainables]
         self._engine, *_ = deepspeed.initialize(
-            model=model,
+            model=_Calling(model) if calling else model,
             optimizer=make_optimizer(optimizer, parameters),
             config=deepspeed_config(stage, offload),
             dist_init_required=False,
@@ -87,7 +132,7 @@ class Engine:
     def module(self) -> nn.Module:
         """The model."""
         module: nn.Module = self._engine.module
-        return module
+        return module.model if isinstance(module, _Calling) else module
 
     @property
     def device(self) -> torch.device:
@@ -113,6 +158,11 @@ class Engine:
         finally:
             sink.hand_zeros_to_optimizer = False
 
+    def set_learning_rate(self, value: float) -> None:
+        """Of the steps from here on."""
+        for group in self._optimizer().param_groups:
+            group["lr"] = value
+
     def step(self, gradient: Tensor) -> None:
         """Steps the optimizer on this flat gradient (float32, [coordinates]), the same on every rank; collective.
 
@@ -128,9 +178,60 @@ class Engine:
                 trainable.parameter.grad = value.to(trainable.parameter.dtype).clone()
             else:
                 safe_set_full_grad(trainable.parameter, value)
+        self._take_step()
+
+    def _take_step(self) -> None:
         self._engine.step()
         if self._engine.skipped_steps:
             raise UserError("a step's noisy gradient is beyond float32 and was left out; try a smaller clipping.norm")
+
+    def accumulate(self, loss_of: Callable[[nn.Module], Tensor], *, last: bool) -> None:
+        """Adds one micro-batch's gradient to what DeepSpeed holds, which is the mean over workers; collective.
+
+        Args:
+            loss_of: Function of the model that returns the loss. DeepSpeed watches the backward pass from the loss
+                alone: passes that are not for its eyes belong in here.
+            last: The step's last micro-batch.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(self._engine(loss_of))
+
+    def step_reduced(self, noisy: Callable[[str, int, Tensor], Tensor]) -> None:
+        """Steps the optimizer on what DeepSpeed has accumulated; collective.
+
+        Args:
+            noisy: Makes of each stretch what the optimizer may see: of (parameter's name, its first coordinate there,
+                the stretch [coordinates]), a tensor of the same shape. Each rank's stretches are those that its
+                optimizer steps on; together they are everything.
+
+        Raises:
+            UserError: See `step`.
+        """
+        for trainable in self.trainables:
+            for start, part in self._own_stretch(trainable):
+                part.copy_(noisy(trainable.name, start, part.detach().clone()))
+        self._take_step()
+
+    def _own_stretch(self, trainable: Parameter) -> Iterator[tuple[int, Tensor]]:
+        """What this rank's optimizer steps on of a parameter's gradient: its first coordinate, and a flat view."""
+        from deepspeed.utils import safe_get_local_grad, safe_set_local_grad
+
+        parameter: Any = trainable.parameter
+        if self.stage == 0:
+            yield 0, parameter.grad.view(-1)
+        elif self.stage == 3:
+            held = safe_get_local_grad(parameter).detach().view(-1).clone()
+            start = own_ranks().rank * held.numel()
+            own = min(held.numel(), trainable.size - start)
+            if own > 0:  # the last ranks' stretches may be padding, in part or whole
+                yield start, held[:own]
+                safe_set_local_grad(parameter, held)
+        elif parameter._hp_mapping is not None:
+            held = parameter._hp_mapping.get_lp_grad_fragment(parameter._index_in_param_group)
+            address = parameter._hp_mapping.lp_fragment_address
+            if held.numel() != address.numel:
+                raise RuntimeError(f"DeepSpeed holds another stretch of {trainable.name} than it says")
+            yield address.start, held.view(-1)
 
     def gradient(self) -> Tensor:
         """What the optimizer would step on now, as DeepSpeed holds it: flat, [coordinates]; collective."""

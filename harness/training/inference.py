@@ -1,4 +1,4 @@
-"""A finished run's adapter at work: on its base to generate, and merged into it for those who serve models."""
+"""A finished run's model at work: to generate, and written out whole for those who serve models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.training.model import Base, find_base, load_tokenizer, quiet
 
 
 def base_of(run_dir: Path, cache: Path) -> Base:
-    """The base model that a run was trained on.
+    """The base model that a run was trained on; of a run that trained all of it, what it made, which needs no base.
 
     Args:
         run_dir: The run's folder.
@@ -26,6 +26,8 @@ def base_of(run_dir: Path, cache: Path) -> Base:
         ArgumentError: It is not on this machine any more.
         MachineError: The hub can't be reached.
     """
+    if Folder(run_dir).model.exists():
+        return Base(Folder(run_dir).model, "what the run made")
     job = Folder(run_dir).private / "job.json"
     if job.exists():
         folder = Path(json.loads(job.read_text())["base"])
@@ -56,7 +58,7 @@ def generate(
     encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     if not encoded["input_ids"].shape[1]:
         raise ArgumentError("--prompt: is empty")
-    model = _with_adapter(run_dir, base, torch.float32).eval()
+    model = _trained(run_dir, base, torch.float32).eval()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(secrets.randbits(63) if seed is None else seed)
     sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
@@ -71,7 +73,7 @@ def generate(
 
 
 def merge(run_dir: Path, base: Base, target: Path, card: str) -> None:
-    """Writes the base model with the adapter merged into it: safetensors, tokenizer and model card.
+    """Writes the trained model whole, an adapter merged into its base: safetensors, tokenizer and model card.
 
     Whole or not at all; the sum is taken in float32 and kept in the dtype of the run's base.
 
@@ -93,7 +95,8 @@ def merge(run_dir: Path, base: Base, target: Path, card: str) -> None:
     partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")
     try:
         partial.mkdir(parents=True)
-        model = _with_adapter(run_dir, base, torch.float32).merge_and_unload()
+        model = _trained(run_dir, base, torch.float32)
+        model = model.merge_and_unload() if Folder(run_dir).adapter.exists() else model
         model.to(getattr(torch, dtype)).save_pretrained(partial)
         load_tokenizer(base).save_pretrained(partial)
         write_released(partial / "README.md", card)
@@ -107,10 +110,13 @@ def merge(run_dir: Path, base: Base, target: Path, card: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _with_adapter(run_dir: Path, base: Base, dtype: Any) -> Any:
+def _trained(run_dir: Path, base: Base, dtype: Any) -> Any:
+    """What the run made: its own model, or its adapter on the base."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     quiet()
+    if Folder(run_dir).model.exists():
+        return AutoModelForCausalLM.from_pretrained(Folder(run_dir).model, dtype=dtype)
     model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=dtype)
     return PeftModel.from_pretrained(model, Folder(run_dir).adapter)

@@ -109,6 +109,15 @@ class Folder:
         return self.root / "adapter"
 
     @property
+    def model(self) -> Path:
+        """The trained model, where all parameters are trained and there is no adapter."""
+        return self.root / "model"
+
+    def trained(self, adapter: str) -> Path:
+        """What a run with this type of adapter makes."""
+        return self.model if adapter == "full" else self.adapter
+
+    @property
     def members(self) -> Path:
         """Which training user is in which group. Private."""
         return self.private / "groups.npy"

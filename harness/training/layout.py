@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+
+def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
+    """A tensor of these values; nobody waits for their way to a GPU."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Layout:
             slots: For each row, the place of its unit; rising from 0, without gaps.
             device: Where gradients are.
         """
-        return cls(slots[-1] + 1, torch.tensor(slots, device=device))
+        return cls(slots[-1] + 1, to_device(np.asarray(slots, dtype=np.int64), device))
 
     @classmethod
     def packed(
@@ -56,8 +64,8 @@ class Layout:
         steps = np.arange(max(lengths))[None, :]
         real = steps < counts
         places = np.where(real, np.asarray(begins)[:, None] + steps, 0)
-        owners = torch.tensor(slots, device=device)
-        return cls(slots[-1] + 1, owners, torch.from_numpy(places).to(device), torch.from_numpy(real).to(device))
+        owners = to_device(np.asarray(slots, dtype=np.int64), device)
+        return cls(slots[-1] + 1, owners, to_device(places, device), to_device(real, device))
 
     @property
     def one_each(self) -> bool:
@@ -83,6 +91,18 @@ class Layout:
         if self.places is not None:
             values = self._by_example(values, mask=True)
         return self._by_unit(values.sum(dim=1))
+
+    def add_rows(self, units: Tensor, ids: Tensor, gradients: Tensor) -> None:
+        """Adds, per unit, the gradients of the rows that its tokens looked up in an embedding.
+
+        Args:
+            units: What to add to, [units, vocabulary, n].
+            ids: Which row each token looked up, [rows, tokens].
+            gradients: At what was looked up, [rows, tokens, n].
+        """
+        if self.places is not None:
+            gradients, ids = self._by_example(gradients, mask=True), ids.reshape(-1)[self.places]
+        units.index_put_((self.owners.unsqueeze(1).expand_as(ids), ids), gradients, accumulate=True)
 
     def _by_example(self, values: Tensor, *, mask: bool) -> Tensor:
         """[rows, tokens, n] → [examples, longest, n]; with `mask`, what only fills up is zero."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import nn
 
 from harness.data.cohorts import Members, deal, draw_cohort, micro_batches
 from harness.data.members import GroupMembers
@@ -30,15 +32,20 @@ from harness.training.checkpoints import Checkpoint
 from harness.training.engine import Engine
 from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
 from harness.training.gradients import UnitGradients, find_trainables
+from harness.training.head import install_loss_head, plain_head
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
-from harness.training.model import build_model, save_adapter
+from harness.training.model import build_model, frozen_factors, save_adapter
 from harness.training.noise import noisy_share
+from harness.training.packing import keeps_apart
 from harness.training.private_evaluation import PrivateEvaluation
-from harness.training.probing import check_moves, probe
-from harness.training.ranks import alone, any_rank, own_ranks
+from harness.training.probing import check_moves
+from harness.training.ranks import alone, any_rank, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
+from harness.training.schedule import learning_rate
+from harness.training.two_pass import TwoPassUpdate
 from harness.training.updating import AdapterUpdate, Update
+from harness.training.whole_model import save_model, watched
 
 Release = Callable[[Mapping[str, Any]], None]
 PRIVATE, ORDINARY = "private", "ordinary"
@@ -76,23 +83,28 @@ class Inputs:
         return cls(corpus, members, holdout, load_key(folder.key))
 
 
-def train(run_dir: Path, release: Release = lambda row: None) -> None:
+def train(run_dir: Path, release: Release = lambda row: None) -> Failure | None:
     """Trains all series of a run on this worker; collective.
 
     Args:
         run_dir: The run's folder.
         release: Called on every rank with each row of released metrics.
 
-    A reason to give up that the user can act on is left in the run's private folder, and the function returns; the
-    driver reports it. Anything else is raised, and may be retried: all state is in the checkpoints.
+    Returns:
+        A reason to give up that the user can act on, if there is one. It is left in the run's private folder too; the
+        driver reports it. Anything else is raised, and may be retried: all state is in the checkpoints.
     """
     folder = Folder(run_dir)
     try:
         with alone(folder.worker_lease):
             _train(Job.load(run_dir), folder, release)
     except UserError as error:
+        failure = Failure(str(error), error.exit_code)
         if own_ranks().rank == 0:
-            Failure(str(error), error.exit_code).save(run_dir)
+            with suppress(OSError):  # of a full disk
+                failure.save(run_dir)
+        return failure
+    return None
 
 
 def _train(job: Job, folder: Folder, release: Release) -> None:
@@ -110,6 +122,31 @@ def _holdout_is_private(job: Job) -> bool:
     return job.mechanism.holdout is not None or job.spec.data.holdout.visibility != "public"
 
 
+def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanism) -> tuple[Update, bool]:
+    """Hands the model to DeepSpeed, and chooses how its steps are computed; collective.
+
+    Returns:
+        What takes the steps, and whether short examples may share a row.
+    """
+    spec, device = job.spec, torch.device(job.device)
+    optimizer, sharding = spec.train.optimizer, spec.compute.deepspeed
+    if spec.model.adapter.type == "full":
+        ghost = watched(model, device)
+        engine = Engine(model, ghost.weights, optimizer, sharding.stage, sharding.offload, calling=True)
+        apart = sharding.stage == 3 or spec.compute.gradient_checkpointing
+        return TwoPassUpdate(engine, ghost, inputs.corpus, mechanism, inputs.randomness, apart=apart), False
+    trainables = find_trainables(model)
+    # Before the model computes anything: what is trained of a base in bfloat16 is float32.
+    sink = UnitGradients(trainables, device, getattr(torch, spec.model.dtype))
+    head = plain_head(model)
+    engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
+    install_loss_head(engine.module, head, device)
+    packs = spec.compute.packing == "auto" and keeps_apart(engine.module, device)
+    # Every rank must cut the same micro-batches, whatever one of them saw.
+    packs = not any_rank(not packs, device)
+    return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness), packs
+
+
 class Series:
     """One training from the initial adapter to the last step."""
 
@@ -121,15 +158,13 @@ class Series:
         self.mechanism, self.release, self.ranks = mechanism, release, own_ranks()
         spec = job.spec
         self.microbatch_tokens = microbatch_tokens(job, folder)
-        model = build_model(job.base, spec.model, spec.seed).to(job.device)
+        model = build_model(job.base, spec.model, spec.seed, spec.compute.deepspeed).to(job.device)
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
-        trainables = find_trainables(model)
-        self.sink = UnitGradients(trainables, torch.device(job.device))
-        sharding = spec.compute.deepspeed
-        self.engine = Engine(model, trainables, spec.train.optimizer, sharding.stage, sharding.offload)
+        self.frozen = frozen_factors(model) if spec.model.adapter.freeze_a else {}
+        self.update, self.packs = _make_update(model, job, inputs, mechanism)
+        self.engine = self.update.engine
         self.device = self.engine.device
-        self.update: Update = AdapterUpdate(self.engine, self.sink, inputs.corpus, mechanism, inputs.randomness)
         self.initial = self.engine.parameters()
         # What goes from step to step beside the engine's own state; a checkpoint holds all of it.
         self.factor = 1.0
@@ -157,7 +192,8 @@ class Series:
             self._note_progress(step)
             due = step % every == 0 or step == total
             if due:
-                check_moves(self.engine.parameters(), self.initial, step, private=self.mechanism.private)
+                whole = self.job.spec.model.adapter.type == "full"
+                check_moves(self.engine.parameters(), self.initial, step, private=self.mechanism.private, whole=whole)
                 self._evaluate(step)
             if due or stop:
                 self._checkpoint(step)
@@ -165,9 +201,18 @@ class Series:
                 return False
         if self.name == PRIVATE:
             parameters = self.engine.parameters()
-            if self.ranks.rank == 0 and not self.folder.adapter.exists():
-                save_adapter(self.engine.module, parameters, self.job.spec.model.base, self.folder.adapter)
+            target = self.folder.trained(self.job.spec.model.adapter.type)
+            write_first(lambda: self._save(parameters, target), target, self.device)
         return True
+
+    def _save(self, parameters: Mapping[str, torch.Tensor], target: Path) -> None:
+        model = self.job.spec.model
+        if target.exists():
+            return
+        if model.adapter.type == "full":
+            save_model(self.engine.module, parameters, self.job.base, target)
+        else:
+            save_adapter(self.engine.module, {**self.frozen, **parameters}, model.base, target)
 
     # --- one step -------------------------------------------------------------------------------------------
 
@@ -177,9 +222,11 @@ class Series:
         torch.manual_seed(randomness.seed("dropout", step, f"rank {self.ranks.rank} of {self.ranks.world}"))
         units = draw_cohort(self.mechanism, self.inputs.members, corpus, randomness, step)
         budget = self.microbatch_tokens
-        shares = [micro_batches(s, corpus.example_lengths, budget) for s in deal(units, self.ranks.world)]
+        dealt = deal(units, self.ranks.world)
+        shares = [micro_batches(s, corpus.example_lengths, budget, pack=self.packs) for s in dealt]
         clip_norms = torch.tensor(self.mechanism.clip_norms_at(step, self.factor), dtype=torch.float64)
         stop = self.ranks.rank == 0 and self.folder.stop.exists()
+        self.engine.set_learning_rate(learning_rate(self.job.spec.train, step))
         seen = self.update.step(step, shares, clip_norms, self.factor, stop=stop)
         if self.mechanism.adaptive is not None:
             share = noisy_share(seen.bits, self.mechanism, step, randomness)
@@ -199,15 +246,14 @@ class Series:
             # Going back would compute a released step again.
             raise MachineError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
         if checkpoint is None:
-            probe(self.engine, self.sink, self.initial, self.job.spec.data.max_tokens)
+            self.update.probe(self.initial, self.job.spec.data.max_tokens)
             if self.name == PRIVATE:
                 self._evaluate(0)
             self._checkpoint(0)
             return 0
-        if checkpoint.initial != checkpoints.digest_of(self.initial):
+        if checkpoint.initial != checkpoints.digest_of({**self.frozen, **self.initial}):
             raise MachineError("the adapter's initial weights differ from those of the interrupted run")
         self.rows, self.factor = list(checkpoint.rows), checkpoint.clip_factor
-        self.sink.reset()
         self.engine.restore(
             checkpoint.parameters, checkpoint.optimizer, checkpoint.optimizer_steps, lambda: self.update.idle(last=True)
         )
@@ -252,29 +298,26 @@ class Series:
         """Makes the state durable, and only then releases its metrics; collective."""
         parameters = self.engine.parameters()
         state, count = self.engine.optimizer_state()
-        problem = ""
-        if self.ranks.rank == 0:
-            initial = checkpoints.digest_of(self.initial)
+
+        def write() -> None:
+            initial = checkpoints.digest_of({**self.frozen, **self.initial})
             checkpoint = Checkpoint(step, parameters, state, count, self.rows, initial, self.factor)
-            try:
-                checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
-            except MachineError as error:
-                problem = str(error)
-        if any_rank(bool(problem), self.device):
-            raise MachineError(problem or "a checkpoint could not be written")
+            checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
+
+        write_first(write, self.folder.private, self.device)
         self._publish()
 
     def _publish(self) -> None:
         """Releases all rows that are durable and not yet out; doing it twice changes nothing."""
-        if self.ranks.rank == 0:
-            append_missing(self.folder.metrics, self.rows)
+        write_first(lambda: append_missing(self.folder.metrics, self.rows), self.folder.metrics, self.device)
         for row in self.rows[-1:]:
             self.release(row)
 
     def _note_progress(self, step: int) -> None:
         if self.ranks.rank == 0:
             now = {"series": self.name, "step": step, "steps": self.mechanism.steps, "time": time.time()}
-            write_private(self.folder.progress, as_json(now).encode())
+            with suppress(OSError):  # a full disk is told of by the next checkpoint
+                write_private(self.folder.progress, as_json(now).encode())
 
     def _note_privately(self, step: int, units: int, losses: float, clipped: float) -> None:
         if self.ranks.rank != 0:
@@ -287,4 +330,5 @@ class Series:
             "train/loss": mean if mean is not None and np.isfinite(mean) else None,
             "clipped": clipped / units if units else None,
         }
-        append_private(self.folder.private / "diagnostics.jsonl", (json.dumps(row) + "\n").encode())
+        with suppress(OSError):
+            append_private(self.folder.private / "diagnostics.jsonl", (json.dumps(row) + "\n").encode())

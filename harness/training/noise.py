@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness
+from harness.training.draws import normals
 from harness.training.gradients import Trainable
 
 GRADIENTS, BITS, LOSSES = "noise", "clip", "evaluation"
@@ -22,7 +23,13 @@ GRADIENTS, BITS, LOSSES = "noise", "clip", "evaluation"
 
 
 def noisy_sum(
-    values: NDArray[np.float64], noise_std: float, randomness: Randomness, purpose: str, step: int, name: str
+    values: NDArray[np.float64],
+    noise_std: float,
+    randomness: Randomness,
+    purpose: str,
+    step: int,
+    name: str,
+    start: int = 0,
 ) -> NDArray[np.float64]:
     """``values + N(0, noise_std² I)``, float64, same shape [coordinates]: every noisy answer comes from here.
 
@@ -33,11 +40,32 @@ def noisy_sum(
         purpose: One of the purposes above.
         step: 0 ≤ step.
         name: What the sum is of. Noise is a function of (key, purpose, step, name, coordinate) alone.
+        start: The coordinate that `values` begin with.
     """
     if noise_std == 0:
         return values
-    noise: NDArray[np.float64] = noise_std * randomness.normals(purpose, step, name, 0, len(values))
-    return values + noise
+    noise = normals(randomness, purpose, step, name, start, len(values), torch.device("cpu"))
+    return np.asarray(values + noise.mul_(noise_std).numpy(), dtype=np.float64)
+
+
+def noise_slice(randomness: Randomness, step: int, name: str, start: int, count: int, device: torch.device) -> Tensor:
+    """Standard normal noise for a stretch of one parameter's summed gradient; times s_t, what a step adds to it.
+
+    A function of (key, step, name, coordinate) and the kind of device alone: shards that draw their own stretches have
+    together what one worker would draw. To be added once per step to the sum of all workers.
+
+    Args:
+        randomness: The run's draws.
+        step: 0 ≤ step < mechanism.steps.
+        name: The parameter.
+        start: The first coordinate, of the parameter flattened.
+        count: How many coordinates.
+        device: Where it is drawn and returned; see `harness.training.draws`.
+
+    Returns:
+        float64, shape [count].
+    """
+    return normals(randomness, GRADIENTS, step, name, start, count, device)
 
 
 def noisy_mean(
@@ -68,13 +96,49 @@ def noisy_mean(
         ValueError: No group takes part in this step, so that there is nothing to divide by.
     """
     noise_std, denominator = mechanism.noise_std_at(step, factor), _denominator(mechanism, step)
-    released = torch.empty_like(total)
+    # There and back once, not per parameter: each way waits for the device.
+    sums = total.cpu()
+    released = torch.empty_like(sums)
     for trainable in trainables:
         part = slice(trainable.offset, trainable.offset + trainable.size)
-        exact = total[part].to("cpu", torch.float64).numpy()
-        noisy = noisy_sum(exact, noise_std, randomness, GRADIENTS, step, trainable.name)
-        released[part] = (torch.from_numpy(noisy) / denominator).to(total.device, torch.float32)
-    return released
+        noisy = noisy_sum(sums[part].double().numpy(), noise_std, randomness, GRADIENTS, step, trainable.name)
+        released[part] = torch.from_numpy(noisy) / denominator
+    return released.to(total.device)
+
+
+def noisy_part(
+    total: Tensor,
+    name: str,
+    start: int,
+    mechanism: Mechanism,
+    step: int,
+    randomness: Randomness,
+    factor: float = 1.0,
+) -> Tensor:
+    """`noisy_mean` for a stretch of one parameter: what a worker does with the part that its optimizer steps on.
+
+    Args:
+        total: Sum of the clipped gradients over the *whole* cohort, of all workers, float32, shape [coordinates].
+        name: The parameter.
+        start: The first of these coordinates, of the parameter flattened.
+        mechanism: s_t and D_t.
+        step: 0 ≤ step < mechanism.steps.
+        randomness: The run's draws.
+        factor: c_t of an adaptive clip.
+
+    Returns:
+        The private mean gradient there, float32, shape [coordinates].
+
+    Raises:
+        ValueError: No group takes part in this step.
+    """
+    noise_std, denominator = mechanism.noise_std_at(step, factor), _denominator(mechanism, step)
+    exact = total.double()
+    if total.device.type == "cpu":
+        noisy = torch.from_numpy(noisy_sum(exact.numpy(), noise_std, randomness, GRADIENTS, step, name, start))
+    else:
+        noisy = exact + noise_std * noise_slice(randomness, step, name, start, len(exact), total.device)
+    return (noisy / denominator).to(torch.float32)
 
 
 def noisy_share(bits: float, mechanism: Mechanism, step: int, randomness: Randomness) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from harness.errors import MachineError
-from harness.files import hold
+from harness.files import hold, unwritable
 
 WORKERS_GONE_SECONDS = 30.0
 """So long the workers of a resumed run wait for those of the interrupted one to end."""
@@ -36,6 +36,31 @@ def any_rank(happened: bool, device: torch.device) -> bool:
     if own_ranks().world > 1:
         dist.all_reduce(flag)
     return bool(flag.item())
+
+
+def write_first(write: Callable[[], None], folder: Path, device: torch.device) -> None:
+    """Rank 0 writes; where it can't, all ranks give up together, and none waits for another. Collective.
+
+    Args:
+        write: What rank 0 does.
+        folder: Where, for the message.
+        device: Of the collective.
+
+    Raises:
+        MachineError: The disk is full or not writable.
+    """
+    from safetensors import SafetensorError
+
+    problem: MachineError | None = None
+    if own_ranks().rank == 0:
+        try:
+            write()
+        except MachineError as error:
+            problem = error
+        except (OSError, SafetensorError) as error:
+            problem = unwritable(error, folder)
+    if any_rank(problem is not None, device):
+        raise problem or MachineError("the first worker could not write")
 
 
 @contextlib.contextmanager

@@ -15,17 +15,24 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ArgumentError, MachineError, UserError
-from harness.files import write_private
+from harness.files import is_unwritable, unwritable, write_private
 from harness.spec.models import ComputeBlock
 from harness.training.job import Failure, Folder
 
 POLL_SECONDS = 0.5
+LOST_SECONDS = 30.0
+"""So long Ray may take to see that its own processes have died."""
 SMALLEST_SHARE = 0.1
 """Of a core, per worker."""
+SHARES = (1.0, 0.5, 0.25, 0.125)
+"""Of a core, per worker, where the number of workers varies."""
+RESIZE_SECONDS = 60.0
+"""Between two looks whether there is room for more workers: they all start again then, from the last checkpoint."""
 
 
 def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], None], halvings: int = 0) -> None:
@@ -48,27 +55,35 @@ def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], No
     # Ray would take up its own record of an earlier try; all state is in our checkpoints.
     shutil.rmtree(Folder(run_dir).private / "ray", ignore_errors=True)
     failures: list[BaseException] = []
+    given_up: list[Failure] = []
 
     def body() -> None:
         try:
-            _trainer(run_dir, compute, device, compute.retries + halvings).fit()
+            told = _trainer(run_dir, compute, device, compute.retries + halvings).fit().return_value
+            given_up.extend([Failure(**told)] if told else [])
         except BaseException as error:
             failures.append(error)
 
     # Off the main thread, where Ray Train would take over Ctrl-C and kill the workers before they checkpoint.
     thread = threading.Thread(target=body, name="fit", daemon=True)
+    lost = False
     try:
         _check_resources(compute, device)
-        thread.start()
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-            tick()
+        nodes = _living_nodes()
+        with _silent(started):
+            thread.start()
+            patience = LOST_SECONDS
+            while thread.is_alive() and patience > 0:
+                thread.join(POLL_SECONDS)
+                tick()
+                patience -= POLL_SECONDS * _ray_is_gone()
+        lost = patience <= 0 or (bool(failures) and (_ray_is_gone() or bool(nodes - _living_nodes())))
     finally:
         if started:
             import ray
 
             ray.shutdown()
-    _raise_failure(run_dir, failures)
+    _raise_failure(run_dir, given_up, failures, lost=lost)
 
 
 def check_shadows(folder: Path) -> None:
@@ -149,17 +164,49 @@ def _keeping_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _ray_is_gone() -> bool:
+    """Whether what makes a node of the Ray that we started was killed; of another Ray nothing is known here."""
+    from ray._private import worker as driver
+
+    node = getattr(driver, "_global_node", None)
+    dead: list[tuple[str, Any]] = getattr(node, "dead_processes", list)()
+    return any(kind in ("raylet", "gcs_server") for kind, _ in dead)
+
+
+def _living_nodes() -> set[str]:
+    import ray
+
+    if _ray_is_gone():
+        return set()
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _silent(ours: bool) -> Iterator[None]:
+    """Ray prints the last lines of a dead raylet's log to stdout, where a command's JSON belongs; ours does not."""
+    from ray._private import worker as driver
+
+    printing = getattr(driver, "print_to_stdstream", None)
+    if not ours or printing is None:
+        yield
+        return
+    driver.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        driver.print_to_stdstream = printing
+
+
 def _check_resources(compute: ComputeBlock, device: str) -> None:
     import ray
 
     held = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if device == "cuda" and held.get("GPU", 0) < compute.workers:
-        raise MachineError(
-            f"compute.workers: {compute.workers} workers need a GPU each; there are {held.get('GPU', 0):g}"
-        )
-    most = int(held.get("CPU", 1) / SMALLEST_SHARE)
-    if compute.workers > most:
-        raise MachineError(f"compute.workers: {compute.workers} workers would never start here; at most {most} can")
+    fewest = compute.fewest_workers
+    if device == "cuda" and held.get("GPU", 0) < fewest:
+        raise MachineError(f"compute.workers: {fewest} workers need a GPU each; there are {held.get('GPU', 0):g}")
+    most = int(held.get("CPU", 1) / (SMALLEST_SHARE if isinstance(compute.workers, int) else SHARES[-1]))
+    if fewest > most:
+        raise MachineError(f"compute.workers: {fewest} workers would never start here; at most {most} can")
 
 
 def _trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int) -> Any:
@@ -168,18 +215,26 @@ def _trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int) -
     from ray.train.torch import TorchConfig, TorchTrainer
 
     cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    fewest, most = compute.fewest_workers, compute.most_workers
     # Fractions let two workers start on one core; threads are set by the worker itself.
-    share = max(SMALLEST_SHARE, min(1.0, cores / compute.workers))
-    # Ray's own defaults for the last two are endless; its stubs know only the first.
+    if fewest == most:
+        share = max(SMALLEST_SHARE, min(1.0, cores / most))
+    else:
+        # As many workers start as there is room for: one core each, but for the fewest that must. Ray divides by the
+        # share and rounds down, so it must be exact.
+        share = next((one for one in SHARES if cores / one >= fewest), SHARES[-1])
+    # Ray's own defaults for the last two are endless; its stubs know only the first, and no elastic workers.
     limits = ("max_failures", "controller_failure_limit", "max_preemption_failures")
     failures: dict[str, Any] = dict.fromkeys(limits, restarts)
+    scaling: dict[str, Any] = {
+        "num_workers": most if fewest == most else (fewest, most),
+        "elastic_resize_monitor_interval_s": RESIZE_SECONDS,
+    }
     return TorchTrainer(
-        worker,
-        train_loop_config={"run_dir": str(run_dir), "threads": max(1, int(cores // compute.workers))},
+        worker,  # type: ignore[arg-type]  # what it returns comes back, and Ray's type has not heard of it
+        train_loop_config={"run_dir": str(run_dir)},
         torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=compute.workers, use_gpu=device == "cuda", resources_per_worker={"CPU": share}
-        ),
+        scaling_config=ScalingConfig(**scaling, use_gpu=device == "cuda", resources_per_worker={"CPU": share}),
         run_config=RunConfig(
             name=run_dir.name,
             storage_path=str(Folder(run_dir).private / "ray"),
@@ -188,8 +243,8 @@ def _trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int) -
     )
 
 
-def worker(config: Mapping[str, Any]) -> None:
-    """What each Ray worker runs."""
+def worker(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What each Ray worker runs; returns the `Failure` for which it gave up, if any."""
     import ray.train
 
     if not ray.train.get_context().get_world_size():
@@ -198,18 +253,31 @@ def worker(config: Mapping[str, Any]) -> None:
     try:
         check_worker()
     except ArgumentError as error:
-        Failure(str(error), error.exit_code).save(run_dir)
-        raise RuntimeError("a shadowed package") from None
-    prepare_process(int(config["threads"]))
+        failure = Failure(str(error), error.exit_code)
+        failure.save(run_dir)
+        return asdict(failure)
+    prepare_process(own_threads())
     from harness.training.loop import train
 
     try:
-        train(run_dir, lambda row: ray.train.report(dict(row)))
+        gave_up = train(run_dir, lambda row: ray.train.report(dict(row)))
     except BaseException as error:
         # Raised on as a bare name: the message and the frames may hold private values, and Ray logs both.
         rank = ray.train.get_context().get_world_rank()
-        write_private(Folder(run_dir).private / f"worker-{rank}-error.log", traceback.format_exc().encode())
+        with contextlib.suppress(OSError):  # of a full disk
+            write_private(Folder(run_dir).private / f"worker-{rank}-error.log", traceback.format_exc().encode())
         raise RuntimeError(f"{type(error).__name__} in a worker; details are in the run's private folder") from None
+    return None if gave_up is None else asdict(gave_up)
+
+
+def own_threads() -> int:
+    """This worker's part of its node's cores, which all workers of the node share."""
+    import ray
+    import ray.train
+
+    own = ray.get_runtime_context().get_node_id()
+    cores = next((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == own), 1)  # type: ignore[no-untyped-call]
+    return max(1, int(cores // ray.train.get_context().get_local_world_size()))
 
 
 def prepare_process(threads: int) -> None:
@@ -227,13 +295,36 @@ def prepare_process(threads: int) -> None:
     deepspeed.init_distributed(dist_init_required=False)
 
 
-def _raise_failure(run_dir: Path, failures: list[BaseException]) -> None:
-    given_up = Failure.load(run_dir)
-    if given_up is not None:
-        error = UserError(given_up.message)
-        error.exit_code = given_up.exit_code
+def _raise_failure(run_dir: Path, given_up: list[Failure], failures: list[BaseException], *, lost: bool) -> None:
+    left = Failure.load(run_dir)
+    for failure in [left] if left is not None else given_up:
+        error = UserError(failure.message)
+        error.exit_code = failure.exit_code
         raise error
-    if failures:
-        details = Folder(run_dir).private / "error.log"
-        write_private(details, "".join(traceback.format_exception(failures[0])).encode())
-        raise UserError(f"training failed; details are in {details}")
+    if not failures and not lost:
+        return
+    details = Folder(run_dir).private / "error.log"
+    try:
+        text = "".join(line for failure in failures for line in traceback.format_exception(failure))
+        write_private(details, text.encode())
+    except OSError as error:
+        raise unwritable(error, details) from None
+    if failures and is_unwritable(failures[0]):  # Ray's own state lies in the run's folder
+        raise unwritable(failures[0], Folder(run_dir).private)
+    if lost or _died(failures[0]):
+        raise MachineError(
+            f"a process of Ray's was killed, or its machine was lost; go on with --resume (details are in {details})"
+        )
+    raise UserError(f"training failed; details are in {details}")
+
+
+def _died(failure: BaseException) -> bool:
+    """Whether training ended because a process of Ray's did, and not with an exception of ours."""
+    from ray.exceptions import RayActorError, RayTaskError
+    from ray.train import ControllerError, WorkerGroupError
+
+    if isinstance(failure, WorkerGroupError):
+        # When a worker dies, the others fail too: in the middle of a collective.
+        return any(isinstance(one, RayActorError) for one in failure.worker_failures.values())
+    # An exception that the controller itself raised is a task's; anything else of Ray says that it has gone.
+    return isinstance(failure, ControllerError) or not isinstance(failure, RayTaskError)

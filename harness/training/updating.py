@@ -5,10 +5,11 @@ Where the trained coordinates are few (adapters), each unit's gradient is materi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,8 +21,9 @@ from harness.training.adapting import bits_of
 from harness.training.batches import Tokens, collate_units, pad, summed_loss, weighted_loss
 from harness.training.engine import Engine
 from harness.training.gradients import UnitGradients
-from harness.training.layout import Layout
+from harness.training.layout import Layout, to_device
 from harness.training.noise import noisy_mean
+from harness.training.probing import probe
 from harness.training.ranks import Ranks, own_ranks
 
 
@@ -43,7 +45,13 @@ class Seen:
 
 
 class Update(Protocol):
-    """How a step is computed; each way does the very same mechanism."""
+    """How a step is computed; each way does the very same mechanism.
+
+    Attributes:
+        engine: The model under DeepSpeed.
+    """
+
+    engine: Engine
 
     def step(
         self, step: int, shares: Sequence[Sequence[MicroBatch]], clip_norms: Tensor, factor: float, *, stop: bool
@@ -61,6 +69,19 @@ class Update(Protocol):
 
     def idle(self, *, last: bool) -> None:
         """A micro-batch of weight zero, to stay in step with the other ranks, or for an empty cohort."""
+        ...
+
+    def probe(self, initial: Mapping[str, Tensor], longest: int) -> None:
+        """Sees on made-up tokens that the model computes and can learn; collective.
+
+        Args:
+            initial: The trained weights by name.
+            longest: Most tokens that an example can have.
+
+        Raises:
+            UserError: The loss is not finite, or a weight would never get a gradient.
+            ArgumentError: The model is not causal.
+        """
         ...
 
 
@@ -83,12 +104,11 @@ class AdapterUpdate:
         mine = shares[self.ranks.rank]
         rounds = max(1, *(len(b) for b in shares))
         self.sink.reset()
-        limits = clip_norms.to(self.device)
         # Loss, units above their clip norm, bits. They stay on the device: asking for one would wait for all.
         found = torch.zeros(3, dtype=torch.float64, device=self.device)
         for i in range(rounds):
             if i < len(mine):
-                found += self._micro_batch(mine[i], limits, last=i == rounds - 1)
+                found += self._micro_batch(mine[i], clip_norms, last=i == rounds - 1)
             else:
                 self.idle(last=i == rounds - 1)
         # Sums of halves are exact in float32, so that every rank and every number of them has the same.
@@ -103,7 +123,7 @@ class AdapterUpdate:
     def _micro_batch(self, batch: MicroBatch, clip_norms: Tensor, *, last: bool) -> Tensor:
         """Computes and clips; returns the sums of losses, of units above their clip norm, and of their bits."""
         rows, layout = collate_units(self.corpus, batch, self.device)
-        weights = torch.tensor([1.0 / u.targets for u in batch.units], dtype=torch.float32, device=self.device)
+        weights = to_device(np.array([1.0 / u.targets for u in batch.units], dtype=np.float32), self.device)
         inner = summed_loss(rows, layout, weights)
         seen: list[Tensor] = []
 
@@ -114,7 +134,7 @@ class AdapterUpdate:
 
         self.sink.begin(layout)
         self.engine.backward(loss_of, self.sink, last=last)
-        limits = clip_norms[torch.tensor([u.group for u in batch.units], device=self.device)]
+        limits = to_device(clip_norms.numpy()[[u.group for u in batch.units]], self.device)
         norms = self.sink.finish(limits, continues=batch.continues)
         own = limits[: len(norms)]
         return torch.stack([seen[0].double(), (norms > own).sum().double(), bits_of(norms, own)])
@@ -124,3 +144,7 @@ class AdapterUpdate:
         self.sink.begin(Layout.of_rows([0], self.device))
         self.engine.backward(weighted_loss(pad([[0, 0]], self.device), [0.0]), self.sink, last=last)
         self.sink.finish(torch.ones(1, dtype=torch.float64, device=self.device), continues=False)
+
+    def probe(self, initial: Mapping[str, Tensor], longest: int) -> None:
+        """See `Update`."""
+        probe(self.engine, self.sink, initial, longest)

@@ -237,6 +237,65 @@ def test_micro_batches_cover_every_row_once_and_keep_units_together(shape, budge
     assert not batches or not batches[-1].continues
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(shape=UNITS, budget=st.integers(1, 2000))
+def test_packed_micro_batches_are_micro_batches(shape, budget):
+    """Each example once, units together, and within the budget: the examples of a row make up its length.
+
+    Break: an example put into a row that is full; rows counted without the widest of them.
+    """
+    units, lengths = units_of(shape)
+    batches = micro_batches(units, lengths, budget, pack=True)
+    flat = [(e, b.units[s]) for b in batches for e, s in zip(b.examples, b.slots, strict=True)]
+    assert sorted(e for e, _ in flat) == list(range(len(lengths)))
+    order = [unit.user for unit, _ in itertools.groupby(unit for _, unit in flat)]
+    assert len(order) == len(set(order)) == len(units)
+    for batch in batches:
+        assert padded_tokens(batch, lengths) <= budget or len(batch.examples) == 1
+        assert set(batch.lines) == set(range(max(batch.lines) + 1))
+    for batch, following in itertools.pairwise(batches):
+        assert batch.continues == (batch.units[-1] == following.units[0])
+    assert sum(padded_tokens(b, lengths) for b in batches) >= sum(lengths)
+
+
+def padded_tokens(batch, lengths):
+    """Rows times the longest of them."""
+    ends = [0] * (max(batch.lines) + 1)
+    for example, line in zip(batch.examples, batch.lines, strict=True):
+        ends[line] += int(lengths[example])
+    return len(ends) * max(ends)
+
+
+RAGGED = {
+    "short texts": lambda draws, n: np.clip(draws.lognormal(3.6, 0.9, n), 4, 512),
+    "heavy tail": lambda draws, n: np.clip(draws.pareto(1.1, n) * 20 + 5, 5, 512),
+    "even": lambda draws, n: draws.integers(8, 128, n),
+    "filled windows and a rest": lambda draws, n: np.where(draws.random(n) < 0.8, 128, draws.integers(10, 128, n)),
+}
+
+
+@pytest.mark.parametrize("examples_per_user", [4, 16])
+@pytest.mark.parametrize("kind", RAGGED)
+def test_padding_stays_under_a_tenth_on_ragged_lengths(kind, examples_per_user):
+    """64 users, 2,048 tokens a micro-batch, up to 512 an example. With a row per example up to 61 % are padding.
+
+    Break: rows that are never shared.
+    """
+    lengths = RAGGED[kind](np.random.default_rng(1), 64 * examples_per_user).astype(np.int32)
+    each = np.arange(len(lengths)).reshape(64, -1).tolist()
+    units = [Unit(user, 0, tuple(examples), 1) for user, examples in enumerate(each)]
+    batches = micro_batches(units, lengths, 2048, pack=True)
+    assert 1 - lengths.sum() / sum(padded_tokens(b, lengths) for b in batches) < 0.1
+    apart = sum(padded_tokens(b, lengths) for b in micro_batches(units, lengths, 2048))
+    assert sum(padded_tokens(b, lengths) for b in batches) < apart
+
+
+def test_rows_are_shared_only_where_it_pays():
+    """Equal lengths fill their rows. Break: packing whatever it costs."""
+    units, lengths = units_of([[300] * 4] * 4)
+    assert not any(b.packed for b in micro_batches(units, lengths, 1200, pack=True))
+
+
 def test_the_cut_is_as_late_as_the_budget_allows():
     """Padding counts: three rows of 10 in 30 tokens. Break: the sum of lengths in place of the padded size."""
     units, lengths = units_of([[10], [9], [8], [8]])

@@ -16,7 +16,7 @@ from harness.data.cohorts import draw_cohort
 from harness.data.store import Corpus
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import load_key
-from harness.spec.models import OptimizerBlock, Spec
+from harness.spec.models import OptimizerBlock, Spec, TrainBlock
 from harness.training.job import Folder, Job
 
 
@@ -45,10 +45,16 @@ def plain_model(base: Path, spec: Spec) -> Any:
     torch.manual_seed(spec.seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     adapter = spec.model.adapter
+    if adapter.type == "full":
+        return model.eval().double()
     config = LoraConfig(
         r=adapter.r, lora_alpha=adapter.alpha, target_modules=list(adapter.targets), task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config).eval().double()
+    model = get_peft_model(model, config).eval().double()
+    for name, parameter in model.named_parameters():
+        if adapter.freeze_a and ".lora_A." in name:
+            parameter.requires_grad_(False)
+    return model
 
 
 def unit_gradient(model: Any, texts: list[list[int]], masks: list[list[bool]] | None = None) -> Tensor:
@@ -75,6 +81,16 @@ def _optimizer(block: OptimizerBlock, parameters: list[Any]) -> torch.optim.Opti
         )
     assert block.type == "adamw"
     return torch.optim.AdamW(parameters, lr=block.lr, weight_decay=block.weight_decay or 0.0)
+
+
+def _learning_rate(train: TrainBlock, step: int) -> float:
+    """The learning rate of a step, in plain words."""
+    warmup, falling = train.schedule.warmup, train.steps - train.schedule.warmup
+    if step < warmup:
+        return train.optimizer.lr / warmup * (step + 1)
+    left = (train.steps - step) / falling
+    shapes = {"constant": 1.0, "linear": left, "cosine": math.sin(math.pi / 2 * left) ** 2}
+    return train.optimizer.lr * shapes[train.schedule.type]
 
 
 def _rules(mechanism: Mechanism, step: int) -> tuple[float, float, float]:
@@ -127,6 +143,8 @@ def train_plainly(run_dir: Path) -> Reference:
             own += mechanism.noise_std * noise * factors[-1] * normals
             parameter.grad = (own / denominator).view_as(parameter)
             offset += parameter.numel()
+        for settings in optimizer.param_groups:
+            settings["lr"] = _learning_rate(job.spec.train, step)
         optimizer.step()
         if mechanism.adaptive is not None:
             rule = mechanism.adaptive

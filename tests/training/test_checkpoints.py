@@ -166,7 +166,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
             save(tmp_path, large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert str(caught.value).startswith(f"the checkpoint could not be written to {tmp_path}: ")
+    assert str(caught.value).startswith(f"{tmp_path}/step-00000002 could not be written: ")
     assert "File too large" in str(caught.value)
     assert_equal(load_newest(tmp_path), made(1))
 
@@ -176,7 +176,7 @@ def test_a_folder_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(MachineError) as caught:
         save(tmp_path / "file" / "private", made(1))
     where = tmp_path / "file" / "private"
-    assert str(caught.value) == f"the checkpoint could not be written to {where}: Not a directory"
+    assert str(caught.value) == f"{where}/step-00000001 could not be written: Not a directory"
 
 
 def test_the_digest_is_of_names_and_bytes() -> None:

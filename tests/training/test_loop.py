@@ -95,6 +95,34 @@ def test_the_weights_equal_a_single_process_reference(
     assert moved > 1e-2
 
 
+@pytest.mark.parametrize(("world", "stage"), [(1, 0), (2, 3)])
+def test_first_factors_that_are_frozen_stay_and_the_others_train(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], world: int, stage: int
+) -> None:
+    """Broken by a frozen factor that is trained, noised, or counted in the norm."""
+    options = {"train": {"optimizer": OPTIMIZERS["adamw"]}, "model": {"adapter": {"freeze_a": True}}}
+    run_dir = new_run(mechanism=make_mechanism(steps=4, noise_std=0.1), compute=on(stage, **TIGHT), **options)
+    expected = train_plainly(run_dir)
+    assert all(".lora_B." in name for name in expected.final)
+    for ((_, after),) in workers(world)(checks.trained, [run_dir]):
+        assert_weights(after, expected.final, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("world", "stage", "schedule"),
+    [(1, 0, {"type": "linear", "warmup": 2}), (2, 2, {"type": "cosine"}), (2, 3, {"type": "constant", "warmup": 3})],
+)
+def test_the_learning_rate_follows_its_schedule(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], world: int, stage: int, schedule: dict[str, Any]
+) -> None:
+    """Broken by a step that keeps the learning rate of the one before."""
+    options = {"optimizer": OPTIMIZERS["adamw"], "schedule": schedule}
+    run_dir = new_run(mechanism=make_mechanism(steps=4), train=options, compute=on(stage, **TIGHT))
+    expected = train_plainly(run_dir)
+    for ((_, after),) in workers(world)(checks.trained, [run_dir]):
+        assert_weights(after, expected.final, 1e-5)
+
+
 def test_the_checkpoint_holds_what_the_ranks_hold(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
     run_dir = new_run(compute=on(3))
     first, second = workers(2)(checks.trained, [run_dir])
@@ -299,6 +327,20 @@ def test_an_adapter_that_would_stay_zero_is_found_before_a_record_is_read(
     assert not (Folder(run_dir).private / "diagnostics.jsonl").exists()
 
 
+def test_what_noise_alone_would_move_is_found_before_a_record_is_read(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path
+) -> None:
+    """A norm's weight begins at one. Broken by looking at parameters that begin at zero alone."""
+
+    def edit(model: Any) -> None:
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+
+    base = save_base(tmp_path / "cut", edit=edit)
+    found = failure(new_run(base, model={"adapter": {"type": "norms"}}, compute=on(2)), workers(2))
+    name = "base_model.model.model.layers.0.input_layernorm.ln_tuning_layers.default.weight"
+    assert found.message == f"{name} gets no gradient: noise alone would move it; leave it out of the adapter"
+
+
 def test_weights_that_never_move_end_the_run(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
     """Nobody is ever sampled and there is no noise. Broken by not comparing with the initial weights."""
     mechanism = make_mechanism(steps=3, rates=(1e-9, 1e-9))
@@ -339,10 +381,12 @@ def test_a_loss_beyond_the_numbers_ends_the_run(new_run: Callable[..., Path], wo
     assert [row["step"] for row in rows(run_dir)] == [0]
 
 
+@pytest.mark.parametrize("freeze_a", [False, True])
 def test_a_run_does_not_go_on_from_other_initial_weights(
-    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path
+    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path, freeze_a: bool
 ) -> None:
-    run_dir = new_run(train={"checkpoint_every": 1})
+    """Broken by a digest of the trained weights alone: where the first factors are frozen, those are all zero."""
+    run_dir = new_run(train={"checkpoint_every": 1}, model={"adapter": {"freeze_a": freeze_a}})
     workers(1)(checks.stopped_after_release_of, run_dir, 1)
     other = copy_run(run_dir, tmp_path / "other", seed=4)
     found = failure(other, workers(1))

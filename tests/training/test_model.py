@@ -16,15 +16,16 @@ from torch import nn
 
 from harness.errors import ArgumentError
 from harness.spec.models import AdapterBlock, ModelBlock
+from harness.training.adapters import check_supported as _check_supported
 from harness.training.checkpoints import load_newest
 from harness.training.job import Folder
-from harness.training.model import Base, _check_supported, build_model, check_fits, find_base, load_tokenizer
+from harness.training.model import Base, build_model, check_fits, find_base, frozen_factors, load_tokenizer
 from tests.tiny import save_base
 from tests.training import checks
 
 
 def block(base: Path, dtype: str = "float32", **adapter: Any) -> ModelBlock:
-    return ModelBlock(base=str(base), dtype=dtype, adapter=AdapterBlock(**{"r": 4, **adapter}))
+    return ModelBlock(base=str(base), dtype=dtype, adapter=AdapterBlock(**{"r": 4, "freeze_a": False, **adapter}))
 
 
 # --- saved for plain peft -----------------------------------------------------------------------------------
@@ -45,17 +46,19 @@ def test_what_some_record_could_break_is_refused_beforehand(base: Path, tmp_path
         check_fits(Base(short, ""), tokenizer, 8)
 
 
-@pytest.mark.parametrize("kind", ["plain", "tied"])
+@pytest.mark.parametrize("kind", ["plain", "tied", "freeze_a"])
 def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(
     new_run: Callable[..., Path], workers: Callable[[int], Any], base: Path, tied_base: Path, kind: str
 ) -> None:
-    """After two workers at ZeRO 3. Broken by saving the weights of the beginning, or under names that peft ignores."""
+    """After two workers at ZeRO 3. Broken by saving the weights of the beginning, under names that peft ignores, or
+    without the factors that are not trained (peft would draw others).
+    """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = tied_base if kind == "tied" else base
-    targets = ["q_proj", "v_proj", "down_proj"]
-    run_dir = new_run(folder, model={"adapter": {"targets": targets}}, compute={"deepspeed": {"stage": 3}})
+    adapting = {"targets": ["q_proj", "v_proj", "down_proj"], "freeze_a": kind == "freeze_a"}
+    run_dir = new_run(folder, model={"adapter": adapting}, compute={"deepspeed": {"stage": 3}})
     assert workers(2)(checks.train, run_dir) == [None, None]
     adapter = Folder(run_dir).adapter
     assert {p.name for p in adapter.iterdir()} >= {"adapter_model.safetensors", "adapter_config.json"}
@@ -64,7 +67,7 @@ def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(
     with torch.no_grad():
         untuned = plain(input_ids=ids).logits
     loaded = PeftModel.from_pretrained(plain, adapter).eval()
-    trained = build_model(folder, block(folder, targets=tuple(targets), alpha=8.0), seed=3)
+    trained = build_model(folder, block(folder, alpha=8.0, **adapting), seed=3)
     checkpoint = load_newest(Folder(run_dir).checkpoints("private"))
     assert checkpoint is not None
     for name, parameter in trained.named_parameters():
@@ -81,7 +84,7 @@ def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folder)
     assert config["inference_mode"]
-    assert sorted(config["target_modules"]) == sorted(targets)
+    assert sorted(config["target_modules"]) == sorted(adapting["targets"])
     assert not list(run_dir.glob(".adapter*"))
 
 
@@ -192,6 +195,16 @@ def test_the_tokenizer_of_the_tiny_model_gives_texts_back(base: Path) -> None:
     assert len(ids) == 11
     assert tokenizer.decode(ids) == "a lamp, 7 ~"
     assert tokenizer.eos_token_id == 95
+
+
+def test_a_first_factor_that_is_frozen_is_not_trained(base: Path) -> None:
+    free, frozen = (build_model(base, block(base, freeze_a=value), 0) for value in (False, True))
+    names = {n for n, p in free.named_parameters() if p.requires_grad}
+    assert {n for n, p in frozen.named_parameters() if p.requires_grad} == {n for n in names if ".lora_B." in n}
+    assert frozen_factors(free) == {}
+    assert set(frozen_factors(frozen)) == {n for n in names if ".lora_A." in n}
+    drawn = dict(free.named_parameters())
+    assert all(torch.equal(value, drawn[name]) for name, value in frozen_factors(frozen).items())
 
 
 def test_a_saved_adapter_replaces_an_older_one_as_a_whole(base: Path, tmp_path: Path) -> None:
