@@ -148,21 +148,23 @@ class AdapterBlock(Block):
         default="lora",
         description="lora: low-rank adapters, the base stays as it is; full: all parameters, in float32",
     )
-    r: Annotated[int, Field(ge=1, le=8192, strict=True)] = Field(default=8, description="rank")
-    alpha: Positive = Field(default=16.0, description="the update is scaled by alpha / r")
+    r: Annotated[int, Field(ge=1, le=8192, strict=True)] = Field(default=4, description="rank")
+    alpha: Positive = Field(
+        default=80.0, description="the update is scaled by alpha / r; large, since noise leaves few and small steps"
+    )
     targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        default=("q_proj", "v_proj"),
+        default=("v_proj",),
         min_length=1,
         max_length=1000,
-        description="names of the linear layers that get an adapter",
+        description="names of the linear layers that get an adapter; noise grows with the number of trained weights",
     )
     dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
         default=0.0, description="fraction of the adapter's inputs that a step leaves out"
     )
     freeze_a: bool = Field(
-        default=False,
+        default=True,
         description="train each adapter's second factor alone and leave the first as it was drawn: the noise falls on "
-        "fewer weights",
+        "a half of the weights or fewer",
     )
 
     @model_validator(mode="after")
