@@ -98,7 +98,7 @@ install_all() {
 ensure_venv() (
     kind=$1
     extras=train,demo
-    [ "$kind" = run ] || extras=train,demo,hub,dev
+    [ "$kind" = run ] || extras=train,demo,hub,dev,bench
     if command -v flock >/dev/null 2>&1; then
         flock 9
     fi

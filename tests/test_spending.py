@@ -16,7 +16,7 @@ from harness.cli import main
 from harness.errors import ArgumentError, BudgetError, MachineError
 from harness.planning import Plan, make_plan
 from harness.privacy.ledger import Account, Ledger
-from harness.running import flow, spending
+from harness.running import flow, folders, spending
 from harness.running.folders import entry_of
 from harness.training import ray
 from harness.training.job import Folder
@@ -189,6 +189,37 @@ def test_a_refund_that_fails_is_told(spec: str, ledger: Ledger, folder: Folder, 
     ]
     (tmp_path / "away.db").rename(tmp_path / "ledger.db")
     assert statuses(ledger.account("posts")) == ["reserved"]
+
+
+def killed_while_preparing(plan: Plan, ledger: Ledger, out: Path, number: int) -> Folder:
+    """What SIGKILL leaves of a run that had reserved and not begun, a while ago."""
+    folder = Folder(out / plan.spec.name / f"20260101-10000{number}-abcdef")
+    folder.private.mkdir(parents=True)
+    folder.lease.touch()
+    spending._reserve(plan, folder, ledger)
+    folder.key.write_bytes(bytes(32))
+    (folder.private / ".run.json.0123").write_text("{")
+    os.utime(folder.private, (0, 0))
+    return folder
+
+
+def test_a_run_that_was_killed_before_it_began_gets_all_back(spec: str, ledger: Ledger, tmp_path: Path) -> None:
+    """By the next one of its name. Red when nothing is given back, or too much."""
+    plan, out, listening = make_plan(spec), tmp_path / "runs", Listening()
+    dead, begun, alive, young = (killed_while_preparing(plan, ledger, out, number) for number in range(4))
+    (begun.private / "run.json").write_text("{}")
+    os.utime(begun.private, (0, 0))
+    os.utime(young.private)
+    first = out / plan.spec.name / "20260101-100009-abcdef" / "private"  # killed before it had its lease
+    first.mkdir(parents=True)
+    os.utime(first, (0, 0))
+    with folders.lease(alive):
+        spending.give_back_unbegun(plan.loaded, out, listening)
+    assert statuses(ledger.account("posts")) == ["refunded", "reserved", "reserved", "reserved"]
+    assert [folder.root.exists() for folder in (dead, begun, alive, young)] == [False, True, True, True]
+    assert not first.parent.exists()
+    assert begun.key.exists()
+    assert listening.notes == [f"{dead.root.name} was killed before it began: what it reserved is given back"]
 
 
 def test_looks_while_training(

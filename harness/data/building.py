@@ -106,6 +106,7 @@ class Builder:
         numbers = self._read(incoming)
         n_examples = self._group(folder, Table(incoming), numbers)
         incoming.unlink()
+        store.write_columns(folder)
         meta = {
             "fingerprint": fingerprint,
             "name": self._preparation.name,

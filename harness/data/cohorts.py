@@ -50,6 +50,14 @@ class ExampleIndex(Protocol):
         ...
 
 
+class Members(Protocol):
+    """The training users of a group in a fixed order: an array of their numbers, or what answers like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: NDArray[np.int64], /) -> NDArray[np.int64]: ...
+
+
 @dataclass(frozen=True)
 class Unit:
     """One sampled user, or one sampled example of a user, in one step: the unit that is clipped. Private.
@@ -93,7 +101,7 @@ class MicroBatch:
 
 def draw_cohort(
     mechanism: Mechanism,
-    members: Sequence[NDArray[np.int64]],
+    members: Sequence[Members],
     corpus: ExampleIndex,
     randomness: Randomness,
     step: int,
@@ -133,7 +141,7 @@ def kept_examples(corpus: ExampleIndex, user: int, at_most: int, randomness: Ran
 
 
 def _sampled_users(
-    group: GroupMechanism, members: NDArray[np.int64], corpus: ExampleIndex, randomness: Randomness, step: int
+    group: GroupMechanism, members: Members, corpus: ExampleIndex, randomness: Randomness, step: int
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     heads = randomness.bernoulli("cohort", step, group.name, len(members), group.sampling_rate)
     for user in members[heads].tolist():
@@ -143,15 +151,16 @@ def _sampled_users(
 
 
 def _sampled_examples(
-    group: GroupMechanism, members: NDArray[np.int64], corpus: ExampleIndex, randomness: Randomness, step: int
+    group: GroupMechanism, members: Members, corpus: ExampleIndex, randomness: Randomness, step: int
 ) -> Iterator[tuple[int, tuple[int, ...]]]:
     # A coin for each place (user, j), j < G, whether or not the user has so many: nothing but G and the users decides
     # which coins there are.
     most = group.examples_per_user
     heads = randomness.bernoulli("cohort", step, group.name, len(members) * most, group.sampling_rate)
-    for user, places in itertools.groupby(heads.tolist(), key=lambda head: int(members[head // most])):
+    drawn = zip(members[heads // most].tolist(), (heads % most).tolist(), strict=True)
+    for user, places in itertools.groupby(drawn, key=lambda one: int(one[0])):
         kept = kept_examples(corpus, user, most, randomness)
-        yield from ((user, (kept[place % most],)) for place in places if place % most < len(kept))
+        yield from ((user, (kept[place],)) for _, place in places if place < len(kept))
 
 
 def _units(group: int, drawn: Iterable[tuple[int, tuple[int, ...]]], predicted: NDArray[np.int32]) -> Iterator[Unit]:

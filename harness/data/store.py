@@ -1,13 +1,14 @@
 """The corpus on disk: three Arrow files grouped by user, memory-mapped and read by random access.
 
 ``users.arrow`` has a row per user (sorted by name), ``examples.arrow`` a row per training example and
-``records.arrow`` a row per record; a user's examples and records are neighbours.
+``records.arrow`` a row per record; a user's examples and records are neighbours. Their columns of numbers lie beside
+them, one file each, so that they can be mapped as whole arrays: a worker reads what it draws, and holds no list of all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from harness.plugins import UserRecords
 
 Ints = npt.NDArray[np.int64]
 
-VERSION = 3
+VERSION = 4
 """Of the files' layout and of everything that decides their content: part of every fingerprint."""
 
 META, PROBLEMS = "corpus.json", "problems.json"
@@ -48,6 +49,16 @@ EXAMPLES_SCHEMA = pa.schema(
 RECORDS_SCHEMA = pa.schema([("text", pa.string()), ("token_count", pa.int64())])
 INCOMING_SCHEMA = pa.schema([("text", pa.string()), ("tokens", pa.list_(pa.int32())), ("loss", pa.list_(pa.uint8()))])
 
+_COLUMNS = {
+    "holdout": (USERS, np.bool_),
+    "n_records": (USERS, np.int64),
+    "n_examples": (USERS, np.int64),
+    "n_tokens": (USERS, np.int64),
+    "first_record": (USERS, np.int64),
+    "first_example": (USERS, np.int64),
+    "targets": (EXAMPLES, np.int32),
+}
+_LENGTHS, _HELD = "lengths", "held"
 _ROWS, _WEIGHT = 4096, 1 << 22
 
 
@@ -115,19 +126,13 @@ class Table:
         """Number of rows."""
         return int(self._starts[-1])
 
-    def numbers(self, column: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """A whole column of numbers or truth values, read-only."""
-        parts = [batch.column(column).to_numpy(zero_copy_only=False) for batch in self._batches]
-        found = np.concatenate(parts).astype(dtype) if parts else np.empty(0, dtype=dtype)
-        found.setflags(write=False)
-        return found
+    def numbers(self, column: str) -> Iterator[npt.NDArray[Any]]:
+        """A column of numbers or truth values, part by part."""
+        return (batch.column(column).to_numpy(zero_copy_only=False) for batch in self._batches)
 
-    def lengths(self, column: str) -> npt.NDArray[np.int32]:
-        """The number of elements of every list of a column, read-only."""
-        parts = [np.diff(self._view(number, column)[0]) for number in range(len(self._batches))]
-        found = np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
-        found.setflags(write=False)
-        return found
+    def lengths(self, column: str) -> Iterator[npt.NDArray[np.int32]]:
+        """The number of elements of every list of a column, part by part."""
+        return (np.diff(self._view(number, column)[0]) for number in range(len(self._batches)))
 
     def numbers_in(self, row: int, column: str) -> npt.NDArray[Any]:
         """A list of a list column, read-only and without a copy."""
@@ -165,11 +170,57 @@ class Table:
         return self._views[key]
 
 
+def write_columns(folder: Path) -> None:
+    """Writes the columns of numbers of a corpus whose tables are complete; a part of each is in memory at a time."""
+    tables = {name: Table(folder / name) for name in (USERS, EXAMPLES)}
+    for column, (table, dtype) in _COLUMNS.items():
+        _write_column(folder, column, dtype, tables[table].rows, tables[table].numbers(column))
+    examples, users = tables[EXAMPLES], tables[USERS]
+    _write_column(folder, _LENGTHS, np.int32, examples.rows, examples.lengths("tokens"))
+    # Held-out users are few, and asked for in the order of their hash.
+    places: list[Ints] = []
+    orders: list[npt.NDArray[np.uint64]] = []
+    start = 0
+    columns = ("holdout", "n_examples", "order")
+    for held, examples_of, order in zip(*map(users.numbers, columns), strict=True):
+        inside = np.flatnonzero(held.astype(np.bool_) & (examples_of > 0))
+        places.append(inside + start)
+        orders.append(order[inside])
+        start += len(held)
+    found = np.concatenate(places)[np.argsort(np.concatenate(orders), kind="stable")] if places else np.empty(0)
+    _write_column(folder, _HELD, np.int64, len(found), [found])
+
+
+def _write_column(
+    folder: Path, name: str, dtype: type[np.generic], rows: int, parts: Iterable[npt.NDArray[Any]]
+) -> None:
+    """A file as `numpy.save` writes them."""
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (rows,)}
+    with create_private(folder / f"{name}.npy") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.astype(dtype).tobytes())
+
+
+def _column(folder: Path, name: str) -> npt.NDArray[Any]:
+    """A column, mapped and read-only."""
+    path = folder / f"{name}.npy"
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except ValueError:
+        found = np.load(path, allow_pickle=False)  # nothing can't be mapped
+        if len(found):
+            raise
+        found.setflags(write=False)
+        return np.asarray(found)
+
+
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """All users' examples, on disk. Everything in it is private but what a caller declared public.
 
-    Users are numbered in the order of their names. All arrays are read-only.
+    Users are numbered in the order of their names. All arrays are read-only, and mapped: what is not looked at is not
+    read.
 
     Attributes:
         folder: Where it lies.
@@ -201,7 +252,7 @@ class Corpus:
     example_lengths: npt.NDArray[np.int32] = field(repr=False)
     example_targets: npt.NDArray[np.int32] = field(repr=False)
     _first_record: Ints = field(repr=False)
-    _order: npt.NDArray[np.uint64] = field(repr=False)
+    _held: Ints = field(repr=False)
     _users: Table = field(repr=False)
     _examples: Table = field(repr=False)
     _records: Table = field(repr=False)
@@ -224,26 +275,41 @@ class Corpus:
                 max_tokens=meta["max_tokens"],
                 attribute_names=tuple(meta["attributes"]),
                 bad_records=meta["bad_records"],
-                holdout=users.numbers("holdout", np.bool_),
-                n_records=users.numbers("n_records", np.int64),
-                n_examples=users.numbers("n_examples", np.int64),
-                n_tokens=users.numbers("n_tokens", np.int64),
-                first_example=users.numbers("first_example", np.int64),
-                example_lengths=examples.lengths("tokens"),
-                example_targets=examples.numbers("targets", np.int32),
-                _first_record=users.numbers("first_record", np.int64),
-                _order=users.numbers("order", np.uint64),
+                holdout=_column(folder, "holdout"),
+                n_records=_column(folder, "n_records"),
+                n_examples=_column(folder, "n_examples"),
+                n_tokens=_column(folder, "n_tokens"),
+                first_example=_column(folder, "first_example"),
+                example_lengths=_column(folder, _LENGTHS),
+                example_targets=_column(folder, "targets"),
+                _first_record=_column(folder, "first_record"),
+                _held=_column(folder, _HELD),
                 _users=users,
                 _examples=examples,
                 _records=records,
             )
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException):
             pass  # reported below: what was raised may quote the file
-        if corpus is None or (corpus.n_users, corpus._examples.rows) != (meta["n_users"], meta["n_examples"]):
+        if corpus is None or not corpus._complete(meta):
             raise MachineError(
                 f"the prepared data in {folder} are missing or damaged; delete that folder and run again"
             )
         return corpus
+
+    def _complete(self, meta: Mapping[str, Any]) -> bool:
+        """Whether everything is there for all users and all examples."""
+        of_users = (
+            self.holdout,
+            self.n_records,
+            self.n_examples,
+            self.n_tokens,
+            self.first_example,
+            self._first_record,
+        )
+        of_examples = (self.example_lengths, self.example_targets)
+        users = {self._users.rows, *map(len, of_users)}
+        examples = {self._examples.rows, *map(len, of_examples)}
+        return (users, examples) == ({meta["n_users"]}, {meta["n_examples"]})
 
     def __reduce__(self) -> tuple[Callable[[Path], Corpus], tuple[Path]]:
         """Another process maps the same files."""
@@ -260,8 +326,7 @@ class Corpus:
 
     def holdout_by_order(self, limit: int) -> Ints:
         """At most `limit` held-out users with at least one example, in the order of their salted hash."""
-        users = np.flatnonzero(self.holdout & (self.n_examples > 0))
-        return users[np.argsort(self._order[users], kind="stable")][:limit].astype(np.int64)
+        return np.array(self._held[:limit])
 
     def examples_of(self, user_index: int) -> tuple[int, int]:
         """The first of a user's examples, and the one after their last."""

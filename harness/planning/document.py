@@ -171,7 +171,7 @@ def _full_in_words(plan: Plan) -> list[str]:
     return [
         f"{begin} A unit can have up to {tokens} tokens (examples_per_user × max_tokens), more than a micro-batch's "
         f"{budget}: the gradient of a unit that is cut is held whole for its norm, which takes one or two float32 "
-        "copies of the model more on that worker. compute.microbatch_tokens of so many avoids the most of it."
+        "copies of the model more on that worker; a larger compute.microbatch_tokens avoids it."
     ]
 
 

@@ -9,6 +9,12 @@ from typing import Any
 
 import yaml
 
+_ADAPTERS = {
+    "lora": "A LoRA adapter",
+    "bias": "New biases (kept beside a LoRA of zeros, as PEFT loads them)",
+    "norms": "New norm layers",
+}
+
 
 def model_card(run_dir: Path, *, merged: bool = False) -> str:
     """Markdown with the metadata that model hubs read, from a run's released files.
@@ -20,14 +26,15 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
     """
     privacy = json.loads((run_dir / "privacy.json").read_text())
     plan = json.loads((run_dir / "plan.json").read_text())
-    full = plan["model"]["adapter"]["type"] == "full"
+    kind = plan["model"]["adapter"]["type"]
+    full = kind == "full"
     whole = merged or full
     metadata = {
         "base_model": plan["model"]["base"],
         "library_name": "transformers" if whole else "peft",
-        "tags": [*([] if full else ["lora"]), "differential-privacy" if privacy["private"] else "not-private"],
+        "tags": [*([] if full else [kind]), "differential-privacy" if privacy["private"] else "not-private"],
     }
-    what = "All parameters of" if full else "A LoRA adapter merged into" if merged else "A LoRA adapter for"
+    what = "All parameters of" if full else f"{_ADAPTERS[kind]} {'merged into' if merged else 'for'}"
     lines = [
         "---",
         yaml.safe_dump(metadata, sort_keys=False).strip(),

@@ -244,7 +244,9 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
     folder.progress.unlink(missing_ok=True)
     watch = Watch(folder, job, observer)
     compute = plan.spec.compute
-    observer.note(f"training: {compute.workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
+    fewest, most = compute.fewest_workers, compute.most_workers
+    workers = f"{most}" if fewest == most else f"{fewest} to {most}"
+    observer.note(f"training: {workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
     try:
         with _first_interrupt_asks(folder, observer) as check, spending.guarded(folder, observer) as guard:
 

@@ -18,6 +18,7 @@ from harness.plugins import (
     Segmenter,
     suggest,
 )
+from harness.spec.adapter_checks import check_adapter
 from harness.spec.draft import Draft
 from harness.spec.ledger_url import DEFAULT_LEDGER, holds_password, ledger_problem
 from harness.spec.models import MOST_PLD_STEPS, TextBlock, private_columns
@@ -43,6 +44,7 @@ def check(draft: Draft) -> None:
     _delta(draft)
     _ledger(draft)
     _optimizer(draft)
+    check_adapter(draft)
     _steps(draft)
     _schedule(draft)
     _evaluation(draft)

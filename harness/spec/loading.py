@@ -14,14 +14,16 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from harness.plugins import suggest
+from harness.spec.block import Block
 from harness.spec.checks import check
 from harness.spec.draft import Draft
 from harness.spec.interpolation import interpolate
 from harness.spec.merging import Merged, find_spec, merge
 from harness.spec.messages import Finding, findings
-from harness.spec.models import Block, PluginBlock, Spec
+from harness.spec.models import PluginBlock, Spec
 from harness.spec.plugin_blocks import blocks_in, check_plugin, names_plugin
 from harness.spec.problems import COMMAND_LINE, KeyPath, Problem, SpecErrors, dotted
+from harness.spec.refused import take_refused
 from harness.spec.unbuilt import near_key, near_value, take_unbuilt
 
 # What stands in for a required value that is missing or wrong, so that the rest can still be checked.
@@ -75,7 +77,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     if not merged.layers[-2].readable:
         raise SpecErrors(merged.problems)
     interpolate(merged)
-    for key, message, by_value in list(take_unbuilt(merged.data)):
+    for key, message, by_value in [*take_unbuilt(merged.data), *take_refused(merged.data)]:
         merged.add(key, message, at_key=not by_value)
         merged.broken.add(key)
     _drop_nulls(merged.data, Spec)

@@ -9,18 +9,11 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic_core import PydanticCustomError
 
+from harness.spec.adapter_block import AdapterBlock
+from harness.spec.block import Block, Positive
 from harness.spec.ledger_url import DEFAULT_LEDGER
 
 # Every number has bounds, generous ones: beyond them lies a mistake, or what no accountant and no machine can do.
@@ -29,7 +22,6 @@ MOST_STEPS = 1_000_000
 MOST_PLD_STEPS = 50_000
 SMALLEST_DELTA = 1e-12
 SMALLEST_RATE = 1e-8
-Positive = Annotated[FiniteFloat, Field(gt=0, le=1e6)]
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -47,12 +39,6 @@ def _integer(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
-
-
-class Block(BaseModel):
-    """A block of the spec: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PluginBlock(BaseModel):
@@ -141,46 +127,6 @@ def private_columns(data: DataBlock) -> dict[str, str]:
     return {"data.text": data.text or "text"}
 
 
-class AdapterBlock(Block):
-    """What is trained."""
-
-    type: Literal["lora", "full"] = Field(
-        default="lora",
-        description="lora: low-rank adapters, the base stays as it is; full: all parameters, in float32",
-    )
-    r: Annotated[int, Field(ge=1, le=8192, strict=True)] = Field(default=4, description="rank")
-    alpha: Positive = Field(
-        default=80.0, description="the update is scaled by alpha / r; large, since noise leaves few and small steps"
-    )
-    targets: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        default=("v_proj",),
-        min_length=1,
-        max_length=1000,
-        description="names of the linear layers that get an adapter; noise grows with the number of trained weights",
-    )
-    dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
-        default=0.0, description="fraction of the adapter's inputs that a step leaves out"
-    )
-    freeze_a: bool = Field(
-        default=True,
-        description="train each adapter's second factor alone and leave the first as it was drawn: the noise falls on "
-        "a half of the weights or fewer",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> AdapterBlock:
-        if self.type == "full":
-            for name in type(self).model_fields:
-                if name != "type" and name in self.model_fields_set:
-                    raise ValueError(f"{name}: of adapters; type: full trains all parameters and has none")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _own(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What it is about alone."""
-        return {"type": self.type} if self.type == "full" else dump(self)
-
-
 def _dtype_of_base(given: dict[str, Any]) -> Literal["float32", "bfloat16"]:
     adapter = given.get("adapter")
     return "float32" if isinstance(adapter, AdapterBlock) and adapter.type == "full" else "bfloat16"
@@ -196,12 +142,6 @@ class ModelBlock(Block):
         description="of the frozen base (default bfloat16); adapters, accumulation and noise stay float32, and so does "
         "the model where all of it is trained (type: full)",
     )
-
-    @model_validator(mode="after")
-    def _fits(self) -> ModelBlock:
-        if self.adapter.type == "full" and self.dtype != "float32":
-            raise ValueError("dtype: must be float32 where all parameters are trained (adapter type: full)")
-        return self
 
 
 class TiersBlock(Block):
@@ -399,10 +339,26 @@ class DeepspeedBlock(Block):
         return self
 
 
+Workers = Annotated[int, Field(ge=1, le=10_000, strict=True)]
+
+
+class WorkersBlock(Block):
+    """A number of workers that follows what the cluster has, while training goes on."""
+
+    min: Workers = Field(default=1, description="with fewer it waits")
+    max: Workers = Field(description="never more")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkersBlock:
+        if self.min > self.max:
+            raise ValueError(f"min: must be at most max ({self.max}), found {self.min}")
+        return self
+
+
 class ComputeBlock(Block):
     """What only changes speed: never part of the mechanism."""
 
-    workers: Annotated[int, Field(ge=1, le=10_000, strict=True)] = Field(default=1, description="processes that train")
+    workers: Workers | WorkersBlock = Field(default=1, description="processes that train; {min, max}: as many as fit")
     accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
     deepspeed: DeepspeedBlock = DeepspeedBlock()
     microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] = Field(
@@ -419,6 +375,16 @@ class ComputeBlock(Block):
         default=3,
         description="restarts after a worker's crash (halving a micro-batch that does not fit may take more)",
     )
+
+    @property
+    def fewest_workers(self) -> int:
+        """So many it takes to train."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def most_workers(self) -> int:
+        """So many there may be."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @model_validator(mode="after")
     def _fits(self) -> ComputeBlock:

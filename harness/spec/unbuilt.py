@@ -20,10 +20,6 @@ def _given(value: Any) -> bool:
     return value is not None and value not in ({}, [])
 
 
-def _block(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value)
-
-
 # Values that this version knows the key of, but does not have.
 _VALUES: dict[str, tuple[str, ...]] = {
     "compute.microbatch_tokens": ("auto",),
@@ -33,7 +29,6 @@ _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     ("sweep", _given, False),
     ("audit", _given, False),
     *((name, _one_of(*values), True) for name, values in _VALUES.items()),
-    ("compute.workers", _block, True),
     ("report.trackers", _given, False),
 )
 
@@ -67,15 +62,10 @@ def take_unbuilt(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str, bool]]:
         value = parent[path[-1]]
         if refused(value):
             by_value = known and isinstance(value, str)
-            yield path, f"{show(value)} {NOT_BUILT}" if by_value else _phrase(name), known
+            yield path, f"{show(value)} {NOT_BUILT}" if by_value else NOT_BUILT, known
         elif known:
             continue
         del parent[path[-1]]
-
-
-def _phrase(name: str) -> str:
-    of_block = {"compute.workers": "a varying number of workers"}
-    return f"{of_block[name]} {NOT_BUILT}" if name in of_block else NOT_BUILT
 
 
 def _parent(data: Any, path: KeyPath) -> dict[str, Any] | None:

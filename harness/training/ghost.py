@@ -274,11 +274,16 @@ def _for(watch: Callable[..., Tensor], layer: Layer) -> Callable[..., Tensor]:
     return hook
 
 
+def _grams_are_cheaper(tokens: int, outs: int, ins: int) -> bool:
+    """Multiplications of a unit's two Gram matrices against those of its product."""
+    return tokens * (outs + ins) <= outs * ins
+
+
 def _squared_norms(gradients: Tensor, inputs: Tensor) -> Tensor:
     """Per unit ``‖Σ_t g_t ⊗ x_t‖²``: [units, tokens, out] and [units, tokens, in] → [units], float64."""
     _, tokens, outs = gradients.shape
     ins = inputs.shape[2]
-    if tokens * (outs + ins) <= outs * ins:
+    if _grams_are_cheaper(tokens, outs, ins):
         grams = torch.bmm(gradients, gradients.transpose(1, 2)), torch.bmm(inputs, inputs.transpose(1, 2))
         # Rounding may take what is nearly zero below it.
         return (grams[0] * grams[1]).sum((1, 2), dtype=torch.float64).clamp_min(0.0)

@@ -123,20 +123,29 @@ def loss_head(model: Any) -> LossHead | None:
     return None if find is None else getattr(find(), _LOSSES_OF, None)
 
 
-def install_loss_head(model: nn.Module, device: torch.device) -> bool:
-    """Lets the model's output layer be asked for losses, if that gives what logits give. Before DeepSpeed shards it.
+def plain_head(model: nn.Module) -> nn.Linear | None:
+    """The output layer, if it is a frozen linear layer that nobody has changed. Before DeepSpeed has the model."""
+    find: Any = getattr(model, "get_output_embeddings", None)
+    layer: Any = None if find is None else find()
+    frozen = type(layer) is nn.Linear and not any(p.requires_grad for p in layer.parameters())
+    if not frozen or "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def install_loss_head(model: nn.Module, layer: nn.Linear | None, device: torch.device) -> bool:
+    """Lets the model's output layer be asked for losses, if that gives what logits give; collective at ZeRO 3.
 
     Args:
-        model: With its adapter.
+        model: With its adapter; DeepSpeed may have it already.
+        layer: As `plain_head` found it.
         device: Where it is.
 
     Returns:
         Whether it can; if not, the model is as it was.
     """
-    find: Any = getattr(model, "get_output_embeddings", None)
-    layer: Any = None if find is None else find()
-    frozen = type(layer) is nn.Linear and not any(p.requires_grad for p in layer.parameters())
-    if not frozen or "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
+    if layer is None:
         return False
     training = [m for m in model.modules() if m.training]
     model.eval()

@@ -19,7 +19,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
-from harness.data.cohorts import deal, draw_cohort, micro_batches
+from harness.data.cohorts import Members, deal, draw_cohort, micro_batches
+from harness.data.members import GroupMembers
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import append_private, as_json, write_private
@@ -31,7 +32,7 @@ from harness.training.checkpoints import Checkpoint
 from harness.training.engine import Engine
 from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
 from harness.training.gradients import UnitGradients, find_trainables
-from harness.training.head import install_loss_head
+from harness.training.head import install_loss_head, plain_head
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
 from harness.training.model import build_model, frozen_factors, save_adapter
@@ -62,7 +63,7 @@ class Inputs:
     """
 
     corpus: Corpus
-    members: tuple[np.ndarray[Any, np.dtype[np.int64]], ...]
+    members: tuple[Members, ...]
     holdout: HoldoutSet
     randomness: Randomness
 
@@ -70,9 +71,8 @@ class Inputs:
     def load(cls, job: Job, folder: Folder) -> Inputs:
         """Opens the corpus and the run's private folder."""
         corpus = Corpus.load(job.corpus)
-        groups = np.load(folder.members)
-        training = ~np.asarray(corpus.holdout)
-        members = tuple(np.flatnonzero((groups == g) & training) for g in range(len(job.mechanism.groups)))
+        groups = np.load(folder.members, mmap_mode="r")
+        members = tuple(GroupMembers(groups, corpus.holdout, g) for g in range(len(job.mechanism.groups)))
         # Who is among the first of private users would depend on the others.
         chosen = corpus.holdout_by_order(corpus.n_users if _holdout_is_private(job) else job.spec.evaluation.users)
         holdout = HoldoutSet(
@@ -122,20 +122,29 @@ def _holdout_is_private(job: Job) -> bool:
     return job.mechanism.holdout is not None or job.spec.data.holdout.visibility != "public"
 
 
-def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanism) -> Update:
-    """Hands the model to DeepSpeed, and chooses how its steps are computed; collective."""
-    optimizer, sharding = job.spec.train.optimizer, job.spec.compute.deepspeed
-    device = torch.device(job.device)
-    if job.spec.model.adapter.type == "full":
+def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanism) -> tuple[Update, bool]:
+    """Hands the model to DeepSpeed, and chooses how its steps are computed; collective.
+
+    Returns:
+        What takes the steps, and whether short examples may share a row.
+    """
+    spec, device = job.spec, torch.device(job.device)
+    optimizer, sharding = spec.train.optimizer, spec.compute.deepspeed
+    if spec.model.adapter.type == "full":
         ghost = watched(model, device)
         engine = Engine(model, ghost.weights, optimizer, sharding.stage, sharding.offload, calling=True)
-        apart = sharding.stage == 3 or job.spec.compute.gradient_checkpointing
-        return TwoPassUpdate(engine, ghost, inputs.corpus, mechanism, inputs.randomness, apart=apart)
+        apart = sharding.stage == 3 or spec.compute.gradient_checkpointing
+        return TwoPassUpdate(engine, ghost, inputs.corpus, mechanism, inputs.randomness, apart=apart), False
     trainables = find_trainables(model)
-    install_loss_head(model, device)
-    sink = UnitGradients(trainables, device)
+    # Before the model computes anything: what is trained of a base in bfloat16 is float32.
+    sink = UnitGradients(trainables, device, getattr(torch, spec.model.dtype))
+    head = plain_head(model)
     engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
-    return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness)
+    install_loss_head(engine.module, head, device)
+    packs = spec.compute.packing == "auto" and keeps_apart(engine.module, device)
+    # Every rank must cut the same micro-batches, whatever one of them saw.
+    packs = not any_rank(not packs, device)
+    return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness), packs
 
 
 class Series:
@@ -149,15 +158,11 @@ class Series:
         self.mechanism, self.release, self.ranks = mechanism, release, own_ranks()
         spec = job.spec
         self.microbatch_tokens = microbatch_tokens(job, folder)
-        model = build_model(job.base, spec.model, spec.seed).to(job.device)
+        model = build_model(job.base, spec.model, spec.seed, spec.compute.deepspeed).to(job.device)
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
-        self.frozen = frozen_factors(model)
-        # Every rank must cut the same micro-batches, whatever one of them saw.
-        may_pack = spec.compute.packing == "auto" and spec.model.adapter.type != "full"
-        packs = may_pack and keeps_apart(model, torch.device(job.device))
-        self.packs = not any_rank(not packs, torch.device(job.device))
-        self.update = _make_update(model, job, inputs, mechanism)
+        self.frozen = frozen_factors(model) if spec.model.adapter.freeze_a else {}
+        self.update, self.packs = _make_update(model, job, inputs, mechanism)
         self.engine = self.update.engine
         self.device = self.engine.device
         self.initial = self.engine.parameters()
@@ -187,7 +192,8 @@ class Series:
             self._note_progress(step)
             due = step % every == 0 or step == total
             if due:
-                check_moves(self.engine.parameters(), self.initial, step, private=self.mechanism.private)
+                whole = self.job.spec.model.adapter.type == "full"
+                check_moves(self.engine.parameters(), self.initial, step, private=self.mechanism.private, whole=whole)
                 self._evaluate(step)
             if due or stop:
                 self._checkpoint(step)

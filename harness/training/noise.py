@@ -96,13 +96,14 @@ def noisy_mean(
         ValueError: No group takes part in this step, so that there is nothing to divide by.
     """
     noise_std, denominator = mechanism.noise_std_at(step, factor), _denominator(mechanism, step)
-    released = torch.empty_like(total)
+    # There and back once, not per parameter: each way waits for the device.
+    sums = total.cpu()
+    released = torch.empty_like(sums)
     for trainable in trainables:
         part = slice(trainable.offset, trainable.offset + trainable.size)
-        exact = total[part].to("cpu", torch.float64).numpy()
-        noisy = noisy_sum(exact, noise_std, randomness, GRADIENTS, step, trainable.name)
-        released[part] = (torch.from_numpy(noisy) / denominator).to(total.device, torch.float32)
-    return released
+        noisy = noisy_sum(sums[part].double().numpy(), noise_std, randomness, GRADIENTS, step, trainable.name)
+        released[part] = torch.from_numpy(noisy) / denominator
+    return released.to(total.device)
 
 
 def noisy_part(

@@ -20,7 +20,7 @@ _SEGMENTS = ((19, 13, 9), (12, 24))
 
 
 def keeps_apart(model: Any, device: torch.device) -> bool:
-    """Whether examples may share rows, by the list and by trial on made-up tokens. Before DeepSpeed shards the model.
+    """Whether examples may share rows, by the list and by trial on made-up tokens; collective at ZeRO 3.
 
     In the trial the gradient of every example's losses in the others' embeddings has to be exactly zero, in its own
     it must not be, and the losses have to be those of the example in a row of its own.
@@ -52,17 +52,19 @@ def _tried(model: Any, device: torch.device) -> bool:
 
     handle = model.get_input_embeddings().register_forward_hook(cut)
     try:
-        losses = token_losses(model, pack_rows(texts, device))
-        embedded = seen[0]
         for r, row in enumerate(texts):
             first = 0
             for text in row:
                 own = slice(first, first + len(text))
                 first += len(text)
                 alone = token_losses(model, pad([text], device))[0]
+                # A forward pass for each backward pass: ZeRO-3 gathers weights for one.
+                seen.clear()
+                losses = token_losses(model, pack_rows(texts, device))
+                (embedded,) = seen
                 if not _same(losses[r, own], alone, embedded.dtype):
                     return False
-                (gradient,) = torch.autograd.grad(losses[r, own].sum(), embedded, retain_graph=True)
+                (gradient,) = torch.autograd.grad(losses[r, own].sum(), embedded)
                 if not bool(gradient[r, own].any()):
                     return False
                 gradient[r, own] = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ def probe(engine: Engine, sink: UnitGradients, initial: Mapping[str, Tensor], lo
         longest: Most tokens that an example can have.
 
     Raises:
-        UserError: The loss is not finite, or a weight would never get a gradient.
-        ArgumentError: The model is not causal.
+        UserError: The loss is not finite, or a parameter would never get a gradient.
+        ArgumentError: The model is not causal, or uses a trainable parameter outside of its layer.
     """
     sink.reset()
     sink.begin(Layout.of_rows([0], engine.device))
@@ -42,15 +43,44 @@ def probe(engine: Engine, sink: UnitGradients, initial: Mapping[str, Tensor], lo
         seen.append(float(loss.detach()))
         return loss
 
-    engine.backward(watched, sink, last=False)
+    with _reached(sink) as reached:
+        engine.backward(watched, sink, last=False)
     unlimited = torch.full((1,), float("inf"), dtype=torch.float64, device=engine.device)
     norms = sink.finish(unlimited, continues=False)
     if not np.isfinite(seen[0]) or not bool(torch.isfinite(norms).all()):
         raise UserError("the base model's loss is not finite: it would never train; try model.dtype: float32")
+    if reached:
+        raise ArgumentError(
+            f"{min(reached)} can't be trained privately: the model uses it outside of its layer, where users' "
+            "gradients can't be kept apart; leave it out of the adapter"
+        )
     for trainable in sink.trainables:
-        if not initial[trainable.name].any() and not trainable.view(sink.total).any():
+        if trainable.view(sink.total).any():
+            continue
+        if not initial[trainable.name].any():
             raise UserError(f"{trainable.name} gets no gradient: it would stay zero; leave it out of the targets")
+        # LoRA's first factor has none until its second one, zero at first, has moved.
+        if ".lora_A." not in trainable.name:
+            raise UserError(
+                f"{trainable.name} gets no gradient: noise alone would move it; leave it out of the adapter"
+            )
     check_causal(engine)
+
+
+@contextmanager
+def _reached(sink: UnitGradients) -> Iterator[set[str]]:
+    """Names of the parameters that autograd itself reaches in here: there must be none."""
+    found: set[str] = set()
+
+    def watch(name: str) -> Callable[[Tensor], None]:
+        return lambda gradient: found.add(name)
+
+    handles = [t.parameter.register_hook(watch(t.name)) for t in sink.trainables]  # type: ignore[no-untyped-call]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def check_causal(engine: Engine) -> None:
@@ -82,7 +112,14 @@ def check_causal(engine: Engine) -> None:
         )
 
 
-def check_moves(current: Mapping[str, Tensor], initial: Mapping[str, Tensor], step: int, *, private: bool) -> None:
+def check_moves(
+    current: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    step: int,
+    *,
+    private: bool,
+    whole: bool = False,
+) -> None:
     """Every trainable weight must have moved: one that didn't is not covered by clipping and noise.
 
     Args:
@@ -90,6 +127,8 @@ def check_moves(current: Mapping[str, Tensor], initial: Mapping[str, Tensor], st
         initial: And before the first.
         step: How many steps were taken.
         private: Whether there is noise.
+        whole: Whether all parameters are trained. Some have no gradient but rounding (a key's bias, which softmax
+            ignores); without noise they may stay.
 
     Raises:
         UserError: A weight did not move, or is no longer finite.
@@ -98,5 +137,5 @@ def check_moves(current: Mapping[str, Tensor], initial: Mapping[str, Tensor], st
         if not bool(torch.isfinite(value).all()):
             raise UserError(f"{name} is no longer finite after {step} steps; try a smaller train.optimizer.lr")
         # Without noise, LoRA's first factor has no gradient until its second one, zero at first, has moved.
-        if (private or step > 1) and torch.equal(value, initial[name]):
+        if (private or (step > 1 and not whole)) and torch.equal(value, initial[name]):
             raise UserError(f"{name} has not moved in {step} steps: the adapter would stay what it was")

@@ -29,6 +29,10 @@ LOST_SECONDS = 30.0
 """So long Ray may take to see that its own processes have died."""
 SMALLEST_SHARE = 0.1
 """Of a core, per worker."""
+SHARES = (1.0, 0.5, 0.25, 0.125)
+"""Of a core, per worker, where the number of workers varies."""
+RESIZE_SECONDS = 60.0
+"""Between two looks whether there is room for more workers: they all start again then, from the last checkpoint."""
 
 
 def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], None], halvings: int = 0) -> None:
@@ -197,13 +201,12 @@ def _check_resources(compute: ComputeBlock, device: str) -> None:
     import ray
 
     held = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if device == "cuda" and held.get("GPU", 0) < compute.workers:
-        raise MachineError(
-            f"compute.workers: {compute.workers} workers need a GPU each; there are {held.get('GPU', 0):g}"
-        )
-    most = int(held.get("CPU", 1) / SMALLEST_SHARE)
-    if compute.workers > most:
-        raise MachineError(f"compute.workers: {compute.workers} workers would never start here; at most {most} can")
+    fewest = compute.fewest_workers
+    if device == "cuda" and held.get("GPU", 0) < fewest:
+        raise MachineError(f"compute.workers: {fewest} workers need a GPU each; there are {held.get('GPU', 0):g}")
+    most = int(held.get("CPU", 1) / (SMALLEST_SHARE if isinstance(compute.workers, int) else SHARES[-1]))
+    if fewest > most:
+        raise MachineError(f"compute.workers: {fewest} workers would never start here; at most {most} can")
 
 
 def _trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int) -> Any:
@@ -212,18 +215,26 @@ def _trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int) -
     from ray.train.torch import TorchConfig, TorchTrainer
 
     cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    fewest, most = compute.fewest_workers, compute.most_workers
     # Fractions let two workers start on one core; threads are set by the worker itself.
-    share = max(SMALLEST_SHARE, min(1.0, cores / compute.workers))
-    # Ray's own defaults for the last two are endless; its stubs know only the first.
+    if fewest == most:
+        share = max(SMALLEST_SHARE, min(1.0, cores / most))
+    else:
+        # As many workers start as there is room for: one core each, but for the fewest that must. Ray divides by the
+        # share and rounds down, so it must be exact.
+        share = next((one for one in SHARES if cores / one >= fewest), SHARES[-1])
+    # Ray's own defaults for the last two are endless; its stubs know only the first, and no elastic workers.
     limits = ("max_failures", "controller_failure_limit", "max_preemption_failures")
     failures: dict[str, Any] = dict.fromkeys(limits, restarts)
+    scaling: dict[str, Any] = {
+        "num_workers": most if fewest == most else (fewest, most),
+        "elastic_resize_monitor_interval_s": RESIZE_SECONDS,
+    }
     return TorchTrainer(
         worker,  # type: ignore[arg-type]  # what it returns comes back, and Ray's type has not heard of it
-        train_loop_config={"run_dir": str(run_dir), "threads": max(1, int(cores // compute.workers))},
+        train_loop_config={"run_dir": str(run_dir)},
         torch_config=TorchConfig(backend="nccl" if device == "cuda" else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=compute.workers, use_gpu=device == "cuda", resources_per_worker={"CPU": share}
-        ),
+        scaling_config=ScalingConfig(**scaling, use_gpu=device == "cuda", resources_per_worker={"CPU": share}),
         run_config=RunConfig(
             name=run_dir.name,
             storage_path=str(Folder(run_dir).private / "ray"),
@@ -245,7 +256,7 @@ def worker(config: Mapping[str, Any]) -> dict[str, Any] | None:
         failure = Failure(str(error), error.exit_code)
         failure.save(run_dir)
         return asdict(failure)
-    prepare_process(int(config["threads"]))
+    prepare_process(own_threads())
     from harness.training.loop import train
 
     try:
@@ -257,6 +268,16 @@ def worker(config: Mapping[str, Any]) -> dict[str, Any] | None:
             write_private(Folder(run_dir).private / f"worker-{rank}-error.log", traceback.format_exc().encode())
         raise RuntimeError(f"{type(error).__name__} in a worker; details are in the run's private folder") from None
     return None if gave_up is None else asdict(gave_up)
+
+
+def own_threads() -> int:
+    """This worker's part of its node's cores, which all workers of the node share."""
+    import ray
+    import ray.train
+
+    own = ray.get_runtime_context().get_node_id()
+    cores = next((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == own), 1)  # type: ignore[no-untyped-call]
+    return max(1, int(cores // ray.train.get_context().get_local_world_size()))
 
 
 def prepare_process(threads: int) -> None:

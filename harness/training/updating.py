@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,7 +21,7 @@ from harness.training.adapting import bits_of
 from harness.training.batches import Tokens, collate_units, pad, summed_loss, weighted_loss
 from harness.training.engine import Engine
 from harness.training.gradients import UnitGradients
-from harness.training.layout import Layout
+from harness.training.layout import Layout, to_device
 from harness.training.noise import noisy_mean
 from harness.training.probing import probe
 from harness.training.ranks import Ranks, own_ranks
@@ -103,12 +104,11 @@ class AdapterUpdate:
         mine = shares[self.ranks.rank]
         rounds = max(1, *(len(b) for b in shares))
         self.sink.reset()
-        limits = clip_norms.to(self.device)
         # Loss, units above their clip norm, bits. They stay on the device: asking for one would wait for all.
         found = torch.zeros(3, dtype=torch.float64, device=self.device)
         for i in range(rounds):
             if i < len(mine):
-                found += self._micro_batch(mine[i], limits, last=i == rounds - 1)
+                found += self._micro_batch(mine[i], clip_norms, last=i == rounds - 1)
             else:
                 self.idle(last=i == rounds - 1)
         # Sums of halves are exact in float32, so that every rank and every number of them has the same.
@@ -123,7 +123,7 @@ class AdapterUpdate:
     def _micro_batch(self, batch: MicroBatch, clip_norms: Tensor, *, last: bool) -> Tensor:
         """Computes and clips; returns the sums of losses, of units above their clip norm, and of their bits."""
         rows, layout = collate_units(self.corpus, batch, self.device)
-        weights = torch.tensor([1.0 / u.targets for u in batch.units], dtype=torch.float32, device=self.device)
+        weights = to_device(np.array([1.0 / u.targets for u in batch.units], dtype=np.float32), self.device)
         inner = summed_loss(rows, layout, weights)
         seen: list[Tensor] = []
 
@@ -134,7 +134,7 @@ class AdapterUpdate:
 
         self.sink.begin(layout)
         self.engine.backward(loss_of, self.sink, last=last)
-        limits = clip_norms[torch.tensor([u.group for u in batch.units], device=self.device)]
+        limits = to_device(clip_norms.numpy()[[u.group for u in batch.units]], self.device)
         norms = self.sink.finish(limits, continues=batch.continues)
         own = limits[: len(norms)]
         return torch.stack([seen[0].double(), (norms > own).sum().double(), bits_of(norms, own)])

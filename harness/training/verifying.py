@@ -6,13 +6,14 @@ a part of its norm. So every weight's gradient and every unit's norm are compare
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.errors import ArgumentError, UserError
-from harness.training.batches import Rows, token_losses
+from harness.training.batches import Rows, pad, token_losses
 from harness.training.ghost import Ghost
 from harness.training.layout import Layout
 
@@ -44,9 +45,9 @@ def verify(model: nn.Module, ghost: Ghost, device: torch.device) -> None:
 def _made_up(model: nn.Module, width: int, device: torch.device) -> Rows:
     count: int = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     places = torch.arange(3 * width).view(3, width)
-    ids = ((count - 1 - (places * places + places // width) % (2 * width)) % count).to(device)
-    targets = torch.cat([ids[:, 1:], torch.full_like(ids[:, :1], -100)], dim=1)
-    return Rows(ids, targets, torch.arange(width, device=device).expand_as(ids))
+    ids = (count - 1 - (places * places + places // width) % (2 * width)) % count
+    rows = pad(ids.tolist(), device)
+    return dataclasses.replace(rows, positions=torch.arange(width, device=device).expand_as(rows.inputs))
 
 
 def _compare(model: nn.Module, ghost: Ghost, rows: Rows, layout: Layout, unit: int) -> None:

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import _measure
 import yaml
 
 BASE: dict[str, Any] = {
@@ -49,6 +50,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "three_groups": BASE | GROUPS | {"data": BASE["data"] | {"weights": WEIGHTS}},
     "examples_16": BASE | EXAMPLES,
 }
+STATES = ("cold", "cached")
 TO_REACH = {
     "help": 0.3,
     "uniform_cold": 2.0,
@@ -76,10 +78,21 @@ def main() -> None:
             times["help"].append(timed(["--help"], folder))
             for name in SPECS:
                 shutil.rmtree(folder / "cache", ignore_errors=True)
-                for state in ("cold", "cached"):
+                for state in STATES:
                     times[f"{name}_{state}"].append(timed(["plan", f"{name}.yaml", "--json"], folder))
     medians = {name: round(statistics.median(found), 3) for name, found in times.items()}
-    print(json.dumps({"seconds": medians, "to_reach": TO_REACH, "repeats": repeats} | machine(), indent=1))
+    found = {"script": "plan", "seconds": medians, "to_reach": TO_REACH, "repeats": repeats, "rows": rows(medians)}
+    print(json.dumps(found | machine(), indent=1))
+
+
+def rows(medians: dict[str, float]) -> list[dict[str, Any]]:
+    """For the README's table."""
+    named = {"help": "`uudp --help`"} | {
+        f"{spec}_{state}": f"`uudp plan`, {spec.replace('_', ' ')}, {state}" for spec in SPECS for state in STATES
+    }
+    return [
+        _measure.row(named[name], seconds, TO_REACH[name], at_most=True, unit=" s") for name, seconds in medians.items()
+    ]
 
 
 def timed(arguments: list[str], folder: Path) -> float:

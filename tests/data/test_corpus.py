@@ -382,6 +382,22 @@ def test_a_missing_or_damaged_corpus_is_named(posts, write_jsonl, make_data, bui
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY but no more", "shorter"])
+@pytest.mark.parametrize("column", ["first_example", "lengths"])
+def test_a_damaged_column_is_named(content, column, posts, write_jsonl, make_data, build):
+    """Red for "shorter" when `_complete` compares the tables alone: users would be given others' examples."""
+    made = build(make_data(write_jsonl(posts)))
+    path = made.folder / f"{column}.npy"
+    whole = np.load(path)
+    path.unlink()
+    if content == "shorter":
+        np.save(path, whole[:-1])
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(MachineError, match="delete that folder and run again"):
+        Corpus.load(made.folder)
+
+
 RACER = """
 import sys, time
 from pathlib import Path

@@ -90,7 +90,7 @@ def test_an_events_noise_is_never_more_than_the_mechanisms(factor):
 )
 @pytest.mark.parametrize("start", [-2.0, 0.1, 4.0])
 def test_a_root_is_met_from_its_right_side(function, start):
-    """Not above zero there, above it a little before. Seen red with the secant's point returned as it is."""
+    """Not above zero there, above it a little before. Seen red with a point above zero returned where it is near."""
     calls = []
     found = falling_root(lambda x: calls.append(x) or function(x), start, -1.5, 1e-6, -5.0, 5.0)
     assert found is not None

@@ -178,3 +178,14 @@ def test_the_model_card_names_every_noisy_answer(make_run: Callable[..., Path]) 
     assert "- users per group: noise 30 × what one user can change\n" in card
     assert "noise 1.04 × what one of them can change, 5 times; all losses that are published are noisy" in card
     assert "these noisy answers" not in model_card(make_run())
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("lora", "A LoRA adapter for `"), ("norms", "New norm layers for `"), ("bias", "New biases (")]
+)
+def test_the_model_card_says_what_was_trained(make_run: Callable[..., Path], kind: str, words: str) -> None:
+    plan, privacy, metrics = KINDS["noisy"]()
+    plan["model"]["adapter"] = {"type": kind}
+    card = model_card(make_run(plan, privacy, metrics))
+    assert f"\n{words}" in card
+    assert f"\n- {kind}\n" in card

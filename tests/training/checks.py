@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from harness.errors import MachineError, UserError
-from harness.spec.models import AdapterBlock, ModelBlock, OptimizerBlock
-from harness.training import checkpoints, engine, loop, noise, private_evaluation, ranks, updating
+from harness.spec.models import AdapterBlock, DeepspeedBlock, ModelBlock, OptimizerBlock
+from harness.training import checkpoints, engine, loop, noise, private_evaluation, ranks, two_pass, updating
 from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine
 from harness.training.evaluation import evaluate
@@ -27,6 +31,7 @@ from harness.training.memory import checkpoint_layers
 from harness.training.model import build_model
 from harness.training.probing import check_moves
 from tests.tiny import make_mechanism
+from tests.training.families import move
 
 Weights = dict[str, np.ndarray[Any, Any]]
 BOTH_FACTORS = AdapterBlock(r=4, alpha=16, targets=("q_proj", "v_proj"), freeze_a=False)
@@ -149,6 +154,30 @@ def crashed_in_checkpoint(run_dir: Path, step: int, *, orderly: bool) -> tuple[s
         except Crash:
             return "crashed", rows
     return "returned", rows
+
+
+def train_on_a_full_disk(run_dir: Path, what: str) -> str | None:
+    """`loop.train` whose writer `what` is refused by the system, once step 4 is due or later; returns the failure."""
+    owner, name = (checkpoints, "save") if what == "checkpoints.save" else (loop, what)
+    real, limits = getattr(owner, name), resource.getrlimit(resource.RLIMIT_FSIZE)
+    refused = name.startswith(("write", "append_private")) or name == "save_adapter"
+    calls = 0
+
+    def fails(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls <= 2 and not refused:
+            return real(*arguments)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))
+        try:
+            return real(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    with mock.patch.object(owner, name, fails):
+        failure = loop.train(run_dir)
+    dist.barrier()
+    return None if failure is None else failure.message
 
 
 def evaluated(run_dir: Path, budgets: Sequence[int]) -> list[Mapping[str, float]]:
@@ -361,3 +390,120 @@ def saved_bytes(base: Path, *, checkpointed: bool) -> int:
     assert hidden is not None
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     return sum(storage.nbytes() for place, storage in held.items() if place not in weights)
+
+
+def adapted(
+    folder: Path, adapter: AdapterBlock, stage: int, cohorts: Sequence[Sequence[Sequence[Sequence[int]]]]
+) -> dict[str, Any]:
+    """Steps of SGD (learning rate 1) on cohorts of users' texts, clipped to 0.5 each and divided by 4.
+
+    Users are dealt to ranks; each rank has one example of theirs in a micro-batch.
+    """
+    model = build_model(folder, ModelBlock(base=str(folder), dtype="float32", adapter=adapter), 2)
+    move(model)
+    trainables = find_trainables(model)
+    sink = UnitGradients(trainables, torch.device("cpu"))
+    made = Engine(model, trainables, OptimizerBlock(type="sgd", lr=1.0), stage)
+    rank, world = (dist.get_rank(), dist.get_world_size())
+    raw: list[float] = []
+    for trainable in trainables:
+        trainable.parameter.register_hook(lambda g: raw.append(float(g.abs().max())))
+    for cohort in cohorts:
+        shares = [cohort[r::world] for r in range(world)]
+        rounds = max(sum(map(len, share)) for share in shares)
+        own = [(text, i, t == len(user) - 1) for i, user in enumerate(shares[rank]) for t, text in enumerate(user)]
+        sink.reset()
+        for i in range(rounds):
+            # Ranks with fewer take part with a weight of zero.
+            text, user, ends = own[i] if i < len(own) else ([0, 0], None, True)
+            targets = 1 if user is None else sum(len(t) - 1 for t in shares[rank][user])
+            sink.begin(Layout.of_rows([0], torch.device("cpu")))
+            rows = pad([text], torch.device("cpu"))
+            made.backward(weighted_loss(rows, [float(user is not None) / targets]), sink, last=i == rounds - 1)
+            sink.finish(torch.tensor([0.5], dtype=torch.float64), continues=not ends)
+        total = sink.total.clone()
+        dist.all_reduce(total)
+        made.step(total / 4)
+    return {"weights": _weights(made), "raw": raw}
+
+
+def whole_updates(runs: Sequence[Path], steps: int) -> list[list[Weights]]:
+    """Trains runs; the weights before and after every step, as this rank holds them."""
+    found = []
+    for run_dir in runs:
+        series = _series(run_dir)
+        weights = [_weights(series.engine)]
+        for step in range(steps):
+            series._step(step)
+            weights.append(_weights(series.engine))
+        found.append(weights)
+    return found
+
+
+def stretches(run_dir: Path) -> list[tuple[str, int, int]]:
+    """One step; the stretches that this rank made noisy: parameter, first coordinate, how many."""
+    found: list[tuple[str, int, int]] = []
+    series = _series(run_dir)
+    real = two_pass.noisy_part
+
+    def seen(total: torch.Tensor, name: str, start: int, *rest: Any) -> torch.Tensor:
+        found.append((name, start, total.numel()))
+        return real(total, name, start, *rest)
+
+    with mock.patch.object(two_pass, "noisy_part", seen):
+        series._step(0)
+    return found
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of tensors that operations have made and that are still there: now, and at most so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+                self._see(tensor.untyped_storage(), given)
+        return made
+
+    def _see(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in given or key in self._known or not size:
+            return
+        self._known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def loaded(base: Path, stage: int, dtype: Any, seed: int) -> dict[str, Any]:
+    """Loads a model as a series does; what a rank holds of it, what it held at most, and what it all is."""
+    import deepspeed
+
+    block = ModelBlock(base=str(base), dtype=dtype, adapter=BOTH_FACTORS)
+    torch.manual_seed(100 * seed + dist.get_rank())
+    with _Live() as live:
+        model = build_model(base, block, seed, DeepspeedBlock(stage=stage))  # type: ignore[arg-type]
+    own, whole, values = 0, 0, {}
+    for name, parameter in model.named_parameters():
+        part = getattr(parameter, "ds_tensor", parameter)
+        with deepspeed.zero.GatheredParameters([parameter] if part is not parameter else []):
+            values[name] = parameter.detach().float().numpy().copy()
+            if not parameter.requires_grad:
+                whole += parameter.numel() * parameter.element_size()
+                own += part.numel() * part.element_size()
+    types = {n: str(p.dtype) for n, p in model.named_parameters()}
+    adapter = {n: torch.from_numpy(values[n]) for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        "own": own, "whole": whole, "most": live.most, "values": values, "types": types,
+        "initial": checkpoints.digest_of(adapter),
+    }  # fmt: skip

@@ -21,6 +21,7 @@ from harness.training.batches import collate, weighted_loss
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.layout import Layout
 from harness.training.model import build_model
+from harness.training.probing import _reached
 from tests.training.reference import unit_gradient
 
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ class Model:
     """A model with an adapter that has moved, its collector, and a float64 copy for the reference."""
 
     def __init__(self, base: Path, *, dtype: str = "float32", targets: Sequence[str] = ("q_proj", "v_proj")) -> None:
-        adapter = AdapterBlock(r=4, targets=tuple(targets), freeze_a=False)
+        adapter = AdapterBlock(r=4, alpha=16, targets=tuple(targets), freeze_a=False)
         block = ModelBlock(base=str(base), dtype=dtype, adapter=adapter)
         self.model = build_model(base, block, seed=2)
         torch.manual_seed(5)
@@ -377,25 +378,25 @@ class Toy(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
-        self.biased, self.norm, self.embedding = nn.Linear(4, 4), nn.LayerNorm(4), nn.Embedding(4, 4)
+        self.convolution, self.embedding = nn.Conv1d(4, 4, 1), nn.Embedding(4, 4)
+        self.norm = nn.LayerNorm((4, 4))
         self.requires_grad_(False)
 
 
-def _norm(toy: Toy) -> None:
+def _convolution(toy: Toy) -> None:
+    toy.convolution.bias.requires_grad_(True)  # type: ignore[union-attr]
+
+
+def _norm_of_several_dimensions(toy: Toy) -> None:
     toy.norm.weight.requires_grad_(True)
 
 
-def _embedding(toy: Toy) -> None:
-    toy.embedding.weight.requires_grad_(True)
+def _limited(toy: Toy) -> None:
+    toy.embedding = nn.Embedding(4, 4, max_norm=1.0)
 
 
-def _bias(toy: Toy) -> None:
-    toy.biased.bias.requires_grad_(True)
-
-
-def _shared_by_layers(toy: Toy) -> None:
-    toy.second.weight = toy.first.weight
-    toy.first.weight.requires_grad_(True)
+def _by_frequency(toy: Toy) -> None:
+    toy.embedding = nn.Embedding(4, 4, scale_grad_by_freq=True)
 
 
 def _special(toy: Toy) -> None:
@@ -406,22 +407,29 @@ def _special(toy: Toy) -> None:
     toy.first = Doubled(4, 4, bias=False)
 
 
-def _half(toy: Toy) -> None:
-    toy.first.to(torch.bfloat16).weight.requires_grad_(True)
+def _replaced(toy: Toy) -> None:
+    toy.first.weight.requires_grad_(True)
+    inner = toy.first.forward
+    toy.first.forward = lambda inputs: 2 * inner(inputs)  # type: ignore[method-assign, assignment]
+
+
+def _tied_to_another_kind(toy: Toy) -> None:
+    toy.convolution.weight = toy.second.weight
 
 
 @pytest.mark.parametrize(
-    ("change", "name"),
+    ("change", "name", "kind"),
     [
-        (_norm, "norm.weight"),
-        (_embedding, "embedding.weight"),
-        (_bias, "biased.bias"),
-        (_shared_by_layers, "first.weight"),
-        (_half, "first.weight"),
-        (_special, "first.weight"),
+        (_convolution, "convolution.bias", "Conv1d"),
+        (_norm_of_several_dimensions, "norm.weight", "LayerNorm"),
+        (_limited, "embedding.weight", "Embedding"),
+        (_by_frequency, "embedding.weight", "Embedding"),
+        (_special, "first.weight", "Doubled"),
+        (_replaced, "first.weight", "Linear"),
+        (_tied_to_another_kind, "second.weight", "Conv1d"),
     ],
 )
-def test_what_can_not_be_trained_privately_is_refused(change: Any, name: str) -> None:
+def test_what_can_not_be_trained_privately_is_refused(change: Any, name: str, kind: str) -> None:
     """Broken by ignoring such parameters: they would be trained without noise, or not at all."""
     toy = Toy()
     toy.second.weight.requires_grad_(True)
@@ -429,17 +437,59 @@ def test_what_can_not_be_trained_privately_is_refused(change: Any, name: str) ->
     with pytest.raises(ArgumentError) as caught:
         find_trainables(toy)
     assert str(caught.value) == (
-        f"the trainable parameter {name} can't be trained privately: it must be the float32 weight of one linear layer"
+        f"the trainable parameter {name} can't be trained privately: it is used by a {kind}, and what can be are "
+        "linear layers, norms and embeddings"
     )
 
 
-def test_a_trainable_embedding_that_is_also_the_output_layer_is_refused() -> None:
-    """A tied weight has two uses and one would be missed. Broken by counting linear layers alone."""
+def test_a_trainable_parameter_of_half_precision_is_refused() -> None:
     toy = Toy()
-    toy.second.weight = toy.embedding.weight
-    toy.second.weight.requires_grad_(True)
-    with pytest.raises(ArgumentError, match="must be the float32 weight of one linear layer"):
+    toy.first.to(torch.bfloat16).weight.requires_grad_(True)
+    with pytest.raises(ArgumentError) as caught:
         find_trainables(toy)
+    assert str(caught.value) == ("the trainable parameter first.weight can't be trained privately: it must be float32")
+
+
+def test_a_weight_that_layers_share_has_the_sum_of_its_uses() -> None:
+    """Two linear layers and an embedding. Seen red: the first use counted alone."""
+    toy = Toy()
+    toy.second.weight = toy.first.weight = toy.embedding.weight
+    toy.embedding.weight.requires_grad_(True)
+
+    def loss(one: Toy) -> Tensor:
+        ids = torch.tensor([[0, 1, 2], [3, 3, 1]])
+        return (one.second(one.first(one.embedding(ids)).tanh()) ** 2).sum(dim=(1, 2))
+
+    exact = copy.deepcopy(toy).double()
+    expected = [torch.autograd.grad(loss(exact)[i], [exact.embedding.weight])[0].reshape(-1) for i in (0, 1)]
+    (trainable,) = find_trainables(toy)
+    assert trainable.name == "first.weight"
+    assert len(trainable.tied) == 2
+    sink = UnitGradients([trainable], CPU)
+    for wanted in (0, 1):
+        sink.reset()
+        sink.begin(Layout.of_rows([0, 1], CPU))
+        torch.autograd.backward(loss(toy).sum())
+        limits = [math.inf if i == wanted else 0.0 for i in (0, 1)]
+        sink.finish(torch.tensor(limits, dtype=torch.float64), continues=False)
+        assert relative_error(sink.total, expected[wanted]) < 1e-6
+    assert toy.embedding.weight.grad is None
+
+
+def test_a_parameter_that_is_used_outside_of_its_layer_is_seen() -> None:
+    """Its raw gradient reaches the parameter. Broken by watching what is collected alone."""
+    toy = Toy()
+    toy.first.weight.requires_grad_(True)
+    toy.second.weight.requires_grad_(True)
+    sink = UnitGradients(find_trainables(toy), CPU)
+    for weight, expected in ((torch.eye(4), set()), (toy.first.weight, {"first.weight"})):
+        with _reached(sink) as reached:
+            sink.begin(Layout.of_rows([0], CPU))
+            torch.autograd.backward((toy.second(toy.first(torch.ones(1, 2, 4))) @ weight).sum())
+            sink.finish(torch.ones(1, dtype=torch.float64), continues=False)
+        assert reached == expected
+    torch.autograd.backward((torch.ones(4) @ toy.first.weight).sum())
+    assert reached == {"first.weight"}  # nobody watches any more
 
 
 def test_an_adapter_without_a_trainable_parameter_is_refused() -> None:

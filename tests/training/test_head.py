@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.training import head
 from harness.training.batches import Rows, pad, token_losses
-from harness.training.head import install_loss_head, loss_head
+from harness.training.head import install_loss_head, loss_head, plain_head
 from tests.families import make_model
 
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ def test_losses_and_gradients_are_those_of_logits_in_float64(
         model.lm_head.bias = nn.Parameter(torch.linspace(-2, 2, 128, dtype=torch.float64), requires_grad=False)
     rows = made_rows(prompt=prompt)
     losses, gradient = gradient_at_embeddings(model, lambda m: plainly(m, rows))
-    assert install_loss_head(model, CPU)
+    assert install_loss_head(model, plain_head(model), CPU)
     found, at = gradient_at_embeddings(model, lambda m: leanly(m, rows))
     torch.testing.assert_close(found, losses, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(at, gradient, rtol=1e-10, atol=1e-14)
@@ -84,7 +84,7 @@ def test_it_is_taken_where_logits_are_the_layers_output(family: str, dtype: torc
     rows = made_rows()
     with torch.no_grad():
         expected = token_losses(model, rows)
-        assert install_loss_head(model, CPU)
+        assert install_loss_head(model, plain_head(model), CPU)
         assert loss_head(model) is not None
         found = token_losses(model, rows)
     assert found.dtype == torch.float32
@@ -106,17 +106,17 @@ def test_a_model_that_does_something_to_its_logits_keeps_them(
     rows = made_rows()
     with torch.no_grad():
         expected = token_losses(model, rows)
-        assert not install_loss_head(model, CPU)
+        assert not install_loss_head(model, plain_head(model), CPU)
         assert loss_head(model) is None
         assert torch.equal(token_losses(model, rows), expected)
 
 
 def test_a_head_that_is_trained_or_hooked_or_hides_words_keeps_its_logits() -> None:
     """Red without the comparison with logits: a model may leave a number per place alone, and not a word's."""
-    assert not install_loss_head(make_model("llama"), CPU)
+    assert not install_loss_head(make_model("llama"), plain_head(make_model("llama")), CPU)
     hooked = make_model("llama").requires_grad_(False)
     hooked.lm_head.register_forward_hook(lambda m, a, out: out * 2)
-    assert not install_loss_head(hooked, CPU)
+    assert not install_loss_head(hooked, plain_head(hooked), CPU)
     hiding = make_model("llama").requires_grad_(False)
     real = hiding.forward
 
@@ -126,15 +126,15 @@ def test_a_head_that_is_trained_or_hooked_or_hides_words_keeps_its_logits() -> N
         return output
 
     hiding.forward = forward
-    assert not install_loss_head(hiding, CPU)
-    assert not install_loss_head(nn.Linear(2, 2), CPU)
+    assert not install_loss_head(hiding, plain_head(hiding), CPU)
+    assert not install_loss_head(nn.Linear(2, 2), plain_head(nn.Linear(2, 2)), CPU)
 
 
 def test_modes_and_random_states_are_what_they_were() -> None:
     model = make_model("gpt2", resid_pdrop=0.5).requires_grad_(False)
     model.transformer.h[0].train()
     modes, state = [m.training for m in model.modules()], torch.get_rng_state()
-    assert install_loss_head(model, CPU)
+    assert install_loss_head(model, plain_head(model), CPU)
     assert [m.training for m in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -162,7 +162,7 @@ def test_no_tensor_of_tokens_times_vocabulary_ever_lives(lean: bool, monkeypatch
     monkeypatch.setattr(head, "CHUNK_BYTES", 10 * 4000 * 4)
     model = make_model("llama", vocab_size=4000).requires_grad_(False)
     if lean:
-        assert install_loss_head(model, CPU)
+        assert install_loss_head(model, plain_head(model), CPU)
     rows = pad([list(range(1, 61))] * 3, CPU)
     kept: list[int] = []
 

@@ -327,6 +327,20 @@ def test_an_adapter_that_would_stay_zero_is_found_before_a_record_is_read(
     assert not (Folder(run_dir).private / "diagnostics.jsonl").exists()
 
 
+def test_what_noise_alone_would_move_is_found_before_a_record_is_read(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path
+) -> None:
+    """A norm's weight begins at one. Broken by looking at parameters that begin at zero alone."""
+
+    def edit(model: Any) -> None:
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+
+    base = save_base(tmp_path / "cut", edit=edit)
+    found = failure(new_run(base, model={"adapter": {"type": "norms"}}, compute=on(2)), workers(2))
+    name = "base_model.model.model.layers.0.input_layernorm.ln_tuning_layers.default.weight"
+    assert found.message == f"{name} gets no gradient: noise alone would move it; leave it out of the adapter"
+
+
 def test_weights_that_never_move_end_the_run(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
     """Nobody is ever sampled and there is no noise. Broken by not comparing with the initial weights."""
     mechanism = make_mechanism(steps=3, rates=(1e-9, 1e-9))

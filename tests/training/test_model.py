@@ -16,23 +16,20 @@ from torch import nn
 
 from harness.errors import ArgumentError
 from harness.spec.models import AdapterBlock, ModelBlock
+from harness.training.adapters import check_supported as _check_supported
 from harness.training.checkpoints import load_newest
 from harness.training.job import Folder
-from harness.training.model import (
-    Base,
-    _check_supported,
-    build_model,
-    check_fits,
-    find_base,
-    frozen_factors,
-    load_tokenizer,
-)
+from harness.training.model import Base, build_model, check_fits, find_base, frozen_factors, load_tokenizer
 from tests.tiny import save_base
 from tests.training import checks
 
 
 def block(base: Path, dtype: str = "float32", **adapter: Any) -> ModelBlock:
-    return ModelBlock(base=str(base), dtype=dtype, adapter=AdapterBlock(**{"r": 4, "freeze_a": False, **adapter}))
+    return ModelBlock(
+        base=str(base),
+        dtype=dtype,
+        adapter=AdapterBlock(**{"r": 4, "alpha": 16, "targets": ("q_proj", "v_proj"), "freeze_a": False, **adapter}),
+    )
 
 
 # --- saved for plain peft -----------------------------------------------------------------------------------

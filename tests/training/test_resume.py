@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +152,61 @@ def test_a_crash_in_the_middle_of_a_step_changes_nothing(
     assert_same(run_dir, undisturbed(world, stage, ADAMW))
 
 
+KILLED = [(1, 0, ADAMW), (2, 2, ADAMW), (2, 3, MOMENTUM), (1, 3, MOMENTUM)]
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=() if seed < len(KILLED) else pytest.mark.slow) for seed in range(20)]
+)
+def test_ranks_that_are_killed_again_and_again(
+    base: Path,
+    cache: Path,
+    tmp_path: Path,
+    workers: Callable[[int], Any],
+    undisturbed: Callable[..., Path],
+    seed: int,
+) -> None:
+    """SIGKILL to a rank at random moments, four times: what is left always leads to the same end, bit for bit.
+
+    Broken by checkpoints that are written in place, and by rows that are appended without looking which are there.
+    """
+    world, stage, optimizer = KILLED[seed % len(KILLED)]
+    rng, kills, before = random.Random(seed), 0, b""
+    expected = undisturbed(world, stage, optimizer)
+    run_dir = prepared(tmp_path / "run", base, cache, stage, optimizer)
+    group, metrics = workers(world), Folder(run_dir).metrics
+    while kills < 4:
+        moment = rng.choice(("while it builds", "between steps", "in a checkpoint"))
+        delay = rng.uniform(0, 0.4 if moment == "while it builds" else 0.1 if moment == "between steps" else 0.01)
+        victim = rng.randrange(world)
+        with ThreadPoolExecutor(1) as pool:
+            training = pool.submit(group, checks.train, run_dir)
+            while not (training.done() or _is_at(moment, run_dir, group)):
+                time.sleep(0.001)
+            time.sleep(delay)
+            if training.done():
+                break
+            print(f"seed {seed}: rank {victim} of {world} is killed {moment} + {delay:.3f} s")
+            group.kill(victim)
+            if (error := training.exception()) is not None:
+                assert re.match(r"rank \d (died|of 2:)", str(error)), error  # the other one fails in a collective
+            group.close()
+        kills += 1
+        now = metrics.read_bytes() if metrics.exists() else b""
+        assert now.startswith(before)
+        before = now
+    print(f"seed {seed}: {kills} kills")
+    assert kills
+    assert workers(world)(checks.train, run_dir) == [None] * world
+    assert_same(run_dir, expected)
+
+
+def _is_at(moment: str, run_dir: Path, group: Any) -> bool:
+    if moment == "in a checkpoint":
+        return any(Folder(run_dir).checkpoints("private").glob(".step-*"))
+    return group.up and (moment != "between steps" or Folder(run_dir).progress.exists())
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_nothing_is_released_that_is_not_durable(
     base: Path, cache: Path, tmp_path: Path, workers: Callable[[int], Any], undisturbed: Callable[..., Path], world: int
@@ -163,6 +222,42 @@ def test_nothing_is_released_that_is_not_durable(
     Folder(run_dir).failure.unlink()
     workers(world)(checks.train, run_dir)
     assert_same(run_dir, undisturbed(world, 1, ADAMW))
+
+
+@pytest.mark.parametrize(
+    ("what", "released_before"),
+    [("checkpoints.save", 2), ("append_missing", 2), ("save_adapter", 4), ("write_private", 4), ("append_private", 4)],
+)
+def test_a_disk_that_takes_no_more(
+    base: Path,
+    cache: Path,
+    tmp_path: Path,
+    workers: Callable[[int], Any],
+    undisturbed: Callable[..., Path],
+    what: str,
+    released_before: int,
+) -> None:
+    """The system refuses a checkpoint, the metrics, the adapter: all ranks give up with one sentence, and it goes on.
+
+    Progress and diagnostics are only for looking: a run does without. Broken by a rank that waits for rank 0 for ever,
+    and by a row that is released before its checkpoint is.
+    """
+    run_dir = prepared(tmp_path / "run", base, cache, 1, ADAMW)
+    said = workers(2)(checks.train_on_a_full_disk, run_dir, what)
+    assert released(run_dir) == ALL[:released_before]
+    if what in ("write_private", "append_private"):
+        assert said == [None, None]
+    else:
+        failure = Failure.load(run_dir)
+        assert failure is not None
+        assert failure.exit_code == 4
+        assert "could not be written: " in failure.message
+        assert "File too large" in failure.message
+        assert said[0] == failure.message
+        assert said[1] is not None
+        Folder(run_dir).failure.unlink()
+        assert workers(2)(checks.train, run_dir) == [None, None]
+    assert_same(run_dir, undisturbed(2, 1, ADAMW))
 
 
 def test_a_crash_in_a_checkpoint_releases_nothing(

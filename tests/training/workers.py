@@ -49,7 +49,7 @@ class Workers:
                 rank = self._pipes.index(pipe)  # type: ignore[arg-type]
                 try:
                     done, value = pipe.recv()  # type: ignore[union-attr]
-                except EOFError:
+                except (EOFError, ConnectionResetError):
                     self.close()
                     raise AssertionError(f"rank {rank} died") from None
                 if not done:
@@ -74,6 +74,15 @@ class Workers:
             theirs.close()
             self._processes.append(process)
             self._pipes.append(ours)
+
+    @property
+    def up(self) -> bool:
+        """Whether all processes were started."""
+        return len(self._processes) == self.world
+
+    def kill(self, rank: int) -> None:
+        """SIGKILL to a rank: the call that is under way fails, and the next one starts a fresh group."""
+        self._processes[rank].kill()
 
     def close(self) -> None:
         """Ends the processes."""

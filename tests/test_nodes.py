@@ -1,0 +1,243 @@
+"""A Ray cluster of several nodes, here on one machine: one is lost or joins in the middle of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from harness.privacy.ledger import Ledger
+from harness.training.job import Folder
+from tests import launching
+from tests.launching import KEY, SCRIPT, Process, Run, Workplace, adapter, ended, released_step, rows
+
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray, pytest.mark.slow]
+
+STEPS, EVERY = 60, 4
+LOOKING = SCRIPT.replace("main.main()", "from harness.training import ray\nray.RESIZE_SECONDS = 3.0\nmain.main()")
+"""The command with a known key, which looks more often whether there is room for more workers."""
+
+NODES = """\
+import contextlib, psutil, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+print(cluster.address, flush=True)
+nodes = []
+for line in sys.stdin:
+    if line.startswith("add"):
+        nodes.append(cluster.add_node(num_cpus=1))
+    else:
+        node = nodes.pop()
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        children = raylet.children(recursive=True)
+        cluster.remove_node(node, allow_graceful=False)
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+    print(len(nodes), flush=True)
+cluster.shutdown()
+"""
+"""A cluster that is told on stdin to take a node more or to lose one; none has any core but those that it adds."""
+
+
+class Nodes:
+    """A cluster in a process of its own. Each node that is added holds one worker."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        environment = {**os.environ, "RAY_TMPDIR": str(folder), "PYTHONPATH": str(launching.ROOT)}
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env=environment,
+        )  # fmt: skip
+        self.address = self._answer()
+
+    def _answer(self) -> str:
+        assert self.popen.stdout is not None
+        answer = self.popen.stdout.readline().strip()
+        assert answer, "the cluster has ended"
+        return answer
+
+    def tell(self, what: str) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(what + "\n")
+        self.popen.stdin.flush()
+        self._answer()
+
+    def add(self) -> None:
+        """A node joins."""
+        self.tell("add")
+
+    def lose(self) -> None:
+        """The youngest node's processes are killed."""
+        self.tell("lose")
+
+    def workers(self) -> list[psutil.Process]:
+        """The Ray Train workers that live on the nodes."""
+        found = []
+        for process in psutil.Process(self.popen.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The run makes no step meanwhile: tiny ones would be over before a node is lost or found."""
+        stopped = self.workers()
+        for process in stopped:
+            process.suspend()
+        yield
+        for process in stopped:
+            with contextlib.suppress(psutil.Error):
+                process.resume()
+
+    def close(self) -> None:
+        left = psutil.Process(self.popen.pid).children(recursive=True)
+        assert self.popen.stdin is not None
+        self.popen.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.popen.wait(30)
+        self.popen.kill()
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
+
+
+def workplace(folder: Path, workers: Any, **compute: Any) -> Workplace:
+    return Workplace(
+        folder,
+        train={"steps": STEPS, "checkpoint_every": EVERY},
+        compute={"workers": workers, "deepspeed": {"stage": 2}, "retries": 3, **compute},
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Two workers on one machine."""
+    place = workplace(tmp_path_factory.mktemp("undisturbed") / "place", 2)
+    try:
+        run = ended(place, place.start_with_key(KEY))
+        assert run.code == 0, run.err
+        yield run
+    finally:
+        place.clean()
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    folder = Path(tempfile.mkdtemp(prefix="uudp-nodes-"))  # sockets have short paths at most
+    cluster = Nodes(folder / "ray")
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start(place: Workplace, nodes: Nodes, *arguments: str) -> Process:
+    """``uudp run`` on the cluster."""
+    path = place.folder / "key-of-the-test"
+    path.write_bytes(KEY)
+    whole = ["run", str(place.spec), *arguments, "--yes", "--out", str(place.out)]
+    return place._start([sys.executable, "-c", LOOKING, str(path), *whole], {"RAY_ADDRESS": nodes.address})
+
+
+def assert_same(place: Workplace, undisturbed: Run, tolerance: float) -> None:
+    """The same weights and released steps, and charged once."""
+    folder = place.run_folder()
+    ours, theirs = adapter(folder), adapter(undisturbed.folder)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=tolerance)
+    assert [(row["series"], row["step"]) for row in rows(folder)] == [
+        (row["series"], row["step"]) for row in rows(undisturbed.folder)
+    ]
+    if not tolerance:
+        assert rows(folder) == rows(undisturbed.folder)
+    ledger = Ledger(place.ledger)
+    (account,) = ledger.accounts()
+    assert [(run.reservation.run, run.status) for run in account.runs] == [(folder.name, "finished")]
+    assert ledger.verify()[1] == []
+    assert not Folder(folder).key.exists()
+
+
+@pytest.fixture
+def new_place(tmp_path: Path) -> Iterator[Callable[..., Workplace]]:
+    made: list[Workplace] = []
+
+    def make(workers: Any, **compute: Any) -> Workplace:
+        made.append(workplace(tmp_path / "place", workers, **compute))
+        return made[-1]
+
+    yield make
+    for place in made:
+        place.clean()
+
+
+def test_a_lost_node_that_comes_back(undisturbed: Run, nodes: Nodes, new_place: Callable[..., Workplace]) -> None:
+    """Two workers on two nodes, of which one is lost and another joins: bitwise the same adapter."""
+    nodes.add()
+    nodes.add()
+    place = new_place(2)
+    process = start(place, nodes)
+    process.until(lambda: released_step(place) >= EVERY, "a step was released")
+    with nodes.paused():
+        assert released_step(place) < STEPS
+        nodes.lose()
+        nodes.add()
+    assert process.wait() == 0, process.err
+    assert_same(place, undisturbed, 0.0)
+
+
+def test_a_lost_node_without_another(undisturbed: Run, nodes: Nodes, new_place: Callable[..., Workplace]) -> None:
+    """It stops, resumable, with exit code 4 and a sentence; then a node joins, and it is gone on with."""
+    nodes.add()
+    nodes.add()
+    place = new_place(2, retries=0)
+    process = start(place, nodes)
+    process.until(lambda: released_step(place) >= EVERY, "a step was released")
+    with nodes.paused():
+        nodes.lose()
+    assert process.wait() == 4, process.err
+    said, how = process.err.splitlines()[-2:]
+    assert said.startswith("uudp: a process of Ray's was killed, or its machine was lost; go on with --resume")
+    assert f"--resume --run {place.run_folder().name}" in how
+    assert "Traceback" not in process.err
+    assert released_step(place) < STEPS
+    nodes.add()
+    resumed = start(place, nodes, "--resume")
+    assert resumed.wait() == 0, resumed.err
+    assert_same(place, undisturbed, 0.0)
+
+
+def test_workers_that_come_and_go(undisturbed: Run, nodes: Nodes, new_place: Callable[..., Workplace]) -> None:
+    """{min: 1, max: 2}: the second node that joins gets a worker, its loss takes it away; the draws stay the same."""
+    nodes.add()
+    place = new_place({"min": 1, "max": 2})
+    process = start(place, nodes)
+    process.until(lambda: released_step(place) >= EVERY, "a step was released")
+    with nodes.paused():
+        assert len(nodes.workers()) == 1
+        nodes.add()
+        process.until(lambda: len(nodes.workers()) == 2, "a second worker came")
+    grown_at = released_step(place)
+    process.until(lambda: released_step(place) > grown_at, "two workers released a step")
+    with nodes.paused():
+        assert released_step(place) < STEPS
+        assert len(nodes.workers()) == 2
+        nodes.lose()
+    assert process.wait() == 0, process.err
+    assert "training: 1 to 2 worker(s)" in process.err
+    assert_same(place, undisturbed, 1e-5)

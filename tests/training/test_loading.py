@@ -1,0 +1,95 @@
+"""At ZeRO 3 a model is divided while it is loaded, and is the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import copy_run, make_mechanism, save_tokenizer
+from tests.training import checks
+from tests.training.test_resume import last
+
+
+@pytest.fixture(scope="module")
+def deep_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose single layers are small: 8 MB in float32, of which the largest matrix is 2 %."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "deep"
+    folder.mkdir()
+    eos = save_tokenizer(folder).eos_token_id
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=eos,
+        eos_token_id=eos,
+        pad_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(deep_base: Path, workers: Callable[[int], Any]) -> Callable[..., list[dict[str, Any]]]:
+    """What each rank saw of a loading."""
+    known: dict[tuple[int, int, str], list[dict[str, Any]]] = {}
+
+    def get(world: int, stage: int, dtype: str) -> list[dict[str, Any]]:
+        key = (world, stage, dtype)
+        if key not in known:
+            known[key] = workers(world)(checks.loaded, deep_base, stage, dtype, 5)
+        return known[key]
+
+    return get
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_divided_model_is_the_same_model(loaded: Any, world: int, dtype: str) -> None:
+    """Base and adapter, in value and type; the adapter's first weights depend on neither stage nor workers.
+
+    Red when the configuration leaves bf16 off: weights are float32 then, whatever `from_pretrained` is asked for.
+    """
+    (plain,) = loaded(1, 0, dtype)
+    for rank in loaded(world, 3, dtype):
+        assert rank["types"] == plain["types"]
+        assert rank["initial"] == plain["initial"]
+        assert rank["values"].keys() == plain["values"].keys()
+        for name, value in rank["values"].items():
+            np.testing.assert_array_equal(value, plain["values"][name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_each_worker_holds_its_part_and_never_the_whole(loaded: Any, dtype: str) -> None:
+    """Red when the model is loaded whole and divided by `deepspeed.initialize`."""
+    (plain,) = loaded(1, 0, dtype)
+    assert plain["own"] == plain["whole"]
+    for rank in loaded(2, 3, dtype):
+        assert rank["whole"] == plain["whole"]
+        assert rank["own"] == pytest.approx(plain["whole"] / 2, rel=1e-3)
+        assert rank["most"] < 0.75 * plain["whole"]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_training_a_divided_model_changes_nothing(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path, deep_base: Path, world: int
+) -> None:
+    """Whole at stage 0, divided at stage 3."""
+    plain = new_run(deep_base, mechanism=make_mechanism(noise_std=0.1))
+    divided = copy_run(plain, tmp_path / "divided", compute={"deepspeed": {"stage": 3}})
+    assert workers(1)(checks.train, plain) == [None]
+    assert workers(world)(checks.train, divided) == [None] * world
+    for name, value in last(plain).parameters.items():
+        np.testing.assert_allclose(last(divided).parameters[name].numpy(), value.numpy(), rtol=0, atol=1e-5)
