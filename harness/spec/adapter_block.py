@@ -20,19 +20,22 @@ class AdapterBlock(Block):
         description="lora: low-rank adapters, the base stays as it is; bias: the biases alone; norms: the norms alone; "
         "full: all parameters, in float32",
     )
-    r: Rank = Field(default=8, description="rank")
-    alpha: Positive = Field(default=16.0, description="the update is scaled by alpha / r")
+    r: Rank = Field(default=4, description="rank")
+    alpha: Positive = Field(
+        default=80.0, description="the update is scaled by alpha / r; large, since noise leaves few and small steps"
+    )
     targets: Literal["all-linear"] | Annotated[tuple[Layer, ...], Field(min_length=1, max_length=1000)] = Field(
-        default=("q_proj", "v_proj"),
-        description="names of the linear layers that get an adapter; all-linear: all but the output layer",
+        default=("v_proj",),
+        description="names of the linear layers that get an adapter; all-linear: all but the output layer. The noise "
+        "grows with the number of trained weights",
     )
     dropout: Annotated[FiniteFloat, Field(ge=0, lt=1)] = Field(
         default=0.0, description="fraction of the adapter's inputs that a step leaves out"
     )
     freeze_a: bool = Field(
-        default=False,
+        default=True,
         description="train each adapter's second factor alone and leave the first as it was drawn: the noise falls on "
-        "fewer weights",
+        "a half of the weights or fewer",
     )
     rank_pattern: dict[Layer, Rank] = Field(
         default={}, description="ranks other than r, by the name of a layer or a regular expression of its end"

@@ -80,7 +80,8 @@ data:
 
 model:
   base: HuggingFaceTB/SmolLM2-135M-Instruct § a hub id, or a folder
-  adapter: {{type: lora, r: 8, alpha: 16, targets: [q_proj, v_proj]}}
+  adapter: {{type: lora, r: 4, alpha: 80, targets: [v_proj], freeze_a: true}} § few weights: noise falls on
+§ each of them. More targets, a higher r or freeze_a: false can learn more, under more noise
   dtype: bfloat16 § of the frozen base; many CPUs are faster with float32
 
 {_noise(s)}
@@ -93,7 +94,7 @@ privacy:
 
 sampling:
   expected: 64 § (?) users per step, drawn anew each time; more take longer, with less
-§ noise. Fewer than there are: a hundredth to a tenth of all users is usual.
+§ noise. Fewer than there are: a hundredth to a fifth of all users is usual.
 § `unit: example` draws examples in place of users, `unit: auto` chooses
   examples_per_user: 4 § at most so many of a user's examples enter a step; costs no privacy
 
@@ -101,8 +102,10 @@ clipping: {{norm: 0.5}} § bound on one user's influence on a step; noise is in 
 § {{type: adaptive, initial: 0.5}} finds it on the way, at a small charge
 
 train:
-  steps: 200 § more steps learn more, under more noise each
-  optimizer: {{type: adamw, lr: 5.0e-3}} § higher than without privacy: the noise wants few, large steps
+  steps: 40 § few steps with many users each beat many with few: at the same number of
+§ tokens, 20 to 50 with the largest cohort you can wait for
+  optimizer: {{type: adamw, lr: 5.0e-3}} § goes with alpha: what moves the model is lr · alpha / r
+  schedule: {{type: linear}} § the learning rate falls to 0: the last steps average the noise away
   checkpoint_every: 20 § metrics are released with these; an interrupted run goes on from one
 
 compute: {{workers: 1, accelerator: auto, deepspeed: {{stage: 2}}}}   # speed only, never privacy

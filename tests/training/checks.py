@@ -489,7 +489,7 @@ def loaded(base: Path, stage: int, dtype: Any, seed: int) -> dict[str, Any]:
     """Loads a model as a series does; what a rank holds of it, what it held at most, and what it all is."""
     import deepspeed
 
-    block = ModelBlock(base=str(base), dtype=dtype, adapter=AdapterBlock(r=4, targets=("q_proj", "v_proj")))
+    block = ModelBlock(base=str(base), dtype=dtype, adapter=BOTH_FACTORS)
     torch.manual_seed(100 * seed + dist.get_rank())
     with _Live() as live:
         model = build_model(base, block, seed, DeepspeedBlock(stage=stage))  # type: ignore[arg-type]

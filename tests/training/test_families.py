@@ -45,7 +45,7 @@ def adapter_of(name: str, what: str) -> AdapterBlock:
         return AdapterBlock(type=what)  # type: ignore[arg-type]
     family = FAMILIES[name]
     bias = "all" if family.bias else "none"
-    return AdapterBlock(r=3, targets="all-linear", bias=bias, also=family.also)  # type: ignore[arg-type]
+    return AdapterBlock(r=3, alpha=16, freeze_a=False, targets="all-linear", bias=bias, also=family.also)  # type: ignore[arg-type]
 
 
 class Adapted:
@@ -327,7 +327,7 @@ def test_mixtures_of_experts_are_refused(tmp_path: Path, kind: str) -> None:
 def test_what_a_model_does_not_have_is_refused_in_a_line(
     folder: Any, name: str, adapter: dict[str, Any], message: str
 ) -> None:
-    block = ModelBlock(base=name, adapter=AdapterBlock(**adapter))
+    block = ModelBlock(base=name, adapter=AdapterBlock(**{"targets": ("q_proj", "v_proj"), **adapter}))
     with pytest.raises(ArgumentError) as caught:
         build_model(folder(name), block, 0)
     assert str(caught.value).startswith(f"model.adapter.{message}")
@@ -373,6 +373,8 @@ def test_a_norm_that_is_not_known_is_refused(folder: Any) -> None:
 def test_ranks_and_alphas_follow_their_patterns(folder: Any) -> None:
     adapter = AdapterBlock(
         r=4,
+        alpha=16,
+        freeze_a=False,
         targets=("q_proj", "v_proj"),
         rank_pattern={"layers.1.self_attn.q_proj": 2},
         alpha_pattern={"v_proj": 32.0},

@@ -63,7 +63,7 @@ class Model:
     """A model with an adapter that has moved, its collector, and a float64 copy for the reference."""
 
     def __init__(self, base: Path, *, dtype: str = "float32", targets: Sequence[str] = ("q_proj", "v_proj")) -> None:
-        adapter = AdapterBlock(r=4, targets=tuple(targets), freeze_a=False)
+        adapter = AdapterBlock(r=4, alpha=16, targets=tuple(targets), freeze_a=False)
         block = ModelBlock(base=str(base), dtype=dtype, adapter=adapter)
         self.model = build_model(base, block, seed=2)
         torch.manual_seed(5)

@@ -25,7 +25,11 @@ from tests.training import checks
 
 
 def block(base: Path, dtype: str = "float32", **adapter: Any) -> ModelBlock:
-    return ModelBlock(base=str(base), dtype=dtype, adapter=AdapterBlock(**{"r": 4, "freeze_a": False, **adapter}))
+    return ModelBlock(
+        base=str(base),
+        dtype=dtype,
+        adapter=AdapterBlock(**{"r": 4, "alpha": 16, "targets": ("q_proj", "v_proj"), "freeze_a": False, **adapter}),
+    )
 
 
 # --- saved for plain peft -----------------------------------------------------------------------------------
