@@ -60,9 +60,11 @@ def setting(**changes: Any) -> Setting:
 
 def test_a_shape_is_read_from_the_configuration(shape: Shape) -> None:
     assert (shape.parameters, shape.largest) == (SIZE, 49152 * 576)
-    assert shape.trained(AdapterBlock()) == 460_800
-    assert shape.trained(AdapterBlock(freeze_a=True)) == 30 * 8 * (576 + 192)
-    assert shape.trained(AdapterBlock(rank_pattern={"q_proj": 4})) == 460_800 - 30 * 4 * 2 * 576
+    assert shape.trained(AdapterBlock(r=8, targets=("q_proj", "v_proj"), freeze_a=False)) == 460_800
+    assert shape.trained(AdapterBlock()) == 23_040
+    assert shape.trained(AdapterBlock(r=8, targets=("q_proj", "v_proj"))) == 30 * 8 * (576 + 192)
+    patterned = AdapterBlock(r=8, targets=("q_proj", "v_proj"), freeze_a=False, rank_pattern={"q_proj": 4})
+    assert shape.trained(patterned) == 460_800 - 30 * 4 * 2 * 576
     assert shape.trained(AdapterBlock(type="norms")) == 61 * 576
     assert shape.trained(AdapterBlock(type="full")) == SIZE
     assert shape.adapter_inputs(("q_proj", "v_proj", "down_proj"), shared=True) == 576 + 1536

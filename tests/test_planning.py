@@ -190,9 +190,14 @@ def test_a_plan_reads_no_record_and_asks_no_rule_of_own_records(plan, changes, m
 
 def test_texts_change_nothing_of_a_plan(plan):
     """Break: a count of records or tokens anywhere in the plan."""
-    short = plan(segmentation=ATTRIBUTE, data={"population": "public"}).document()
+
+    def document(*records):
+        made = plan(*records, segmentation=ATTRIBUTE, data={"population": "public"}).document()
+        return made | {"memory": made["memory"] | {"available": None}}  # of this machine, at this moment
+
+    short = document()
     records = [post | {"text": post["text"] * 9} for post in posts()] + posts()
-    assert plan(records, segmentation=ATTRIBUTE, data={"population": "public"}).document() == short
+    assert document(records) == short
 
 
 # --- budget -------------------------------------------------------------------------------------------------
@@ -229,7 +234,8 @@ def test_every_group_is_accounted_again_and_within_its_target(plan, accountant):
         assert g["epsilon"] <= g["target_epsilon"] * (1 + 1e-9)
         assert g["epsilon"] >= g["target_epsilon"] * (1 - 1e-3)
         if accountant == "rdp":
-            assert g["epsilon"] == pytest.approx(rdp, rel=1e-12)
+            # From above: the last bits of a noise multiplier are dropped, and never added.
+            assert rdp * (1 - 1e-12) <= g["epsilon"] <= rdp * (1 + 1e-11)
         else:
             assert 0.7 * rdp < g["epsilon"] < rdp
     assert document["epsilon"] == max(g["epsilon"] for g in document["groups"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import signal
 import threading
@@ -212,12 +211,13 @@ def _prepare(
 def _fitted(plan: Plan, folder: Folder, base: Base) -> Plan:
     """The plan with the memory that this base model needs, now that it is here.
 
+    What an interrupted run came down to is private, and it fitted: neither the plan nor a refusal tells of it.
+
     Raises:
         MachineError: There is less.
     """
-    kept = json.loads(folder.microbatch.read_text())["tokens"] if folder.microbatch.exists() else None
-    room = look_at_memory(plan.loaded, gpu=_device(plan) == "cuda", folder=base.folder, kept=kept)
-    if room.refusal is not None:
+    room = look_at_memory(plan.loaded, gpu=_device(plan) == "cuda", folder=base.folder)
+    if room.refusal is not None and not folder.microbatch.exists():
         raise MachineError(room.refusal)
     return dataclasses.replace(plan, memory=room)
 

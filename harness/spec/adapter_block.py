@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat
+from pydantic import Field, FiniteFloat, SerializerFunctionWrapHandler, model_serializer
 
 from harness.spec.block import Block, Positive
 
@@ -50,3 +50,8 @@ class AdapterBlock(Block):
         max_length=1000,
         description="names of norms, embeddings or linear layers that are trained whole, beside the adapter",
     )
+
+    @model_serializer(mode="wrap")
+    def _own(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What it is about alone: the other keys are LoRA's."""
+        return dump(self) if self.type == "lora" else {"type": self.type}
