@@ -7,8 +7,9 @@ tenth of the users is held out, and the loss is that of their first 128 tokens, 
 
     share kept = (base - private) / (base - ordinary)
 
-where the ordinary run has neither clipping nor noise, sees as many tokens, and uses the best of its own learning
-rates. What runs is the product: the plan's mechanism, the loop that ``uudp run`` runs, one process.
+where the ordinary run has neither clipping nor noise, sees as many tokens, trains an adapter of its own kind (LoRA on
+queries and values, both factors) and uses the best of its own learning rates. What runs is the product: the plan's
+mechanism, the loop that ``uudp run`` runs, one process.
 
 A whole run of 250,000 tokens takes a quarter of an hour on one free core. ``--part 8`` explores in an eighth of it:
 every step draws an eighth of the cohort, and the noise on their mean is that of the whole cohort. Such a run is *not*
@@ -56,8 +57,8 @@ DATA: dict[str, dict[str, Any]] = {
 }
 # A setting is what a spec says; `expected` follows from the number of tokens.
 SETTINGS: dict[str, dict[str, Any]] = {
-    # Nothing: the defaults of the spec.
-    "default": {},
+    # What the starter spec says: the defaults, and a learning rate that falls.
+    "default": {"data": {"max_tokens": 64}, "train": {"schedule": {"type": "linear"}}},
     # What a plain port of an ordinary recipe does.
     "prototype": {
         "data": {"max_tokens": 128},
@@ -65,6 +66,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "clipping": {"norm": 0.5},
         "train": {"steps": 40, "optimizer": {"type": "adamw", "lr": 5.0e-3}, "schedule": {"type": "constant"}},
     },
+}
+ORDINARY_SETTING: dict[str, Any] = {
+    "data": {"max_tokens": 64},
+    "model": {"adapter": {"r": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "freeze_a": False}},
+    "train": {"schedule": {"type": "linear"}},
 }
 EVALUATED_TOKENS = 128
 
@@ -77,7 +83,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to every setting")
     parser.add_argument("--epsilon", nargs="*", type=float, default=[8.0, 2.0])
     parser.add_argument("--private-lr", nargs="*", type=float, help="default: the setting's own")
-    parser.add_argument("--ordinary-lr", nargs="*", type=float, default=[5.0e-3], help="none: no ordinary run")
+    parser.add_argument("--ordinary-lr", nargs="*", type=float, default=[5.0e-3, 1.0e-2])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=250_000)
     parser.add_argument("--steps", type=int, default=24)
@@ -153,12 +159,14 @@ class Bench:
 
     def measure(self) -> dict[str, Any]:
         """Every setting, ordinary and at every ε."""
-        found: dict[str, Any] = {}
-        for name in self.arguments.settings:
-            found[name] = self.setting(name)
+        arguments = self.arguments
+        ordinary = {f"lr {lr:g}": self.seeds(ORDINARY_SETTING, lr, None) for lr in arguments.ordinary_lr}
+        best = min((r["mean"] for r in ordinary.values()), default=None)
+        found = {name: self.setting(SETTINGS[name], best) for name in arguments.settings}
         return {
-            "data": self.arguments.data,
+            "data": arguments.data,
             "base": self.base_loss,
+            "ordinary": ordinary,
             "settings": found,
             "tokens": self.arguments.tokens,
             "seeds": self.arguments.seeds,
@@ -167,35 +175,28 @@ class Bench:
             "part_of_a_cohort_drawn": 1 / self.arguments.part,
         }
 
-    def setting(self, name: str) -> dict[str, Any]:
-        """Losses of one setting, and the shares kept; each side at its best learning rate, by mean over seeds."""
-        arguments = self.arguments
-        own = SETTINGS[name].get("train", {}).get("optimizer", {}).get("lr")
-        rates = arguments.private_lr or [own]
-        ordinary = {lr: self.seeds(name, lr, None) for lr in arguments.ordinary_lr}
-        best = min((statistics.mean(r["losses"]) for r in ordinary.values()), default=None)
-        result: dict[str, Any] = {"ordinary": {str(lr): r for lr, r in ordinary.items()}}
-        for epsilon in arguments.epsilon:
-            private = {lr: self.seeds(name, lr, epsilon) for lr in rates}
-            lowest = min(statistics.mean(r["losses"]) for r in private.values())
+    def setting(self, setting: Mapping[str, Any], best: float | None) -> dict[str, Any]:
+        """Losses of one setting, and the shares kept; at its best learning rate, by mean over seeds."""
+        result: dict[str, Any] = {}
+        for epsilon in self.arguments.epsilon:
+            rates = self.arguments.private_lr or [None]
+            private = {"own" if lr is None else f"lr {lr:g}": self.seeds(setting, lr, epsilon) for lr in rates}
+            lowest = min(r["mean"] for r in private.values())
             assert self.base_loss is not None
             kept = None if best is None else (self.base_loss - lowest) / (self.base_loss - best)
-            result[f"epsilon {epsilon:g}"] = {
-                "share_kept": kept,
-                "learning_rates": {"default" if lr is None else str(lr): r for lr, r in private.items()},
-            }
+            result[f"epsilon {epsilon:g}"] = {"share_kept": kept, **private}
         return result
 
-    def seeds(self, name: str, lr: float | None, epsilon: float | None) -> dict[str, Any]:
+    def seeds(self, setting: Mapping[str, Any], lr: float | None, epsilon: float | None) -> dict[str, Any]:
         """One setting, learning rate and ε over all seeds."""
-        runs = [self.run(name, lr, epsilon, seed) for seed in range(self.arguments.seeds)]
+        runs = [self.run(setting, lr, epsilon, seed) for seed in range(self.arguments.seeds)]
         losses = [run.pop("loss") for run in runs]
         spread = statistics.stdev(losses) if len(losses) > 1 else None
-        row = {"losses": losses, "mean": statistics.mean(losses), "std": spread, **runs[0]}
-        print(json.dumps({"setting": name, "lr": lr, "epsilon": epsilon, **row}), file=sys.stderr, flush=True)
+        row = {"mean": statistics.mean(losses), "std": spread, "losses": losses, **runs[0]}
+        print(json.dumps({"lr": lr, "epsilon": epsilon, "base": self.base_loss, **row}), file=sys.stderr, flush=True)
         return row
 
-    def run(self, name: str, lr: float | None, epsilon: float | None, seed: int) -> dict[str, Any]:
+    def run(self, setting: Mapping[str, Any], lr: float | None, epsilon: float | None, seed: int) -> dict[str, Any]:
         """One training; its loss on held-out users at the end."""
         from harness.planning import make_plan
         from harness.privacy.randomness import create_key
@@ -203,7 +204,7 @@ class Bench:
         from harness.training.loop import ORDINARY, PRIVATE, Inputs, Series
 
         begin = time.perf_counter()
-        loaded = self.loaded(SETTINGS[name], {}, seed, epsilon or 8.0, lr)
+        loaded = self.loaded(setting, {}, seed, epsilon or 8.0, lr)
         plan = make_plan(loaded)
         mechanism, corpus = plan.mechanism, self.corpus(loaded)
         if self.arguments.part > 1:
