@@ -26,16 +26,25 @@ def plan(
 
     Reads the spec, and of the data no more than user names and declared public columns. Shows each group's ε, clip
     norm, noise multiplier σ and sampling rate, notes on what the guarantee covers, and where every value of the
-    resolved spec comes from.
+    resolved spec comes from. Predicts what memory a worker needs, and exits with 4 where this machine has not got it.
     """
+    from harness.errors import MachineError
+
     with console.uncollected():
         from harness.planning import make_plan
         from harness.spec import load_spec
 
-        document = make_plan(load_spec(spec, overrides or [])).document()
+        planned = make_plan(load_spec(spec, overrides or []))
+        document = planned.document()
     if json:
         console.emit_json(document)
-        return
+    else:
+        _show(document)
+    if planned.memory is not None and planned.memory.refusal is not None:
+        raise MachineError(planned.memory.refusal)
+
+
+def _show(document: Mapping[str, Any]) -> None:
     for line in describe(document):
         console.out(line)
     console.out()
@@ -75,6 +84,9 @@ def describe(document: Mapping[str, Any]) -> list[str]:
         h = document["holdout"]
         lines.append(f"  hold-out    ε = {f.epsilon(h['epsilon'])} by {h['evaluations']} noisy evaluations")
     lines += _ledger(document["ledger"])
+    if document["memory"]:
+        text = document["memory"]["words"]
+        lines += textwrap.wrap(text, 80, initial_indent="  memory      ", subsequent_indent=" " * 14)
     lines.append("  charges     none besides training" if not document["charges"] else "  charges")
     lines += [f"    {c['what']}: ε = {f.epsilon(c['epsilon'])}" for c in document["charges"]]
     for note in document["notes"]:

@@ -90,7 +90,7 @@ def _run(
     spec: str, overrides: Sequence[str], resume: bool, which: str | None, yes: bool, not_private: bool, out: Path
 ) -> RunResult:
     from harness.cli.plan import describe
-    from harness.errors import BudgetError
+    from harness.errors import BudgetError, MachineError
     from harness.planning import make_plan
     from harness.running import run as execute
     from harness.running.spending import give_back_unbegun
@@ -106,6 +106,8 @@ def _run(
     console.err()
     if plan.ledger is not None and plan.ledger.refusal is not None:
         raise BudgetError(plan.ledger.refusal)
+    if plan.memory is not None and plan.memory.refusal is not None and not resume:  # a resumed run may need less
+        raise MachineError(plan.memory.refusal)
     _ask(yes)
     return execute(plan, out=out, resume=resume, run_id=which, not_private=not_private, observer=observer)
 

@@ -15,8 +15,8 @@ class GroupMembers:
     """The training users of one group, in the order of their numbers.
 
     A list would take eight bytes of every worker for each user: of a hundred million, most of a gigabyte. What is kept
-    is the count of each block of 128 users; a place is found by a search among the counts and a look into one block.
-    So a draw costs as much as its cohort is large, and touches no more of the (mapped) arrays.
+    is a bit per user, and the count of each block of 128: a place is found by a search among the counts and a look into
+    one block. So a draw costs as much as its cohort is large, and reads no file.
     """
 
     def __init__(self, groups: NDArray[np.int16], holdout: NDArray[np.bool_], group: int) -> None:
@@ -29,17 +29,16 @@ class GroupMembers:
         """
         if len(groups) != len(holdout):
             raise ValueError("a group for each user is needed")
-        self._groups, self._holdout, self._group = groups, holdout, group
-        counts = np.zeros(-(-len(groups) // BLOCK), dtype=np.int64)
+        blocks = -(-len(groups) // BLOCK)
+        counts = np.zeros(blocks, dtype=np.int64)
+        self._bits = np.zeros((blocks, BLOCK // 8), dtype=np.uint8)
         for start in range(0, len(groups), _CHUNK):
-            inside = self._inside(np.arange(start, min(start + _CHUNK, len(groups))))
+            part = slice(start, start + _CHUNK)
+            inside = (groups[part] == group) & ~holdout[part]
             padded = np.pad(inside, (0, -len(inside) % BLOCK)).reshape(-1, BLOCK)
-            counts[start // BLOCK :][: len(padded)] = padded.sum(axis=1)
+            here = slice(start // BLOCK, start // BLOCK + len(padded))
+            counts[here], self._bits[here] = padded.sum(axis=1), np.packbits(padded, axis=1)
         self._ends = np.cumsum(counts)
-
-    def _inside(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = (self._groups[users] == self._group) & ~self._holdout[users]
-        return found
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -58,9 +57,8 @@ class GroupMembers:
             raise IndexError("there is no such member")
         blocks = np.searchsorted(self._ends, wanted, side="right")
         before = np.where(blocks > 0, self._ends[blocks - 1], 0)
-        users = blocks[..., None] * BLOCK + np.arange(BLOCK)
-        inside = self._inside(np.minimum(users, len(self._groups) - 1)) & (users < len(self._groups))
+        inside = np.unpackbits(self._bits[blocks], axis=-1)
         # The first user with whom the block's count exceeds the place in it.
-        at = np.argmax(np.cumsum(inside, axis=-1) > (wanted - before)[..., None], axis=-1)
+        at = np.argmax(np.cumsum(inside, axis=-1, dtype=np.int64) > (wanted - before)[..., None], axis=-1)
         found: NDArray[np.int64] = blocks * BLOCK + at
         return found

@@ -330,8 +330,10 @@ class Corpus:
 
     def examples_of(self, user_index: int) -> tuple[int, int]:
         """The first of a user's examples, and the one after their last."""
-        first = int(self.first_example[user_index])
-        return first, first + int(self.n_examples[user_index])
+        # Two neighbours of one column: of many users, a page of the file less for each that is drawn.
+        following = user_index + 1
+        last = self.first_example[following] if following < self.n_users else len(self.example_lengths)
+        return int(self.first_example[user_index]), int(last)
 
     def tokens(self, example_index: int) -> Tokens:
         """The tokens of an example, straight from the mapped file."""

@@ -101,7 +101,7 @@ def settle(plan: Plan, population: Population, median: float | None) -> Plan:
     )
     if not (kept and same_cost and (plan.chosen_later or _same_exposure(plan.mechanism, settled.mechanism))):
         raise BudgetError("the plan is refused: with the noisy answers it would not be the one that was accounted")
-    return dataclasses.replace(settled, ledger=plan.ledger)
+    return dataclasses.replace(settled, ledger=plan.ledger, memory=plan.memory)
 
 
 def _same_exposure(bound: Mechanism, settled: Mechanism) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.planning.plan import Plan, noise_to_signal
+from harness.planning.room import CPU_TOKENS
 from harness.plugins import noise
 from harness.privacy.accounting import charges_epsilon, choice_epsilon
 from harness.privacy.mechanism import Charge
@@ -53,6 +54,7 @@ def document(plan: Plan) -> dict[str, Any]:
         },
         "train": spec.train.model_dump(mode="json"),
         "compute": spec.compute.model_dump(mode="json"),
+        "memory": None if plan.memory is None else plan.memory.document(),
         "plugins": _plugins(plan),
         "notes": notes(plan),
         "spec": plan.loaded.resolved,
@@ -153,6 +155,8 @@ def notes(plan: Plan) -> list[str]:
             "Groups are sampled differently: the same (ε, δ) then hides different trade-offs. δ(0) and the curve of "
             "each group say what its users are exposed to at other ε."
         )
+    if plan.memory is not None:
+        found += plan.memory.notes()
     if plan.ledger is None:
         return [*found, "No ledger (privacy.ledger: null): what runs on this data set spend is not recorded."]
     return found + plan.ledger.notes()
@@ -164,7 +168,8 @@ def _full_in_words(plan: Plan) -> list[str]:
     if spec.model.adapter.type != "full":
         return []
     most = max(g.examples_per_user for g in plan.mechanism.groups) if plan.mechanism.sampling_unit == "user" else 1
-    tokens, budget = most * spec.data.max_tokens, spec.compute.microbatch_tokens
+    tokens = most * spec.data.max_tokens
+    budget = CPU_TOKENS if plan.memory is None else plan.memory.tokens
     begin = "All parameters are trained: each unit's gradient norm is found in a pass of its own, without the gradient."
     if tokens <= budget:
         return [f"{begin} A unit's {tokens} tokens at most (examples_per_user × max_tokens) fit into one micro-batch."]

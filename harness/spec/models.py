@@ -361,8 +361,10 @@ class ComputeBlock(Block):
     workers: Workers | WorkersBlock = Field(default=1, description="processes that train; {min, max}: as many as fit")
     accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
     deepspeed: DeepspeedBlock = DeepspeedBlock()
-    microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] = Field(
-        default=2048, description="tokens of a micro-batch, padding included; halved where it does not fit into memory"
+    microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] | Literal["auto"] = Field(
+        default="auto",
+        description="tokens of a micro-batch, padding included; auto: 1024 on a CPU, on a GPU as many as fit; halved "
+        "where it does not fit into memory",
     )
     packing: Literal["auto", "off"] = Field(
         default="auto",

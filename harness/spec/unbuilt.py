@@ -21,9 +21,7 @@ def _given(value: Any) -> bool:
 
 
 # Values that this version knows the key of, but does not have.
-_VALUES: dict[str, tuple[str, ...]] = {
-    "compute.microbatch_tokens": ("auto",),
-}
+_VALUES: dict[str, tuple[str, ...]] = {}
 # Path; what of its values is refused; whether this version knows the key with other values.
 _TABLE: tuple[tuple[str, _Test, bool], ...] = (
     ("sweep", _given, False),

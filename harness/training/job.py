@@ -134,7 +134,7 @@ class Folder:
 
     @property
     def microbatch(self) -> Path:
-        """What was left of `compute.microbatch_tokens` after micro-batches that did not fit. Private."""
+        """What was chosen as `compute.microbatch_tokens`, or left of it where it did not fit. Private."""
         return self.private / "microbatch.json"
 
     @property

@@ -34,7 +34,7 @@ from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_lo
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.head import install_loss_head, plain_head
 from harness.training.job import Failure, Folder, Job
-from harness.training.memory import checkpoint_layers, halving, microbatch_tokens
+from harness.training.memory import checkpoint_layers, halving, keep_tokens, microbatch_tokens, try_out
 from harness.training.model import build_model, frozen_factors, save_adapter
 from harness.training.noise import noisy_share
 from harness.training.packing import keeps_apart
@@ -246,6 +246,7 @@ class Series:
             # Going back would compute a released step again.
             raise MachineError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
         if checkpoint is None:
+            self._try_out()
             self.update.probe(self.initial, self.job.spec.data.max_tokens)
             if self.name == PRIVATE:
                 self._evaluate(0)
@@ -260,6 +261,18 @@ class Series:
         self._publish()
         self._note_progress(checkpoint.step)
         return checkpoint.step
+
+    def _try_out(self) -> None:
+        """Sees on a GPU whether what was predicted to fit does; on a CPU the system would end the process."""
+        compute = self.job.spec.compute
+        if compute.microbatch_tokens != "auto" or self.device.type == "cpu" or compute.deepspeed.stage == 3:
+            return
+        if not isinstance(self.update, AdapterUpdate):
+            return
+        longest = self.job.spec.data.max_tokens
+        self.microbatch_tokens = try_out(self.engine, self.update.sink, self.microbatch_tokens, longest)
+        if self.ranks.rank == 0:
+            keep_tokens(self.folder, self.microbatch_tokens)
 
     def _evaluate(self, step: int) -> None:
         epsilon = self.job.epsilon_after(step) if self.name == PRIVATE else None

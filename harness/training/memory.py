@@ -14,7 +14,13 @@ import torch
 
 from harness.errors import MachineError
 from harness.files import as_json, write_private
+from harness.planning.room import CPU_TOKENS
+from harness.training.batches import pad, weighted_loss
+from harness.training.engine import Engine
+from harness.training.gradients import UnitGradients
 from harness.training.job import Folder, Job
+from harness.training.layout import Layout
+from harness.training.ranks import any_rank
 
 
 class MicroBatchTooLarge(RuntimeError):
@@ -30,10 +36,56 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def microbatch_tokens(job: Job, folder: Folder) -> int:
-    """Tokens of a micro-batch: the spec's, or what earlier attempts of this run came down to."""
-    if not folder.microbatch.exists():
-        return job.spec.compute.microbatch_tokens
-    return min(int(json.loads(folder.microbatch.read_text())["tokens"]), job.spec.compute.microbatch_tokens)
+    """Tokens of a micro-batch: the spec's, or what earlier attempts of this run chose or came down to."""
+    asked, kept = job.spec.compute.microbatch_tokens, kept_tokens(folder)
+    if asked == "auto":
+        return max(CPU_TOKENS, job.spec.data.max_tokens) if kept is None else kept
+    return asked if kept is None else min(kept, asked)
+
+
+def kept_tokens(folder: Folder) -> int | None:
+    """What an earlier attempt of this run chose or came down to, if there was one."""
+    return int(json.loads(folder.microbatch.read_text())["tokens"]) if folder.microbatch.exists() else None
+
+
+def keep_tokens(folder: Folder, tokens: int) -> None:
+    """Keeps a size for all later attempts of this run."""
+    write_private(folder.microbatch, as_json({"tokens": tokens}).encode())
+
+
+def try_out(engine: Engine, sink: UnitGradients, tokens: int, longest: int) -> int:
+    """The largest micro-batch that fits, of `tokens` and its halves, tried on made-up tokens; collective.
+
+    Not for ZeRO 3, where a rank that runs out of memory would leave the others waiting for its weights.
+
+    Args:
+        engine: The model.
+        sink: What collects gradients; it is reset.
+        tokens: To begin with.
+        longest: Tokens of the longest example, with which it ends.
+    """
+    while tokens > longest and any_rank(not _fits(engine, sink, tokens, longest), engine.device):
+        tokens = max(longest, tokens // 2)
+    return tokens
+
+
+def _fits(engine: Engine, sink: UnitGradients, tokens: int, longest: int) -> bool:
+    rows = max(1, tokens // longest)
+    sink.reset()
+    sink.begin(Layout.of_rows(range(rows), engine.device))
+    made_up = pad([[i % 2 for i in range(longest)]] * rows, engine.device)
+    try:
+        engine.backward(weighted_loss(made_up, [1.0 / longest] * rows), sink, last=False)
+        sink.finish(torch.ones(rows, dtype=torch.float64, device=engine.device), continues=False)
+        return True
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        sink.reset()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 @contextmanager
@@ -65,7 +117,7 @@ def halving(job: Job, folder: Folder, tokens: int) -> Iterator[None]:
                 "examples, or a smaller model"
             ) from error
         # Twice the longest may hold one row or two: half of what is used, in any case.
-        write_private(folder.microbatch, as_json({"tokens": max(longest, tokens // 2)}).encode())
+        keep_tokens(folder, max(longest, tokens // 2))
         raise MicroBatchTooLarge from error
 
 

@@ -3,7 +3,7 @@
     python scripts/bench/cohort.py [--users 10000 100000 ...] [--repeats N]
 
 Draws with `draw_cohort`, finds users with `GroupMembers` and cuts micro-batches, as every worker does at every step;
-then reads each drawn example's tokens. Groups, first examples and numbers of examples are mapped files as a corpus has
+then reads each drawn example's tokens. Groups, first examples and lengths are mapped files as a corpus has
 them; tokens lie in a sparse mapped file (all zero, at their real offsets), because a hundred million users' texts would
 not fit. Each population has a process of its own. Its memory is what it holds itself (libraries included); pages of
 mapped files, which the kernel drops whenever somebody needs the room, are reported beside it.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import resource
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,6 +73,7 @@ def compared(found: list[dict[str, Any]]) -> dict[str, Any]:
     sizes = [f"10^{round(math.log10(each['users']))}" for each in (most, least)]
     return {
         "growth": growth,
+        "growth_of_cpu_time": round(most["draw_cpu_seconds"] / least["draw_cpu_seconds"], 3),
         "rows": [
             _measure.row(
                 f"time to draw a cohort from {sizes[0]} users over one from {sizes[1]}",
@@ -90,7 +92,7 @@ def write(folder: Path, users: int) -> None:
 
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
-    columns = {"groups": np.int16, "holdout": np.bool_, "first_example": np.int64, "n_examples": np.int64}
+    columns = {"groups": np.int16, "holdout": np.bool_, "first_example": np.int64}
     files = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(users,))
         for name, dtype in columns.items()
@@ -100,7 +102,6 @@ def write(folder: Path, users: int) -> None:
         files["groups"][start:stop] = 0
         files["holdout"][start:stop] = draw.random(stop - start) < 0.05
         files["first_example"][start:stop] = np.arange(start, stop) * EXAMPLES_EACH
-        files["n_examples"][start:stop] = EXAMPLES_EACH
     examples = users * EXAMPLES_EACH
     for name, value in (("lengths", LENGTH), ("targets", LENGTH - 1)):
         column = np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.int32, shape=(examples,))
@@ -120,14 +121,15 @@ class Mapped:
             return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
 
         self.groups, self.holdout = column("groups"), column("holdout")
-        self.first_example, self.n_examples = column("first_example"), column("n_examples")
+        self.first_example = column("first_example")
         self.example_lengths, self.example_targets = column("lengths"), column("targets")
         shape = (users * EXAMPLES_EACH, LENGTH)
         self._tokens = np.asarray(np.memmap(folder / "tokens", dtype=np.int32, mode="r", shape=shape))
 
     def examples_of(self, user_index: int) -> tuple[int, int]:
-        first = int(self.first_example[user_index])
-        return first, first + int(self.n_examples[user_index])
+        following = user_index + 1
+        last = self.first_example[following] if following < len(self.holdout) else len(self.example_lengths)
+        return int(self.first_example[user_index]), int(last)
 
     def user_id(self, user_index: int) -> str:
         return str(user_index)
@@ -153,10 +155,16 @@ def one(users: int, options: argparse.Namespace) -> dict[str, Any]:
     mechanism, randomness = Mechanism(10**6, 0.5, (group,), "zero_out"), Randomness(bytes(32))
     seconds: dict[str, list[float]] = {"draw": [], "micro_batches": [], "fetch": []}
     sizes: list[int] = []
+    cpu: list[float] = []
+    minor: list[int] = []
+    major: list[int] = []
     for step in range(options.repeats + 2):
-        marks = [time.perf_counter()]
+        marks, busy = [time.perf_counter()], [time.process_time()]
+        faults = resource.getrusage(resource.RUSAGE_SELF)
         units = draw_cohort(mechanism, (members,), corpus, randomness, step)
         marks.append(time.perf_counter())
+        busy.append(time.process_time())
+        after = resource.getrusage(resource.RUSAGE_SELF)
         batches = micro_batches(units, corpus.example_lengths, 4096)
         marks.append(time.perf_counter())
         read = sum(int(corpus.tokens(e).sum()) for batch in batches for e in batch.examples)
@@ -166,13 +174,18 @@ def one(users: int, options: argparse.Namespace) -> dict[str, Any]:
             raise RuntimeError("a sparse file is all zero")
         if step >= 2:
             sizes.append(len(units))
-            for name, before, after in zip(seconds, marks, marks[1:], strict=False):
-                seconds[name].append(after - before)
+            cpu.append(busy[1] - busy[0])
+            minor.append(after.ru_minflt - faults.ru_minflt)
+            major.append(after.ru_majflt - faults.ru_majflt)
+            for name, begin, end in zip(seconds, marks, marks[1:], strict=False):
+                seconds[name].append(end - begin)
     return {
         "users": users,
         "drawn": round(sum(sizes) / len(sizes), 1),
         "opened_seconds": round(opened, 4),
         "seconds": {name: _measure.median(each, 6) for name, each in seconds.items()},
+        "draw_cpu_seconds": _measure.median(cpu, 6),
+        "draw_page_faults": {"minor": _measure.median(minor, 1), "major": _measure.median(major, 1)},
         "held_bytes": held,
         "of_which_libraries": libraries,
         "mapped_bytes": _measure.resident("RssFile"),

@@ -100,6 +100,7 @@ def test_plan_json_is_the_document_of_the_plan(whole_run: Run, capsys: pytest.Ca
     planned = json.loads(capsys.readouterr().out)
     written = read_json(whole_run.folder / "plan.json")
     assert written["model"].pop("origin") == "a local folder"
+    assert written.pop("memory").keys() == planned.pop("memory").keys()  # what is free changes
     before, after = written.pop("ledger"), planned.pop("ledger")
     assert (before["runs"], after["runs"]) == (0, 1)  # by now the run itself is in it
     assert after["spent_epsilon"] == pytest.approx(written["epsilon"])

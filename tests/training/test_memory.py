@@ -16,7 +16,7 @@ import torch
 
 from harness.errors import MachineError
 from harness.training.job import Folder, Job, halvings
-from harness.training.memory import MicroBatchTooLarge, halving, is_out_of_memory
+from harness.training.memory import MicroBatchTooLarge, halving, is_out_of_memory, keep_tokens, microbatch_tokens
 from tests.tiny import copy_run, make_mechanism
 from tests.training import checks
 from tests.training.test_resume import last, released
@@ -24,7 +24,7 @@ from tests.training.test_resume import last, released
 LONG = [{"user": f"user-{u:02d}", "text": f"{u} tide lamp ember " * 30, "plan": "free"} for u in range(48)]
 
 
-def starved(run_dir: Path, mib: int) -> int:
+def starved(run_dir: Path, mib: int, what: str = "train") -> int:
     environment = os.environ | {
         "MALLOC_ARENA_MAX": "1",
         "OMP_NUM_THREADS": "1",
@@ -32,10 +32,10 @@ def starved(run_dir: Path, mib: int) -> int:
         "RANK": "0",
         "WORLD_SIZE": "1",
     }
-    command = [sys.executable, "-m", "tests.training.starved", str(run_dir), str(mib)]
+    command = [sys.executable, "-m", "tests.training.starved", str(run_dir), str(mib), what]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 3), done.stderr[-2000:]
-    return done.returncode
+    return int(done.stdout.splitlines()[-1]) if what == "try" else done.returncode
 
 
 def test_a_micro_batch_that_does_not_fit_is_halved_and_drops_nobody(
@@ -137,3 +137,21 @@ def test_offloading_changes_nothing(
     assert workers(world)(checks.train, offloaded) == [None] * world
     for name, value in last(plain).parameters.items():
         np.testing.assert_allclose(last(offloaded).parameters[name].numpy(), value.numpy(), rtol=0, atol=1e-6)
+
+
+def test_a_size_is_tried_out_on_made_up_tokens(new_run: Callable[..., Path]) -> None:
+    """With a real limit: what is found fits, and twice of it does not. Red when nothing is tried."""
+    run_dir = new_run(data={"max_tokens": 128}, compute={"microbatch_tokens": "auto"})
+    assert 128 <= starved(run_dir, 40, "try") < 8192
+    assert starved(run_dir, 4000, "try") == 8192
+    assert not Folder(run_dir).microbatch.exists()
+
+
+def test_an_automatic_size_is_kept(new_run: Callable[..., Path]) -> None:
+    """What was chosen once stays, on whatever machine the run goes on; the spec's own is never exceeded."""
+    run_dir = new_run(compute={"microbatch_tokens": "auto"})
+    job, folder = Job.load(run_dir), Folder(run_dir)
+    assert microbatch_tokens(job, folder) == 1024
+    keep_tokens(folder, 4096)
+    assert microbatch_tokens(job, folder) == 4096
+    assert microbatch_tokens(Job.load(new_run(compute={"microbatch_tokens": 64})), folder) == 64

@@ -87,8 +87,7 @@ def test_the_weights_equal_a_loop_over_users(
 ) -> None:
     """Three steps of a tied Llama, to 2e-6, with units that are cut by micro-batches and with whole ones.
 
-    Seen red: a factor of the micro-batch before, the norm of a cut unit's last part alone, no cross term of the tied
-    weight, the mean over workers in place of the sum.
+    Seen red: factors of other units of the micro-batch.
     """
     wanted = expected("llama")
     norms = [pair for step in wanted.norms for pair in step]
@@ -204,7 +203,7 @@ def test_a_user_whose_loss_is_not_finite_harms_nobody(
 ) -> None:
     """The embedding of "q" is not a number, and one user wrote it.
 
-    Seen red (all weights are nan): a factor of zero times that user's gradient.
+    Seen red (DeepSpeed leaves the step out): a factor of zero times that user's gradient.
     """
 
     def edit(model: Any) -> None:
@@ -252,7 +251,7 @@ def test_noise_is_added_exactly_once(
     """Of the update of all workers together, each coordinate has its own draw, once: steps with noise less those
     without, and steps of nobody. To the float32 rounding of the weights.
 
-    Seen red: noise in every worker before the sum, noise by the coordinate in the shard, no noise for what is padded.
+    Seen red: noise by the coordinate in the shard.
     """
     sgd = {"optimizer": {"type": "sgd", "lr": 1.0}}
     options: dict[str, Any] = {"model": FULL, "train": sgd, "compute": on(stage, microbatch_tokens=TIGHT)}
