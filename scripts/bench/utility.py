@@ -234,7 +234,7 @@ class Bench:
         group = mechanism.groups[0]
         return {
             "loss": loss,
-            "coordinates": series.sink.size,
+            "coordinates": sum(t.size for t in series.engine.trainables),
             "steps": mechanism.steps,
             "expected_cohort": plan.mechanism.denominator(0),
             "noise_multiplier": mechanism.noise_std / group.clip_norm,
