@@ -29,7 +29,6 @@ import dataclasses
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -40,6 +39,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from _measure import machine, prepare, publish, row
 
 HERE = Path(__file__).parent
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -73,6 +73,7 @@ ORDINARY_SETTING: dict[str, Any] = {
     "train": {"schedule": {"type": "linear"}},
 }
 EVALUATED_TOKENS = 128
+TO_REACH = {"epsilon 8": 0.9, "epsilon 2": 0.75}
 
 
 def main() -> None:
@@ -92,8 +93,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--floor", action="store_true", help="the noise of the accounting alone")
     arguments = parser.parse_args()
+    prepare(arguments.threads, trains=not arguments.floor)
     result = floor(arguments.tokens) if arguments.floor else Bench(arguments).measure()
-    print(json.dumps(result | machine(arguments), indent=1))
+    publish({"script": "utility", **result, "threads": arguments.threads, **machine()})
 
 
 # --- the noise alone ----------------------------------------------------------------------------------------
@@ -163,7 +165,15 @@ class Bench:
         ordinary = {f"lr {lr:g}": self.seeds(ORDINARY_SETTING, lr, None) for lr in arguments.ordinary_lr}
         best = min((r["mean"] for r in ordinary.values()), default=None)
         found = {name: self.setting(SETTINGS[name], best) for name in arguments.settings}
+        marked = " (emulated)" if arguments.part > 1 else ""
+        rows = [
+            row(f"share of the ordinary gain kept at {name}{marked}", result["share_kept"], TO_REACH.get(name, 0.0))
+            for name, result in found[arguments.settings[0]].items()
+        ]
         return {
+            "to_reach": TO_REACH,
+            "rows": rows,
+            "model": {"name": BASE, "dtype": "bfloat16"},
             "data": arguments.data,
             "base": self.base_loss,
             "ordinary": ordinary,
@@ -192,9 +202,9 @@ class Bench:
         runs = [self.run(setting, lr, epsilon, seed) for seed in range(self.arguments.seeds)]
         losses = [run.pop("loss") for run in runs]
         spread = statistics.stdev(losses) if len(losses) > 1 else None
-        row = {"mean": statistics.mean(losses), "std": spread, "losses": losses, **runs[0]}
-        print(json.dumps({"lr": lr, "epsilon": epsilon, "base": self.base_loss, **row}), file=sys.stderr, flush=True)
-        return row
+        found = {"mean": statistics.mean(losses), "std": spread, "losses": losses, **runs[0]}
+        print(json.dumps({"lr": lr, "epsilon": epsilon, "base": self.base_loss, **found}), file=sys.stderr, flush=True)
+        return found
 
     def run(self, setting: Mapping[str, Any], lr: float | None, epsilon: float | None, seed: int) -> dict[str, Any]:
         """One training; its loss on held-out users at the end."""
@@ -323,11 +333,6 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
-
-
-def machine(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the figures hold for."""
-    return {"machine": platform.machine(), "threads": arguments.threads, "python": platform.python_version()}
 
 
 if __name__ == "__main__":
