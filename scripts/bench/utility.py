@@ -247,7 +247,7 @@ class Bench:
             "coordinates": sum(t.size for t in series.engine.trainables),
             "steps": mechanism.steps,
             "expected_cohort": plan.mechanism.denominator(0),
-            "noise_multiplier": mechanism.noise_std / group.clip_norm,
+            "noise_multiplier": mechanism.noise_std / group.clip_norm * self.arguments.part,
             "noise_of_a_step": mechanism.noise_std / group.clip_norm / mechanism.denominator(0),
             "seconds": round(time.perf_counter() - begin),
         }
