@@ -7,8 +7,9 @@ tenth of the users is held out, and the loss is that of their first 128 tokens, 
 
     share kept = (base - private) / (base - ordinary)
 
-where the ordinary run has neither clipping nor noise, sees as many tokens, and uses the best of its own learning
-rates. What runs is the product: the plan's mechanism, the loop that ``uudp run`` runs, one process.
+where the ordinary run has neither clipping nor noise, sees as many tokens, trains an adapter of its own kind (LoRA on
+queries and values, both factors) and uses the best of its own learning rates. What runs is the product: the plan's
+mechanism, the loop that ``uudp run`` runs, one process.
 
 A whole run of 250,000 tokens takes a quarter of an hour on one free core. ``--part 8`` explores in an eighth of it:
 every step draws an eighth of the cohort, and the noise on their mean is that of the whole cohort. Such a run is *not*
@@ -28,7 +29,6 @@ import dataclasses
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -39,6 +39,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from _measure import machine, prepare, publish, row
 
 HERE = Path(__file__).parent
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -56,8 +57,8 @@ DATA: dict[str, dict[str, Any]] = {
 }
 # A setting is what a spec says; `expected` follows from the number of tokens.
 SETTINGS: dict[str, dict[str, Any]] = {
-    # Nothing: the defaults of the spec.
-    "default": {},
+    # What the starter spec says: the defaults, and a learning rate that falls.
+    "default": {"data": {"max_tokens": 64}, "train": {"schedule": {"type": "linear"}}},
     # What a plain port of an ordinary recipe does.
     "prototype": {
         "data": {"max_tokens": 128},
@@ -66,7 +67,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "train": {"steps": 40, "optimizer": {"type": "adamw", "lr": 5.0e-3}, "schedule": {"type": "constant"}},
     },
 }
+ORDINARY_SETTING: dict[str, Any] = {
+    "data": {"max_tokens": 64},
+    "model": {"adapter": {"r": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "freeze_a": False}},
+    "train": {"schedule": {"type": "linear"}},
+}
 EVALUATED_TOKENS = 128
+TO_REACH = {"epsilon 8": 0.9, "epsilon 2": 0.75}
 
 
 def main() -> None:
@@ -77,7 +84,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to every setting")
     parser.add_argument("--epsilon", nargs="*", type=float, default=[8.0, 2.0])
     parser.add_argument("--private-lr", nargs="*", type=float, help="default: the setting's own")
-    parser.add_argument("--ordinary-lr", nargs="*", type=float, default=[5.0e-3], help="none: no ordinary run")
+    parser.add_argument("--ordinary-lr", nargs="*", type=float, default=[5.0e-3, 1.0e-2])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=250_000)
     parser.add_argument("--steps", type=int, default=24)
@@ -86,8 +93,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--floor", action="store_true", help="the noise of the accounting alone")
     arguments = parser.parse_args()
+    prepare(arguments.threads, trains=not arguments.floor)
     result = floor(arguments.tokens) if arguments.floor else Bench(arguments).measure()
-    print(json.dumps(result | machine(arguments), indent=1))
+    publish({"script": "utility", **result, "threads": arguments.threads, **machine()})
 
 
 # --- the noise alone ----------------------------------------------------------------------------------------
@@ -153,12 +161,22 @@ class Bench:
 
     def measure(self) -> dict[str, Any]:
         """Every setting, ordinary and at every ε."""
-        found: dict[str, Any] = {}
-        for name in self.arguments.settings:
-            found[name] = self.setting(name)
+        arguments = self.arguments
+        ordinary = {f"lr {lr:g}": self.seeds(ORDINARY_SETTING, lr, None) for lr in arguments.ordinary_lr}
+        best = min((r["mean"] for r in ordinary.values()), default=None)
+        found = {name: self.setting(SETTINGS[name], best) for name in arguments.settings}
+        marked = " (emulated)" if arguments.part > 1 else ""
+        rows = [
+            row(f"share of the ordinary gain kept at {name}{marked}", result["share_kept"], TO_REACH.get(name, 0.0))
+            for name, result in found[arguments.settings[0]].items()
+        ]
         return {
-            "data": self.arguments.data,
+            "to_reach": TO_REACH,
+            "rows": rows,
+            "model": {"name": BASE, "dtype": "bfloat16"},
+            "data": arguments.data,
             "base": self.base_loss,
+            "ordinary": ordinary,
             "settings": found,
             "tokens": self.arguments.tokens,
             "seeds": self.arguments.seeds,
@@ -167,35 +185,28 @@ class Bench:
             "part_of_a_cohort_drawn": 1 / self.arguments.part,
         }
 
-    def setting(self, name: str) -> dict[str, Any]:
-        """Losses of one setting, and the shares kept; each side at its best learning rate, by mean over seeds."""
-        arguments = self.arguments
-        own = SETTINGS[name].get("train", {}).get("optimizer", {}).get("lr")
-        rates = arguments.private_lr or [own]
-        ordinary = {lr: self.seeds(name, lr, None) for lr in arguments.ordinary_lr}
-        best = min((statistics.mean(r["losses"]) for r in ordinary.values()), default=None)
-        result: dict[str, Any] = {"ordinary": {str(lr): r for lr, r in ordinary.items()}}
-        for epsilon in arguments.epsilon:
-            private = {lr: self.seeds(name, lr, epsilon) for lr in rates}
-            lowest = min(statistics.mean(r["losses"]) for r in private.values())
+    def setting(self, setting: Mapping[str, Any], best: float | None) -> dict[str, Any]:
+        """Losses of one setting, and the shares kept; at its best learning rate, by mean over seeds."""
+        result: dict[str, Any] = {}
+        for epsilon in self.arguments.epsilon:
+            rates = self.arguments.private_lr or [None]
+            private = {"own" if lr is None else f"lr {lr:g}": self.seeds(setting, lr, epsilon) for lr in rates}
+            lowest = min(r["mean"] for r in private.values())
             assert self.base_loss is not None
             kept = None if best is None else (self.base_loss - lowest) / (self.base_loss - best)
-            result[f"epsilon {epsilon:g}"] = {
-                "share_kept": kept,
-                "learning_rates": {"default" if lr is None else str(lr): r for lr, r in private.items()},
-            }
+            result[f"epsilon {epsilon:g}"] = {"share_kept": kept, **private}
         return result
 
-    def seeds(self, name: str, lr: float | None, epsilon: float | None) -> dict[str, Any]:
+    def seeds(self, setting: Mapping[str, Any], lr: float | None, epsilon: float | None) -> dict[str, Any]:
         """One setting, learning rate and ε over all seeds."""
-        runs = [self.run(name, lr, epsilon, seed) for seed in range(self.arguments.seeds)]
+        runs = [self.run(setting, lr, epsilon, seed) for seed in range(self.arguments.seeds)]
         losses = [run.pop("loss") for run in runs]
         spread = statistics.stdev(losses) if len(losses) > 1 else None
-        row = {"losses": losses, "mean": statistics.mean(losses), "std": spread, **runs[0]}
-        print(json.dumps({"setting": name, "lr": lr, "epsilon": epsilon, **row}), file=sys.stderr, flush=True)
-        return row
+        found = {"mean": statistics.mean(losses), "std": spread, "losses": losses, **runs[0]}
+        print(json.dumps({"lr": lr, "epsilon": epsilon, "base": self.base_loss, **found}), file=sys.stderr, flush=True)
+        return found
 
-    def run(self, name: str, lr: float | None, epsilon: float | None, seed: int) -> dict[str, Any]:
+    def run(self, setting: Mapping[str, Any], lr: float | None, epsilon: float | None, seed: int) -> dict[str, Any]:
         """One training; its loss on held-out users at the end."""
         from harness.planning import make_plan
         from harness.privacy.randomness import create_key
@@ -203,7 +214,7 @@ class Bench:
         from harness.training.loop import ORDINARY, PRIVATE, Inputs, Series
 
         begin = time.perf_counter()
-        loaded = self.loaded(SETTINGS[name], {}, seed, epsilon or 8.0, lr)
+        loaded = self.loaded(setting, {}, seed, epsilon or 8.0, lr)
         plan = make_plan(loaded)
         mechanism, corpus = plan.mechanism, self.corpus(loaded)
         if self.arguments.part > 1:
@@ -233,10 +244,10 @@ class Bench:
         group = mechanism.groups[0]
         return {
             "loss": loss,
-            "coordinates": series.sink.size,
+            "coordinates": sum(t.size for t in series.engine.trainables),
             "steps": mechanism.steps,
             "expected_cohort": plan.mechanism.denominator(0),
-            "noise_multiplier": mechanism.noise_std / group.clip_norm,
+            "noise_multiplier": mechanism.noise_std / group.clip_norm * self.arguments.part,
             "noise_of_a_step": mechanism.noise_std / group.clip_norm / mechanism.denominator(0),
             "seconds": round(time.perf_counter() - begin),
         }
@@ -322,11 +333,6 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
-
-
-def machine(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the figures hold for."""
-    return {"machine": platform.machine(), "threads": arguments.threads, "python": platform.python_version()}
 
 
 if __name__ == "__main__":

@@ -76,7 +76,9 @@ def expected(
 # --- the same as one plain process --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("world", "stage"), [*EVERYWHERE, (4, 2), (4, 3)])
+@pytest.mark.parametrize(
+    ("world", "stage"), [*EVERYWHERE, *(pytest.param(4, stage, marks=pytest.mark.slow) for stage in (2, 3))]
+)
 def test_the_weights_equal_a_loop_over_users(
     expected: Callable[[str], Reference],
     bases: Callable[[str], Path],
@@ -111,7 +113,9 @@ def test_the_weights_equal_a_loop_over_users(
     assert moved > 1e-2
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neox"])
+@pytest.mark.parametrize(
+    "family", ["gpt2", *(pytest.param(family, marks=pytest.mark.slow) for family in ("opt", "gpt_neox"))]
+)
 def test_other_families(
     expected: Callable[[str], Reference],
     bases: Callable[[str], Path],
@@ -244,7 +248,7 @@ def drawn(found: Mechanism, step: int, name: str, size: int) -> Any:
     return found.noise_std * Randomness(KEY).normals("noise", step, name, 0, size) / found.denominator(step)
 
 
-@pytest.mark.parametrize(("world", "stage"), [*EVERYWHERE, (4, 1)])
+@pytest.mark.parametrize(("world", "stage"), [*EVERYWHERE, pytest.param(4, 1, marks=pytest.mark.slow)])
 def test_noise_is_added_exactly_once(
     new_run: Callable[..., Path], bases: Callable[[str], Path], workers: Callable[[int], Any], world: int, stage: int
 ) -> None:
