@@ -62,9 +62,9 @@ def packed_and_trained(run_dir: Path) -> tuple[int, Weights]:
     series = _series(run_dir)
     step_of, packed = series.update.step, []
 
-    def step(number: int, shares: Any, *args: Any, **kwargs: Any) -> Any:
-        packed.extend(batch.packed for batch in shares[series.ranks.rank])
-        return step_of(number, shares, *args, **kwargs)
+    def step(number: int, cut: Any, *args: Any, **kwargs: Any) -> Any:
+        packed.extend(batch.packed for batch in cut(pack=True)[series.ranks.rank])
+        return step_of(number, cut, *args, **kwargs)
 
     with mock.patch.object(series.update, "step", step):
         assert series.run()
