@@ -440,6 +440,22 @@ def whole_updates(runs: Sequence[Path], steps: int) -> list[list[Weights]]:
     return found
 
 
+def updates_of_kept_parameters(runs: Sequence[Path]) -> tuple[list[str], list[list[Weights]]]:
+    """`whole_updates` of one step, where ZeRO 3 keeps small parameters whole as it does by itself; which it kept."""
+    sharded = engine.deepspeed_config
+
+    def by_default(stage: int, offload: engine.Offload = "none") -> dict[str, Any]:
+        config = sharded(stage, offload)
+        del config["zero_optimization"]["stage3_param_persistence_threshold"]
+        return config
+
+    with mock.patch.object(engine, "deepspeed_config", by_default):
+        updates = whole_updates(runs, 1)
+        series = _series(runs[0])
+    trained: list[Any] = list(series.engine.trainables)
+    return [t.name for t in trained if t.parameter.ds_persist], updates
+
+
 def stretches(run_dir: Path) -> list[tuple[str, int, int]]:
     """One step; the stretches that this rank made noisy: parameter, first coordinate, how many."""
     found: list[tuple[str, int, int]] = []
