@@ -4,10 +4,16 @@ The gradient of a linear layer's weight for one unit is ``Σ_t g_t ⊗ x_t`` ove
 is ``Σ_{s,t} (g_s·g_t)(x_s·x_t)``: two small Gram matrices ("ghost norms"; Li et al., 2022, https://arxiv.org/abs/
 2110.05679, and Bu et al., 2022, https://arxiv.org/abs/2210.00038). Where a unit has many tokens the product itself is
 cheaper; then it lives for one layer and a few units at a time. Everything in here is private.
+
+A norm may be found too large, but never too small: where the tokens' parts cancel each other, float32 knows their sum
+to a fraction of the parts and not of itself. So what rounding may take from a norm is added to it: of a sum of n
+products at most 2 √n of their size (n of it would be certain, and never comes near; Higham & Mary, 2019,
+https://doi.org/10.1137/18M1226312).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +25,8 @@ from harness.errors import ArgumentError
 from harness.training.layers import Layer, find_layers, looked_up, normalised, scale_of
 from harness.training.layout import Layout
 
+_ROUNDING = 2.0**-24
+"""Of float32."""
 MOST_PRODUCTS = 1 << 25
 """Elements of per-unit products that live at a time, if a single unit's has no more (128 MiB)."""
 
@@ -72,6 +80,8 @@ def _buckets(layout: Layout, rows: int, width: int) -> tuple[list[_Bucket], list
         places = torch.zeros(len(slots), longest, dtype=torch.int64)
         real = torch.zeros(len(slots), longest, dtype=torch.bool)
         for i, slot in enumerate(slots):
+            # Filled up with a token of its own: another unit's may not be finite, and zero times that is not zero.
+            places[i] = whole[slot][0]
             places[i, : len(whole[slot])] = whole[slot]
             real[i, : len(whole[slot])] = True
         found.append(_Bucket(torch.tensor(slots, device=device), places.to(device), real.to(device), longest))
@@ -140,6 +150,7 @@ class Ghost:
             self._owners[places] = slot
             self._nobodys[places] = False
         self._squares = torch.zeros(layout.units, dtype=torch.float64, device=ids.device)
+        self._errors = torch.zeros_like(self._squares)
         self._outputs: list[tuple[Layer, Tensor, Tensor]] = []
         self._kept: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._seen: set[str] = set()
@@ -167,7 +178,8 @@ class Ghost:
         if missed:
             raise ArgumentError(f"model.adapter.type: full can't train {missed[0]}: the loss does not depend on it")
         self._outputs, self._kept, self._whole = [], {}, {}
-        return self._squares.sqrt()
+        # Parts are of different coordinates, and so are their errors.
+        return self._squares.clamp_min(0.0).sqrt() + self._errors.sqrt()
 
     # --- watching -------------------------------------------------------------------------------------------
 
@@ -204,8 +216,10 @@ class Ghost:
             g, x = bucket.take(gradients, mask=True), bucket.take(inputs, mask=False)
             if layer.weight is not None:
                 self._add(bucket.slots, _squared_norms(g, x))
+                self._add_error(bucket, _sizes(g) * _sizes(x))
             if layer.bias is not None:
                 self._add(bucket.slots, g.sum(1).square().sum(1, dtype=torch.float64))
+                self._add_error(bucket, _sizes(g))
             if tied:
                 ids = bucket.take(self._ids.unsqueeze(-1), mask=False).squeeze(-1)
                 # At [s, t]: the head's gradient at s, in the row of the token at t.
@@ -232,11 +246,12 @@ class Ghost:
         found, where = torch.unique(self._owners * rows + ids, return_inverse=True)
         sums = gradients.new_zeros(len(found), gradients.shape[1]).index_add_(0, where, gradients)
         self._add(torch.div(found, rows, rounding_mode="floor"), sums.square().sum(1, dtype=torch.float64))
+        for bucket in self._buckets:
+            self._add_error(bucket, _sizes(bucket.take(gradients, mask=True)))
         if layer.tied:
             for bucket, (at_tokens, x) in zip(self._buckets, self._kept[layer.tied], strict=True):
                 e = bucket.take(gradients, mask=True)
-                both = at_tokens * torch.bmm(x, e.transpose(1, 2))
-                self._add(bucket.slots, 2 * both.sum((1, 2), dtype=torch.float64))
+                self._add(bucket.slots, 2 * _shared(at_tokens, x, e))
         for slot, flat in self._whole.items():
             places = self._places[slot]
             layer.weight.view(flat).index_add_(0, ids[places], gradients[places])
@@ -247,8 +262,12 @@ class Ghost:
         for weight, values in ((layer.weight, products), (layer.bias, gradients)):
             if weight is None:
                 continue
-            sums = self._layout.sums(self._by_token(layer, values))
+            by_token = self._by_token(layer, values)
+            sums = self._layout.sums(by_token)
             self._add(torch.arange(self._units, device=sums.device), sums.square().sum(1, dtype=torch.float64))
+            flat = by_token.reshape(len(self._ids), -1)
+            for bucket in self._buckets:
+                self._add_error(bucket, _sizes(bucket.take(flat, mask=True)))
             for slot, flat in self._whole.items():
                 weight.view(flat).add_(sums[slot])
 
@@ -266,6 +285,11 @@ class Ghost:
     def _add(self, slots: Tensor, squares: Tensor) -> None:
         self._squares.index_add_(0, slots, squares)
 
+    def _add_error(self, bucket: _Bucket, sizes: Tensor) -> None:
+        """What rounding may make of a sum over tokens, here or in the second pass, by their sizes [units, tokens]."""
+        error = 2 * math.sqrt(bucket.longest) * _ROUNDING * sizes.sum(1)
+        self._errors.index_add_(0, bucket.slots, error.square())
+
 
 def _for(watch: Callable[..., Tensor], layer: Layer) -> Callable[..., Tensor]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor:
@@ -279,17 +303,38 @@ def _grams_are_cheaper(tokens: int, outs: int, ins: int) -> bool:
     return tokens * (outs + ins) <= outs * ins
 
 
+def _sizes(vectors: Tensor) -> Tensor:
+    """Of tokens: [units, tokens, n] → [units, tokens], float64."""
+    sizes: Tensor = torch.linalg.vector_norm(vectors, dim=2, dtype=torch.float64)
+    return sizes
+
+
 def _squared_norms(gradients: Tensor, inputs: Tensor) -> Tensor:
-    """Per unit ``‖Σ_t g_t ⊗ x_t‖²``: [units, tokens, out] and [units, tokens, in] → [units], float64."""
+    """Per unit ``‖Σ_t g_t ⊗ x_t‖²``, or a little more: [units, tokens, out], [units, tokens, in] → [units], float64."""
     _, tokens, outs = gradients.shape
     ins = inputs.shape[2]
     if _grams_are_cheaper(tokens, outs, ins):
         grams = torch.bmm(gradients, gradients.transpose(1, 2)), torch.bmm(inputs, inputs.transpose(1, 2))
-        # Rounding may take what is nearly zero below it.
-        return (grams[0] * grams[1]).sum((1, 2), dtype=torch.float64).clamp_min(0.0)
+        size = (_sizes(gradients) * _sizes(inputs)).sum(1)
+        slack = 2 * (math.sqrt(outs) + math.sqrt(ins)) * _ROUNDING * size.square()
+        return (grams[0] * grams[1]).sum((1, 2), dtype=torch.float64) + slack
     at_a_time = max(1, MOST_PRODUCTS // (outs * ins))
     found = [
         torch.linalg.vector_norm(torch.bmm(g.transpose(1, 2), x), dim=(1, 2), dtype=torch.float64).square()
         for g, x in zip(torch.split(gradients, at_a_time), torch.split(inputs, at_a_time), strict=True)
     ]
     return torch.cat(found)
+
+
+def _shared(at_tokens: Tensor, inputs: Tensor, gradients: Tensor) -> Tensor:
+    """Per unit, the product of a tied weight's two gradients, or a little more: [units], float64.
+
+    Args:
+        at_tokens: The output layer's gradient at token s, in the row of token t, [units, tokens, tokens].
+        inputs: Of the output layer, [units, tokens, n].
+        gradients: At what the embedding looked up, [units, tokens, n].
+    """
+    both = at_tokens * torch.bmm(inputs, gradients.transpose(1, 2))
+    size = torch.bmm(at_tokens.abs(), _sizes(gradients).float().unsqueeze(-1)).squeeze(-1) * _sizes(inputs)
+    slack = 2 * math.sqrt(inputs.shape[2]) * _ROUNDING * size.sum(1)
+    return both.sum((1, 2), dtype=torch.float64) + slack

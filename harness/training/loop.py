@@ -44,7 +44,7 @@ from harness.training.ranks import alone, any_rank, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
 from harness.training.schedule import learning_rate
 from harness.training.two_pass import TwoPassUpdate
-from harness.training.updating import AdapterUpdate, Update
+from harness.training.updating import AdapterUpdate, Shares, Update
 from harness.training.whole_model import save_model, watched
 
 Release = Callable[[Mapping[str, Any]], None]
@@ -221,13 +221,16 @@ class Series:
         randomness, corpus = self.inputs.randomness, self.inputs.corpus
         torch.manual_seed(randomness.seed("dropout", step, f"rank {self.ranks.rank} of {self.ranks.world}"))
         units = draw_cohort(self.mechanism, self.inputs.members, corpus, randomness, step)
-        budget = self.microbatch_tokens
         dealt = deal(units, self.ranks.world)
-        shares = [micro_batches(s, corpus.example_lengths, budget, pack=self.packs) for s in dealt]
+
+        def cut(*, pack: bool) -> Shares:
+            lengths, budget = corpus.example_lengths, self.microbatch_tokens
+            return [micro_batches(share, lengths, budget, pack=pack and self.packs) for share in dealt]
+
         clip_norms = torch.tensor(self.mechanism.clip_norms_at(step, self.factor), dtype=torch.float64)
         stop = self.ranks.rank == 0 and self.folder.stop.exists()
         self.engine.set_learning_rate(learning_rate(self.job.spec.train, step))
-        seen = self.update.step(step, shares, clip_norms, self.factor, stop=stop)
+        seen = self.update.step(step, cut, clip_norms, self.factor, stop=stop)
         if self.mechanism.adaptive is not None:
             share = noisy_share(seen.bits, self.mechanism, step, randomness)
             self.factor = next_factor(self.factor, share, self.mechanism.adaptive)

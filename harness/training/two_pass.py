@@ -32,7 +32,7 @@ from harness.training.layout import Layout
 from harness.training.noise import noisy_part
 from harness.training.probing import check_causal
 from harness.training.ranks import Ranks, own_ranks
-from harness.training.updating import Seen
+from harness.training.updating import Cut, Seen
 
 
 @dataclass
@@ -98,10 +98,9 @@ class TwoPassUpdate:
         self.ranks: Ranks = own_ranks()
         self.device = engine.device
 
-    def step(
-        self, step: int, shares: Sequence[Sequence[MicroBatch]], clip_norms: Tensor, factor: float, *, stop: bool
-    ) -> Seen:
+    def step(self, step: int, cut: Cut, clip_norms: Tensor, factor: float, *, stop: bool) -> Seen:
         """See `Update`."""
+        shares = cut(pack=False)
         mine = shares[self.ranks.rank]
         rounds = max(1, *(len(b) for b in shares))
         limits = clip_norms.to(self.device)

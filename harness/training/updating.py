@@ -26,6 +26,17 @@ from harness.training.noise import noisy_mean
 from harness.training.probing import probe
 from harness.training.ranks import Ranks, own_ranks
 
+Shares = Sequence[Sequence[MicroBatch]]
+"""Each worker's micro-batches, the same list on every rank."""
+
+
+class Cut(Protocol):
+    """Cuts a step's cohort into micro-batches."""
+
+    def __call__(self, *, pack: bool) -> Shares:
+        """With rows that short examples share, if they may at all, or without."""
+        ...
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -53,14 +64,12 @@ class Update(Protocol):
 
     engine: Engine
 
-    def step(
-        self, step: int, shares: Sequence[Sequence[MicroBatch]], clip_norms: Tensor, factor: float, *, stop: bool
-    ) -> Seen:
+    def step(self, step: int, cut: Cut, clip_norms: Tensor, factor: float, *, stop: bool) -> Seen:
         """Takes one noisy step; collective.
 
         Args:
             step: Its number; part of the noise's address.
-            shares: Each worker's micro-batches, the same list on every rank.
+            cut: Makes the micro-batches of its cohort.
             clip_norms: C_{p,t} of each group, float64, shape [groups].
             factor: c_t of an adaptive clip.
             stop: Whether this rank was asked to stop.
@@ -97,15 +106,25 @@ class AdapterUpdate:
         self.ranks: Ranks = own_ranks()
         self.device = engine.device
 
-    def step(
-        self, step: int, shares: Sequence[Sequence[MicroBatch]], clip_norms: Tensor, factor: float, *, stop: bool
-    ) -> Seen:
+    def step(self, step: int, cut: Cut, clip_norms: Tensor, factor: float, *, stop: bool) -> Seen:
         """See `Update`."""
+        shares = cut(pack=True)
+        total, seen, ill = self._pass(shares, clip_norms, stop=stop)
+        if ill and any(batch.packed for share in shares for batch in share):
+            # Attention weighs other examples of a row with zero, which times what is not finite is not zero: one
+            # unit would take its neighbours' contributions away. So nobody has a neighbour.
+            total, seen, _ = self._pass(cut(pack=False), clip_norms, stop=stop)
+        self.engine.step(noisy_mean(total, self.sink.trainables, self.mechanism, step, self.randomness, factor))
+        return seen
+
+    def _pass(self, shares: Shares, clip_norms: Tensor, *, stop: bool) -> tuple[Tensor, Seen, bool]:
+        """The sum of the clipped gradients, and whether one was not finite and left out; of all workers; collective."""
         mine = shares[self.ranks.rank]
         rounds = max(1, *(len(b) for b in shares))
         self.sink.reset()
-        # Loss, units above their clip norm, bits. They stay on the device: asking for one would wait for all.
-        found = torch.zeros(3, dtype=torch.float64, device=self.device)
+        # Loss, units above their clip norm, bits, units that are not finite. They stay on the device: asking for one
+        # would wait for all.
+        found = torch.zeros(4, dtype=torch.float64, device=self.device)
         for i in range(rounds):
             if i < len(mine):
                 found += self._micro_batch(mine[i], clip_norms, last=i == rounds - 1)
@@ -116,12 +135,11 @@ class AdapterUpdate:
         summed = torch.cat([self.sink.total, aside])
         if self.ranks.world > 1:
             dist.all_reduce(summed)
-        total, (stopped, loss, above, bits) = summed[: self.sink.size], summed[self.sink.size :].tolist()
-        self.engine.step(noisy_mean(total, self.sink.trainables, self.mechanism, step, self.randomness, factor))
-        return Seen(loss, above, bits, stopped > 0)
+        total, (stopped, loss, above, bits, ill) = summed[: self.sink.size], summed[self.sink.size :].tolist()
+        return total, Seen(loss, above, bits, stopped > 0), ill > 0
 
     def _micro_batch(self, batch: MicroBatch, clip_norms: Tensor, *, last: bool) -> Tensor:
-        """Computes and clips; returns the sums of losses, of units above their clip norm, and of their bits."""
+        """Computes and clips; returns what `_pass` adds up of it."""
         rows, layout = collate_units(self.corpus, batch, self.device)
         weights = to_device(np.array([1.0 / u.targets for u in batch.units], dtype=np.float32), self.device)
         inner = summed_loss(rows, layout, weights)
@@ -137,7 +155,8 @@ class AdapterUpdate:
         limits = to_device(clip_norms.numpy()[[u.group for u in batch.units]], self.device)
         norms = self.sink.finish(limits, continues=batch.continues)
         own = limits[: len(norms)]
-        return torch.stack([seen[0].double(), (norms > own).sum().double(), bits_of(norms, own)])
+        ill = (~torch.isfinite(norms)).sum().double()
+        return torch.stack([seen[0].double(), (norms > own).sum().double(), bits_of(norms, own), ill])
 
     def idle(self, *, last: bool) -> None:
         """See `Update`."""

@@ -62,9 +62,9 @@ def packed_and_trained(run_dir: Path) -> tuple[int, Weights]:
     series = _series(run_dir)
     step_of, packed = series.update.step, []
 
-    def step(number: int, shares: Any, *args: Any, **kwargs: Any) -> Any:
-        packed.extend(batch.packed for batch in shares[series.ranks.rank])
-        return step_of(number, shares, *args, **kwargs)
+    def step(number: int, cut: Any, *args: Any, **kwargs: Any) -> Any:
+        packed.extend(batch.packed for batch in cut(pack=True)[series.ranks.rank])
+        return step_of(number, cut, *args, **kwargs)
 
     with mock.patch.object(series.update, "step", step):
         assert series.run()
@@ -438,6 +438,22 @@ def whole_updates(runs: Sequence[Path], steps: int) -> list[list[Weights]]:
             weights.append(_weights(series.engine))
         found.append(weights)
     return found
+
+
+def updates_of_kept_parameters(runs: Sequence[Path]) -> tuple[list[str], list[list[Weights]]]:
+    """`whole_updates` of one step, where ZeRO 3 keeps small parameters whole as it does by itself; which it kept."""
+    sharded = engine.deepspeed_config
+
+    def by_default(stage: int, offload: engine.Offload = "none") -> dict[str, Any]:
+        config = sharded(stage, offload)
+        del config["zero_optimization"]["stage3_param_persistence_threshold"]
+        return config
+
+    with mock.patch.object(engine, "deepspeed_config", by_default):
+        updates = whole_updates(runs, 1)
+        series = _series(runs[0])
+    trained: list[Any] = list(series.engine.trainables)
+    return [t.name for t in trained if t.parameter.ds_persist], updates
 
 
 def stretches(run_dir: Path) -> list[tuple[str, int, int]]:

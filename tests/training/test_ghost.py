@@ -98,7 +98,7 @@ def norms_of(model: Any, ghost: Ghost, rows: Rows, layout: Layout, whole: dict[i
 @pytest.mark.parametrize(("family", "kind"), [(f, k) for f in FAMILIES for k in KINDS if k != "packed" or f in PLAIN])
 @pytest.mark.parametrize("way", ["grams", "products"])
 def test_norms_and_gradients_are_those_of_autograd(family: str, kind: str, way: str) -> None:
-    """To 3e-6 of each norm, so that a clipped norm is at most C (1 + 1e-5).
+    """At most 1e-6 of it below each norm, so that a clipped norm is at most C (1 + 1e-5), and 2e-4 above it.
 
     Seen red: no cross term of the tied weight; a gradient for the padding token, which torch gives none.
     """
@@ -111,7 +111,7 @@ def test_norms_and_gradients_are_those_of_autograd(family: str, kind: str, way: 
         found = norms_of(model, ghost, rows, layout, whole)
     assert sum(w.size for w in ghost.weights) == len(expected[0])
     for unit, gradient in enumerate(expected):
-        assert float(found[unit]) == pytest.approx(float(gradient.norm()), rel=3e-6)
+        assert 1 - 1e-6 <= float(found[unit] / gradient.norm()) <= 1 + 2e-4
     for unit, gradient in whole.items():
         assert float((gradient - expected[unit]).norm() / expected[unit].norm()) < 3e-6
 
@@ -128,8 +128,41 @@ def test_products_of_many_units_come_a_few_at_a_time(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ghosts, "MOST_PRODUCTS", 65)
     monkeypatch.setattr(torch, "bmm", seen)
-    torch.testing.assert_close(ghosts._squared_norms(g, x), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(ghosts._squared_norms(g, x), expected, rtol=1e-4, atol=0)
     assert most == [2, 2, 2, 1]
+
+
+def cancelling(units: int, tokens: int, width: int, left: float) -> Tensor:
+    """Vectors of tokens, [units, tokens, width], of which every second one is nearly the opposite of the one before."""
+    halves = torch.randn(units, tokens // 2, width)
+    others = -halves * (1 + left * torch.randn_like(halves))
+    return torch.stack([halves, others], dim=2).reshape(units, tokens, width)
+
+
+@pytest.mark.parametrize("left", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5])
+def test_a_norm_is_never_too_small_where_tokens_cancel_each_other(left: float) -> None:
+    """A user whose tokens' parts nearly cancel has a small norm that float32 can't tell from rounding: 200 such units.
+
+    Seen red: no slack for rounding (at 1e-3 a norm of 0.88 of what it is, at 1e-4 many of zero).
+    """
+    torch.manual_seed(0)
+    x = torch.randn(200, 16, 1, 64).expand(-1, -1, 2, -1).reshape(200, 32, 64) + 0.0
+    g = cancelling(200, 32, 96, left)
+    exact = torch.bmm(g.double().transpose(1, 2), x.double()).flatten(1).norm(dim=1)
+    found = ghosts._squared_norms(g, x).clamp_min(0).sqrt()
+    assert ghosts._grams_are_cheaper(32, 96, 64)
+    assert float((found / exact).min()) >= 1 - 1e-6
+
+
+@pytest.mark.parametrize("left", [1e-2, 1e-4, 1e-6])
+def test_what_a_tied_weights_gradients_share_is_never_too_small(left: float) -> None:
+    """Seen red: no slack for rounding."""
+    torch.manual_seed(0)
+    at_tokens, x = torch.randn(200, 32, 32), torch.randn(200, 32, 64)
+    at_tokens = at_tokens[:, :, ::2].repeat_interleave(2, dim=2).contiguous()
+    e = cancelling(200, 32, 64, left)
+    exact = (at_tokens.double() * torch.bmm(x.double(), e.double().transpose(1, 2))).sum((1, 2))
+    assert bool((ghosts._shared(at_tokens, x, e) >= exact - 1e-9).all())
 
 
 def test_a_unit_does_not_touch_anothers_norm() -> None:
@@ -145,15 +178,20 @@ def test_a_unit_does_not_touch_anothers_norm() -> None:
     assert torch.equal(after[1:], before[1:])
 
 
-def test_a_unit_that_is_not_finite_does_not_touch_anothers_norm() -> None:
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("way", ["grams", "products"])
+def test_a_unit_that_is_not_finite_does_not_touch_anothers_norm(place: int, way: str) -> None:
+    """Units of one, three and four rows. Seen red: the second filled up to the third with the first one's token."""
     model = prepare(make_model("llama", tie_word_embeddings=False))
     with torch.no_grad():
         model.model.embed_tokens.weight[100] = float("nan")
     ghost = Ghost(model)
-    rows, layout, _, _ = read("several rows")
-    before = norms_of(model, ghost, rows, layout)
-    rows.inputs[0, 2] = 100
-    after = norms_of(model, ghost, rows, layout)
+    parts = Parts(tuple(range(8)), (0, 1, 1, 1, 2, 2, 2, 2), tuple(range(8)), False)
+    rows, layout = collate_units(Texts([13] * 8), parts, CPU)
+    with mock.patch.object(ghosts, "_grams_are_cheaper", return_value=way == "grams"):
+        before = norms_of(model, ghost, rows, layout)
+        rows.inputs[0, place] = 100
+        after = norms_of(model, ghost, rows, layout)
     assert not torch.isfinite(after[0])
     assert torch.equal(after[1:], before[1:])
 

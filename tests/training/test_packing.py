@@ -16,8 +16,9 @@ from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.layout import Layout
 from harness.training.packing import FAMILIES, keeps_apart
 from tests.families import make_model
-from tests.tiny import make_mechanism
+from tests.tiny import CHARACTERS, made_posts, make_mechanism, save_base
 from tests.training import checks
+from tests.training.reference import train_plainly
 
 CPU = torch.device("cpu")
 A, OTHER = [(7 * i + 3) % 120 for i in range(23)], [(5 * i + 60) % 120 for i in range(23)]
@@ -99,6 +100,23 @@ def test_the_trial_leaves_modes_and_random_states_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_what_is_not_finite_stays_its_own_units() -> None:
+    """Of rows that are shared, the first example is not a number; the others, shorter, have their gradients.
+
+    Seen red: shorter examples filled up with the micro-batch's first token, which times zero is no zero.
+    """
+    layout = Layout.packed([0, 1, 1, 2], [0, 7, 10, 14], [7, 3, 4, 5], CPU)
+    torch.manual_seed(0)
+    gradients, inputs = torch.randn(2, 10, 3), torch.randn(2, 10, 4)
+    values = torch.randn(2, 10, 3)
+    expected = layout.products(gradients, inputs), layout.sums(values)
+    for tensor in (gradients, inputs, values):
+        tensor[0, :7] = float("nan")
+    for found, whole in zip((layout.products(gradients, inputs), layout.sums(values)), expected, strict=True):
+        assert bool(found[0].isnan().all())
+        assert torch.equal(found[1:], whole[1:])
+
+
 @pytest.mark.parametrize("world", [1, 2])
 def test_a_run_learns_the_same_packed_or_not(
     new_run: Callable[..., Path], workers: Callable[[int], Any], world: int
@@ -120,3 +138,40 @@ def test_a_run_learns_the_same_packed_or_not(
         assert plain == 0
         for name, value in expected.items():
             np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("world", "stages"), [(1, (0, 3)), (2, (1, 2, 3))])
+def test_a_user_whose_loss_is_not_finite_harms_no_neighbour(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path, world: int, stages: tuple[int, ...]
+) -> None:
+    """The embedding of "@", which no trial uses, is not a number, and one user wrote it, beside others in their rows.
+
+    Seen red: rows that are shared all the same (attention weighs the others' tokens with zero times not a number).
+    """
+
+    def edit(model: Any) -> None:
+        model.model.embed_tokens.weight[CHARACTERS.index("@")] = float("nan")
+
+    ill_base = save_base(tmp_path / "ill", edit=edit)
+    posts = made_posts(12)
+    for post in posts:
+        if post["user"] == "user-004":
+            post["text"] = "@" + post["text"]
+    runs = [
+        new_run(
+            ill_base,
+            posts=posts,
+            mechanism=make_mechanism(steps=2, rates=(1.0, 1.0)),
+            data={"holdout": {"users": 0.0}},
+            evaluation={"users": 1},
+            compute={"packing": "auto", "microbatch_tokens": 150, "deepspeed": {"stage": stage}},
+        )
+        for stage in stages
+    ]
+    expected = train_plainly(runs[0])
+    assert sum(not np.isfinite(norm) for step in expected.norms for norm, _ in step) == 2
+    for run_dir in runs:
+        for packed, after in workers(world)(checks.packed_and_trained, run_dir):
+            assert packed > 0
+            for name, value in expected.final.items():
+                np.testing.assert_allclose(after[name], value.numpy(), rtol=0, atol=1e-5, err_msg=name)

@@ -292,6 +292,30 @@ def test_each_worker_draws_its_own_shard_alone(
     assert max(shares) < 0.6 * sum(shares)
 
 
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_noise_is_added_exactly_once_to_small_parameters_that_zero_3_keeps_whole(
+    new_run: Callable[..., Path], bases: Callable[[str], Path], workers: Callable[[int], Any], world: int
+) -> None:
+    """With DeepSpeed's own threshold, below which every rank has a parameter whole, though its optimizer has a part.
+
+    Weights equal a loop over users, too. Seen red: every stretch noised as if it were the first.
+    """
+    options: dict[str, Any] = {
+        "model": FULL,
+        "train": {"optimizer": {"type": "sgd", "lr": 1.0}},
+        "compute": on(3, microbatch_tokens=TIGHT),
+    }
+    noisy_one = mechanism(noise_std=0.7, steps=1)
+    runs = [new_run(bases("llama"), mechanism=one, **options) for one in (noisy_one, mechanism(steps=1, noise_std=0.0))]
+    wanted = train_plainly(runs[1])
+    for kept, ((before, noisy), (_, exact)) in workers(world)(checks.updates_of_kept_parameters, runs):
+        assert set(kept) == set(before)
+        assert error_of(exact, wanted.final) < 2e-6
+        for name, value in before.items():
+            noise = exact[name].astype(np.float64) - noisy[name]
+            np.testing.assert_allclose(noise.reshape(-1), drawn(noisy_one, 0, name, value.size), atol=3e-6, rtol=0)
+
+
 # --- going on -----------------------------------------------------------------------------------------------
 
 
