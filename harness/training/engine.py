@@ -324,11 +324,11 @@ class Engine:
         for held in optimizer.state.values():
             if "step" in held:
                 held["step"] = torch.full_like(held["step"], float(steps))
+        kinds = self._state_kinds()
         for trainable in self.trainables:
-            for kind in STATES:
-                value = state.get(f"{kind}/{trainable.name}")
-                if value is None:
-                    continue
+            for kind in kinds:
+                # Before the first step there was none, and the one that changes nothing has left weight decay in it.
+                value = state.get(f"{kind}/{trainable.name}", torch.zeros(trainable.shape))
                 if self.stage == 0:
                     optimizer.state[trainable.parameter][kind].copy_(value)
                 else:

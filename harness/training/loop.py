@@ -157,6 +157,8 @@ class Series:
         self.name, self.job, self.folder, self.inputs = name, job, folder, inputs
         self.mechanism, self.release, self.ranks = mechanism, release, own_ranks()
         spec = job.spec
+        # Norms and sums in float32 are what clipping is accounted with; a driver's TF32 knows but 10 bits of 24.
+        torch.set_float32_matmul_precision("highest")
         self.microbatch_tokens = microbatch_tokens(job, folder)
         model = build_model(job.base, spec.model, spec.seed, spec.compute.deepspeed).to(job.device)
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):

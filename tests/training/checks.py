@@ -57,6 +57,16 @@ def trained(run_dirs: Sequence[Path]) -> list[tuple[Weights, Weights]]:
     return found
 
 
+def precision_of_products(run_dir: Path) -> str:
+    """Of a training that begins where float32 was allowed to be coarse."""
+    torch.set_float32_matmul_precision("medium")
+    try:
+        _series(run_dir)
+        return torch.get_float32_matmul_precision()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def packed_and_trained(run_dir: Path) -> tuple[int, Weights]:
     """Trains a run; how many of this rank's micro-batches had rows of several examples, and the weights after."""
     series = _series(run_dir)

@@ -194,6 +194,11 @@ def test_a_user_whose_loss_is_not_finite_harms_nobody(
         assert_weights(after, expected.final, 1e-5)
 
 
+def test_products_are_not_rounded_to_fewer_bits(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
+    """What a driver may have set for speed makes norms of 10 bits. Seen red: left as it was found."""
+    assert workers(1)(checks.precision_of_products, new_run()) == ["highest"]
+
+
 @pytest.mark.parametrize("kind", ["tied", "bfloat16"])
 def test_other_bases_train_too(
     new_run: Callable[..., Path], workers: Callable[[int], Any], tied_base: Path, base: Path, kind: str

@@ -50,6 +50,33 @@ def test_what_some_record_could_break_is_refused_beforehand(base: Path, tmp_path
         check_fits(Base(short, ""), tokenizer, 8)
 
 
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_positions_that_follow_the_longest_row_are_refused(base: Path, tmp_path: Path, kind: str) -> None:
+    """Beyond their first context, one user's long example would change the others' gradients: seen of `longrope`.
+
+    Break: the check taken out.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path / "positions"
+    shutil.copytree(base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    heads = config["hidden_size"] // config["num_attention_heads"] // 2
+    factors = {"short_factor": [1.0] * heads, "long_factor": [4.0] * heads} if kind == "longrope" else {"factor": 2.0}
+    positions = {"rope_type": kind, "rope_theta": 1e4, "original_max_position_embeddings": 64, **factors}
+    (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": positions}))
+    found = Base(folder, "")
+    check_fits(found, load_tokenizer(found), 64)
+    with pytest.raises(ArgumentError, match=r"data.max_tokens: 65, but the model's positions .* at most 64"):
+        check_fits(found, load_tokenizer(found), 65)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).eval()
+    ids = torch.arange(40)[None] % 90
+    narrow = model(ids, use_cache=False).logits
+    wide = model(torch.nn.functional.pad(ids, (0, 60)), use_cache=False).logits[:, :40]
+    if kind == "longrope":
+        assert float((narrow - wide).detach().abs().max()) > 1e-4  # what is refused
+
+
 @pytest.mark.parametrize("kind", ["plain", "tied", "freeze_a"])
 def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(
     new_run: Callable[..., Path], workers: Callable[[int], Any], base: Path, tied_base: Path, kind: str

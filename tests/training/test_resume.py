@@ -152,6 +152,28 @@ def test_a_crash_in_the_middle_of_a_step_changes_nothing(
     assert_same(run_dir, undisturbed(world, stage, ADAMW))
 
 
+@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("optimizer", [MOMENTUM, {"type": "adam", "lr": 1e-2}], ids=["sgd", "adam"])
+def test_a_run_that_dies_in_its_first_step_has_no_memory_of_it(
+    tmp_path: Path,
+    base: Path,
+    cache: Path,
+    workers: Callable[[int], Any],
+    stage: int,
+    optimizer: dict[str, Any],
+) -> None:
+    """No gradient has gone into the optimizer's state yet, nor may weight decay have when it goes on.
+
+    Broken by leaving there what the step that restores weights made of it.
+    """
+    decaying = {**optimizer, "weight_decay": 0.1}
+    run_dir, other = (prepared(tmp_path / name, base, cache, stage, decaying) for name in ("run", "undisturbed"))
+    assert workers(1)(checks.crashed_in_step, run_dir, 0) == [True]
+    for each in (run_dir, other):
+        workers(1)(checks.train, each)
+    assert_same(run_dir, other)
+
+
 KILLED = [(1, 0, ADAMW), (2, 2, ADAMW), (2, 3, MOMENTUM), (1, 3, MOMENTUM)]
 
 
