@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shutil
 import signal
 import threading
@@ -170,7 +169,7 @@ def _prepare(
     observer.note(f"model: {spec.model.base}")
     base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
     observer.note(f"  from {base.origin}")
-    plan = _fitted(plan, folder, base)
+    plan = fitted(plan, base, resume=resume)
     observer.note(f"data: {spec.data.name}")
     tokenizer = model.load_tokenizer(base)
     model.check_fits(base, tokenizer, spec.data.max_tokens)
@@ -209,16 +208,21 @@ def _prepare(
     return plan, job
 
 
-def _fitted(plan: Plan, folder: Folder, base: Base) -> Plan:
+def fitted(plan: Plan, base: Base, *, resume: bool) -> Plan:
     """The plan with the memory that this base model needs, now that it is here.
+
+    How small a micro-batch has become by now says something about who was drawn. So a resumed run does not look: it is
+    refused where not even the smallest would fit, whatever its own is, and its plan says what it would have said.
 
     Raises:
         MachineError: There is less.
     """
-    kept = json.loads(folder.microbatch.read_text())["tokens"] if folder.microbatch.exists() else None
-    room = look_at_memory(plan.loaded, gpu=_device(plan) == "cuda", folder=base.folder, kept=kept)
-    if room.refusal is not None:
-        raise MachineError(room.refusal)
+    gpu = _device(plan) == "cuda"
+    judged = room = look_at_memory(plan.loaded, gpu=gpu, folder=base.folder)
+    if resume and room.refusal is not None:
+        judged = look_at_memory(plan.loaded, gpu=gpu, folder=base.folder, smallest=True)
+    if judged.refusal is not None:
+        raise MachineError(judged.refusal)
     return dataclasses.replace(plan, memory=room)
 
 
