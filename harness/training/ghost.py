@@ -72,6 +72,8 @@ def _buckets(layout: Layout, rows: int, width: int) -> tuple[list[_Bucket], list
         places = torch.zeros(len(slots), longest, dtype=torch.int64)
         real = torch.zeros(len(slots), longest, dtype=torch.bool)
         for i, slot in enumerate(slots):
+            # What fills up is the unit's own: nothing times somebody else's infinity would not be nothing.
+            places[i] = whole[slot][0]
             places[i, : len(whole[slot])] = whole[slot]
             real[i, : len(whole[slot])] = True
         found.append(_Bucket(torch.tensor(slots, device=device), places.to(device), real.to(device), longest))

@@ -63,7 +63,8 @@ class Layout:
         counts = np.asarray(lengths)[:, None]
         steps = np.arange(max(lengths))[None, :]
         real = steps < counts
-        places = np.where(real, np.asarray(begins)[:, None] + steps, 0)
+        # What fills up is the example's own first token: nothing times somebody else's infinity would not be nothing.
+        places = np.asarray(begins)[:, None] + np.where(real, steps, 0)
         owners = to_device(np.asarray(slots, dtype=np.int64), device)
         return cls(slots[-1] + 1, owners, to_device(places, device), to_device(real, device))
 
