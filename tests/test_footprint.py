@@ -13,12 +13,15 @@ from typing import Any
 import pytest
 
 from harness.cli import main
+from harness.errors import MachineError
 from harness.planning import footprint, make_plan, room
 from harness.planning.footprint import MIB, Setting, predict
 from harness.planning.room import Room, choose_tokens
 from harness.planning.shapes import PACKAGED, Shape, find_folder, read_shape
+from harness.running.flow import fitted
 from harness.spec import load_spec
 from harness.spec.adapter_block import AdapterBlock
+from harness.training.model import Base
 from tests.plans import write_spec
 
 CONFIG: dict[str, Any] = {
@@ -185,6 +188,30 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(
     assert main.run_app(["run", spec, "--yes", "--out", str(tmp_path / "runs")]) == 4
     assert not (tmp_path / "runs").exists()
     assert planned(tmp_path, 6 * 2**30, monkeypatch, compute=compute | {"microbatch_tokens": 4096}).fits
+
+
+def test_a_resumed_run_says_nothing_of_the_size_it_came_down_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That size follows from who was drawn: it is refused by the smallest one, and planned with the spec's.
+
+    Break: the smaller size that was tried put into the plan; the resumed run judged by the spec's size.
+    """
+    compute = {"workers": 1, "microbatch_tokens": 8192, "accelerator": "cpu"}
+    planned(tmp_path, 2**40, monkeypatch, compute=compute)
+    plan, base = make_plan(load_spec(str(tmp_path / "spec.yaml"), [])), Base(tmp_path / "tiny-model", "")
+    first = fitted(plan, base, resume=False)
+    assert fitted(plan, base, resume=True).document()["memory"] == first.document()["memory"]
+    # Where 8192 tokens no longer fit, but one example does, it goes on: it may have come down to that.
+    monkeypatch.setattr(room, "free_here", lambda: 6 * 2**30)
+    with pytest.raises(MachineError, match=r"\(8192 tokens per micro-batch"):
+        fitted(plan, base, resume=False)
+    gone_on = fitted(plan, base, resume=True).memory
+    assert gone_on is not None
+    assert gone_on.tokens == 8192
+    monkeypatch.setattr(room, "free_here", lambda: 2**30)
+    with pytest.raises(MachineError, match=r"\(128 tokens per micro-batch"):
+        fitted(plan, base, resume=True)
 
 
 def test_what_is_close_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,8 @@ def test_a_driver_killed_after_the_answers(place: Workplace, noisy_run: Run) -> 
 def test_a_begun_run_trains_no_other_mechanism(place: Workplace) -> None:
     """Refused in one line: the draws were for what the first answers led to.
 
-    Break: the mechanism compared as it was before the answers, so that other answers train on with the same draws.
+    Break: the mechanism compared as it was before the answers, so that other answers train on with the same draws;
+    the size that a micro-batch came down to written into the plan, which is written again after the answers.
     """
     process = place.start_with_key(KEY)
     process.until(lambda: "training: 2 worker(s)" in process.err, "training began")
@@ -173,7 +174,10 @@ def test_a_begun_run_trains_no_other_mechanism(place: Workplace) -> None:
     (counted,) = (record["answer"] for record in answers.values() if "group" in record["answer"]["query"])
     counted["noisy"] = [2 * number for number in counted["noisy"]]
     path.write_text(json.dumps(answers))
+    # As if memory had run out: how small a micro-batch became follows from who was drawn.
+    (place.run_folder() / "private" / "microbatch.json").write_text(json.dumps({"tokens": 64}))
     resumed = place.start_run("--resume")
     assert resumed.wait() == 2, resumed.err
+    assert read_json(place.run_folder() / "plan.json")["memory"]["microbatch_tokens"] == 128
     assert "another mechanism than its noisy answers lead to now" in resumed.err
     assert "Traceback" not in resumed.err

@@ -102,13 +102,16 @@ class Room:
         }
 
 
-def look_at_memory(loaded: LoadedSpec, *, gpu: bool | None = None, folder: Path | None = None) -> Room:
+def look_at_memory(
+    loaded: LoadedSpec, *, gpu: bool | None = None, folder: Path | None = None, smallest: bool = False
+) -> Room:
     """Predicts what a run needs, and compares it with what is free here; loads nothing and asks no network.
 
     Args:
         loaded: The spec.
         gpu: Whether a GPU computes; None: by the spec and by what the driver's own tool says.
         folder: The base model's; None: looked for on this machine.
+        smallest: Asks about the smallest micro-batch, of one example of full length.
     """
     spec = loaded.spec
     free_gpu = _free_on_gpu() if gpu is not False and spec.compute.accelerator != "cpu" else None
@@ -125,6 +128,8 @@ def look_at_memory(loaded: LoadedSpec, *, gpu: bool | None = None, folder: Path 
         fallback = asked if isinstance(asked, int) else max(CPU_TOKENS, spec.data.max_tokens)
         return Room(gpu, workers, fallback, None, available, f"can't be predicted: {missing}")
     tokens = choose_tokens(spec, shape, available, gpu=gpu)
+    if smallest:
+        tokens = min(tokens, spec.data.max_tokens)
     setting = Setting.of(spec, shape, tokens, gpu=gpu)
     room = Room(gpu, workers, tokens, predict(shape, setting), available, None if available is not None else reason)
     return replace(room, advice=_advice(shape, setting, available)) if room.fits is False and available else room

@@ -169,7 +169,7 @@ def _prepare(
     observer.note(f"model: {spec.model.base}")
     base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
     observer.note(f"  from {base.origin}")
-    plan = _fitted(plan, folder, base)
+    plan = fitted(plan, base, resume=resume)
     observer.note(f"data: {spec.data.name}")
     tokenizer = model.load_tokenizer(base)
     model.check_fits(base, tokenizer, spec.data.max_tokens)
@@ -208,17 +208,21 @@ def _prepare(
     return plan, job
 
 
-def _fitted(plan: Plan, folder: Folder, base: Base) -> Plan:
+def fitted(plan: Plan, base: Base, *, resume: bool) -> Plan:
     """The plan with the memory that this base model needs, now that it is here.
 
-    What an interrupted run came down to is private, and it fitted: neither the plan nor a refusal tells of it.
+    How small a micro-batch has become by now says something about who was drawn. So a resumed run does not look: it is
+    refused where not even the smallest would fit, whatever its own is, and its plan says what it would have said.
 
     Raises:
         MachineError: There is less.
     """
-    room = look_at_memory(plan.loaded, gpu=_device(plan) == "cuda", folder=base.folder)
-    if room.refusal is not None and not folder.microbatch.exists():
-        raise MachineError(room.refusal)
+    gpu = _device(plan) == "cuda"
+    judged = room = look_at_memory(plan.loaded, gpu=gpu, folder=base.folder)
+    if resume and room.refusal is not None:
+        judged = look_at_memory(plan.loaded, gpu=gpu, folder=base.folder, smallest=True)
+    if judged.refusal is not None:
+        raise MachineError(judged.refusal)
     return dataclasses.replace(plan, memory=room)
 
 

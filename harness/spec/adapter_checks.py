@@ -26,10 +26,23 @@ def check_adapter(draft: Draft) -> None:
         return
     for key, patterns in (("rank_pattern", adapter.rank_pattern), ("alpha_pattern", adapter.alpha_pattern)):
         for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                merged.add((*_PATH, key, pattern), f"is no regular expression ({error})", at_key=True)
+            if (problem := _pattern_problem(pattern)) is not None:
+                merged.add((*_PATH, key, pattern), f"is no regular expression {problem}", at_key=True)
     for index, name in enumerate(adapter.also):
         if name in adapter.also[:index]:
             merged.add((*_PATH, "also", index), f'"{name}" is named twice')
+
+
+def _pattern_problem(pattern: str) -> str | None:
+    """Why a pattern can't be used; None: it can."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"({error})"
+    except (OverflowError, RecursionError):  # q{99999999999}, or a thousand brackets
+        return "that can be used: it is too large"
+    try:
+        re.compile(rf"(.*\.)?({pattern})$")  # as it will be used, by PEFT too
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"that can be used within another one ({getattr(error, 'msg', 'it is too large')})"
+    return None

@@ -12,6 +12,7 @@ import torch
 
 from harness.training import packing
 from harness.training.batches import pack_rows, summed_loss
+from harness.training.ghost import _buckets, _squared_norms
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.layout import Layout
 from harness.training.packing import FAMILIES, keeps_apart
@@ -175,3 +176,32 @@ def test_a_user_whose_loss_is_not_finite_harms_no_neighbour(
             assert packed > 0
             for name, value in expected.final.items():
                 np.testing.assert_allclose(after[name], value.numpy(), rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_what_fills_up_is_nobody_elses() -> None:
+    """A token that is not finite stays with its unit, whichever others are shorter: nothing times infinity is NaN.
+
+    Break: the places that fill a shorter example up taken from the first token of the micro-batch.
+    """
+    layout = Layout.packed([0, 1, 2], [0, 5, 7], [5, 2, 3], torch.device("cpu"))
+    inputs, gradients = torch.randn(1, 10, 4), torch.randn(1, 10, 3)
+    expected = layout.products(gradients, inputs)
+    inputs[0, 0] = torch.inf
+    found = layout.products(gradients, inputs)
+    assert not bool(torch.isfinite(found[0]).all())
+    assert torch.equal(found[1:], expected[1:])
+
+
+def test_what_fills_up_a_bucket_is_nobody_elses() -> None:
+    """The same for norms that are found without gradients: units of 5 and 6 tokens lie side by side.
+
+    Break: as above, in the buckets.
+    """
+    layout = Layout.packed([0, 1], [0, 6], [6, 5], torch.device("cpu"))
+    (bucket,), _ = _buckets(layout, 1, 11)
+    inputs, gradients = torch.randn(11, 4), torch.randn(11, 3)
+    inputs[0] = torch.inf
+    g, x = bucket.take(gradients, mask=True), bucket.take(inputs, mask=False)
+    norms = _squared_norms(g, x)
+    product = gradients[6:].T @ inputs[6:]
+    torch.testing.assert_close(norms[1].float(), product.square().sum())
