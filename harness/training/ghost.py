@@ -113,6 +113,7 @@ class Ghost:
     Attributes:
         weights: All trained parameters.
         size: Number of coordinates.
+        errors: What rounding may have made of the gradients behind the last `norms`, float64, [units]; private.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -179,7 +180,8 @@ class Ghost:
             raise ArgumentError(f"model.adapter.type: full can't train {missed[0]}: the loss does not depend on it")
         self._outputs, self._kept, self._whole = [], {}, {}
         # Parts are of different coordinates, and so are their errors.
-        return self._squares.clamp_min(0.0).sqrt() + self._errors.sqrt()
+        self.errors = self._errors.sqrt()
+        return self._squares.clamp_min(0.0).sqrt() + self.errors
 
     # --- watching -------------------------------------------------------------------------------------------
 
@@ -287,7 +289,8 @@ class Ghost:
 
     def _add_error(self, bucket: _Bucket, sizes: Tensor) -> None:
         """What rounding may make of a sum over tokens, here or in the second pass, by their sizes [units, tokens]."""
-        error = 2 * math.sqrt(bucket.longest) * _ROUNDING * sizes.sum(1)
+        # By the unit's own tokens: how many fill it up depends on others.
+        error = 2 * (sizes > 0).sum(1).sqrt() * _ROUNDING * sizes.sum(1)
         self._errors.index_add_(0, bucket.slots, error.square())
 
 

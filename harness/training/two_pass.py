@@ -47,6 +47,7 @@ class _Batch:
         weights: 1 / number of targets of each unit, float32, [units].
         limits: C of each unit, float64, [units].
         norms: Of each unit, float64, [units]; None before the first pass. Of a spread unit, known once it is complete.
+        errors: What rounding may have made of each unit's gradient here, float64, [units].
         losses: Sum of the units' losses.
     """
 
@@ -57,6 +58,7 @@ class _Batch:
     weights: Tensor
     limits: Tensor
     norms: Tensor | None = None
+    errors: Tensor | None = None
     losses: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     @property
@@ -135,6 +137,7 @@ class TwoPassUpdate:
         check_causal(self.engine)
         count: int = self.engine.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
         made_up = [count - 1 - i % count for i in range(max(16, longest))]
+        made_up[1] = 0  # what rows are filled up with
         with torch.no_grad():
             losses = token_losses(self.engine.module, _with_positions(pad([made_up], self.device)))
         if not bool(torch.isfinite(losses).all()):
@@ -180,6 +183,7 @@ class TwoPassUpdate:
         losses = _unit_losses(model, one)
         one.losses = losses.detach().sum()
         one.norms = self.ghost.norms(losses.sum(), keep=keep)
+        one.errors = self.ghost.errors
         return losses
 
     def _idle_norm_pass(self) -> None:
@@ -232,7 +236,13 @@ class TwoPassUpdate:
 
 
 def _complete(parts: Sequence[tuple[_Batch, int]], norm: Tensor) -> None:
-    """Fills in a spread unit's norm in every micro-batch that has a part of it, at its place there."""
+    """Fills in a spread unit's norm in every micro-batch that has a part of it, at its place there.
+
+    Its parts may cancel each other; what rounding may have taken is added, as it is to all norms.
+    """
+    for one, slot in parts:
+        assert one.errors is not None
+        norm = norm + one.errors[slot]
     for one, slot in parts:
         assert one.norms is not None
         one.norms[slot] = norm

@@ -302,17 +302,24 @@ def failure(run_dir: Path, group: Any) -> Failure:
     return found
 
 
+@pytest.mark.parametrize("where", ["a weight", "padding", "padding, all trained"])
 def test_a_base_that_is_not_finite_is_found_before_a_record_is_read(
-    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path
+    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path, where: str
 ) -> None:
-    def edit(model: Any) -> None:
-        model.model.layers[0].mlp.down_proj.weight[0, 0] = float("nan")
+    """Padding that is not finite would make a user's gradient depend on how long others' rows are.
 
-    run_dir = new_run(save_base(tmp_path / "nan", edit=edit), compute=on(3))
+    Broken by made-up tokens without the one that rows are filled up with.
+    """
+
+    def edit(model: Any) -> None:
+        weight = model.model.layers[0].mlp.down_proj.weight if where == "a weight" else model.model.embed_tokens.weight
+        weight[0, 0] = float("nan")
+
+    model = {"adapter": {"type": "full"}} if where.endswith("trained") else {}
+    run_dir = new_run(save_base(tmp_path / "nan", edit=edit), compute=on(3), model=model)
     found = failure(run_dir, workers(2))
-    assert found == Failure(
-        "the base model's loss is not finite: it would never train; try model.dtype: float32", exit_code=1
-    )
+    hint = "" if model else "; try model.dtype: float32"
+    assert found == Failure(f"the base model's loss is not finite: it would never train{hint}", exit_code=1)
     assert not Folder(run_dir).metrics.exists()
     assert not (Folder(run_dir).private / "diagnostics.jsonl").exists()
 
