@@ -43,7 +43,7 @@ from harness.training.probing import check_moves
 from harness.training.ranks import alone, any_rank, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
 from harness.training.schedule import learning_rate
-from harness.training.two_pass import TwoPassUpdate
+from harness.training.two_pass import TwoPassUpdate, check_one_noise
 from harness.training.updating import AdapterUpdate, Shares, Update
 from harness.training.whole_model import save_model, watched
 
@@ -131,6 +131,7 @@ def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanis
     spec, device = job.spec, torch.device(job.device)
     optimizer, sharding = spec.train.optimizer, spec.compute.deepspeed
     if spec.model.adapter.type == "full":
+        check_one_noise(job.device, sharding.stage, own_ranks().world)
         ghost = watched(model, device)
         engine = Engine(model, ghost.weights, optimizer, sharding.stage, sharding.offload, calling=True)
         apart = sharding.stage == 3 or spec.compute.gradient_checkpointing

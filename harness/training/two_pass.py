@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.data.cohorts import MicroBatch
-from harness.errors import UserError
+from harness.errors import ArgumentError, UserError
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness
 from harness.training.adapting import bits_of
@@ -33,6 +33,20 @@ from harness.training.noise import noisy_part
 from harness.training.probing import check_causal
 from harness.training.ranks import Ranks, own_ranks
 from harness.training.updating import Cut, Seen
+
+
+def check_one_noise(device: str, stage: int, workers: int) -> None:
+    """Refuses what could add two noises to one sum: at stage 0 every worker draws all of it by itself.
+
+    A GPU's draws depend on its kind, and workers may have different ones.
+
+    Raises:
+        ArgumentError: All parameters are trained at ZeRO 0 on several GPUs.
+    """
+    if device == "cuda" and stage == 0 and workers > 1:
+        raise ArgumentError(
+            "compute.deepspeed.stage: 0 does not go with adapter type: full on several GPUs; take 1, 2 or 3"
+        )
 
 
 @dataclass

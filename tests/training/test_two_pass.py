@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.errors import ArgumentError
 from harness.privacy.mechanism import AdaptiveClip, Mechanism
 from harness.privacy.randomness import Randomness
 from harness.training import two_pass
@@ -417,3 +418,14 @@ def test_the_model_that_is_saved_is_the_one_that_was_trained(
     encoded = tokenizer("tide lamp", return_tensors="pt", add_special_tokens=False)
     assert model.generate(input_ids=encoded["input_ids"], max_new_tokens=3).shape[1] == 9 + 3
     assert load_newest(folder.checkpoints("ordinary")) is not None
+
+
+@pytest.mark.parametrize(("device", "stage", "workers"), [("cpu", 0, 2), ("cuda", 0, 1), ("cuda", 1, 2)])
+def test_one_noise_per_sum_goes(device: str, stage: int, workers: int) -> None:
+    two_pass.check_one_noise(device, stage, workers)
+
+
+def test_two_noises_for_one_sum_are_refused() -> None:
+    """Red when stage 0 on several GPUs, which may draw differently, is let through."""
+    with pytest.raises(ArgumentError, match=r"compute\.deepspeed\.stage: 0 does not go with"):
+        two_pass.check_one_noise("cuda", 0, 2)
