@@ -19,6 +19,7 @@ import yaml
 
 from harness.cli import main
 from harness.data.corpus import Corpus
+from harness.privacy.ledger import Ledger
 from harness.spec.models import ComputeBlock
 from tests import launching
 from tests.launching import CANARY, KEY, PERSON, Run, Workplace, read_json, rows
@@ -256,7 +257,10 @@ def test_a_workers_exception(place: Workplace) -> None:
 def test_a_plugin_that_quotes_a_record(
     place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Break: let a rule's own exception through to the command."""
+    """Break: let a rule's own exception through to the command.
+
+    That it failed says something of a record, so the run stays charged. Seen red: `touch` left out.
+    """
     (tmp_path / "leaky_rule_plugin.py").write_text(LEAKY_RULE)
     monkeypatch.syspath_prepend(tmp_path)
     document = yaml.safe_load(place.spec.read_text())
@@ -267,6 +271,7 @@ def test_a_plugin_that_quotes_a_record(
     (log,) = place.out.glob("*/*/private/plugin-errors.log")
     assert CANARY in log.read_text()
     assert_no_secrets(place, out + err)
+    assert Ledger(place.ledger).account(document["data"]["name"]).spent_epsilon > 0
 
 
 def test_data_that_are_gone(place: Workplace) -> None:

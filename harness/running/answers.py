@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from harness.data.asking import is_built_in
 from harness.data.groups import assign_groups
 from harness.data.sessions import Session, examples_query, group_sizes_query, open_session
 from harness.data.store import Corpus
@@ -21,7 +22,7 @@ from harness.files import as_json, write_private
 from harness.planning import Plan, Population, settle
 from harness.planning.asking import EXAMPLES, GROUPS
 from harness.planning.completing import weights_of
-from harness.plugins import SessionSegmenter
+from harness.plugins import OwnRecordsSegmenter, SessionSegmenter
 from harness.privacy.randomness import load_key
 from harness.queries import Query
 from harness.training.job import Folder
@@ -55,6 +56,16 @@ def assigned_groups(plan: Plan, corpus: Corpus, folder: Folder, cache: Path) -> 
     places = np.array([index.get((s, t), -1) for s in segments for t in tiers], dtype=np.int16)
     found: npt.NDArray[np.int16] = places[assigned]
     return found
+
+
+def foreign_rules(plan: Plan) -> bool:
+    """Whether somebody else's code sees users' records before training, one user at a time.
+
+    Whether it fails, and so whether the run ends, says something about a record: then the run is charged before.
+    """
+    scores = plan.sensitivity.scores if plan.sensitivity is not None else ()
+    rules = [plan.segmenter] if isinstance(plan.segmenter, OwnRecordsSegmenter) else []
+    return not all(is_built_in(rule) for rule in (*rules, *scores))
 
 
 def save_groups(groups: npt.NDArray[np.int16], folder: Folder) -> None:

@@ -22,7 +22,7 @@ from harness.files import as_json, is_unwritable, unwritable, write_private, wri
 from harness.planning import Plan
 from harness.planning.room import look_at_memory
 from harness.privacy.randomness import create_key, destroy_key
-from harness.running.answers import ask, assigned_groups, load_groups, save_groups, settled
+from harness.running.answers import ask, assigned_groups, foreign_rules, load_groups, save_groups, settled
 from harness.running.folders import (
     FAILED,
     FINISHED,
@@ -125,7 +125,8 @@ def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
     except KeyboardInterrupt:
         if not _begun(folder):
             shutil.rmtree(folder.root, ignore_errors=True)
-            raise Interrupted("stopped before training; nothing was spent, and nothing is left") from None
+            spent = "what its plugins' code may have read stays charged" if foreign_rules(plan) else "nothing was spent"
+            raise Interrupted(f"stopped before training; {spent}, and nothing is left") from None
         if status_of(folder) == RUNNING:
             set_status(settled(plan, folder), folder, INTERRUPTED)
         raise Interrupted(f"stopped; what was durable is kept ({folder.root})", run_id=folder.root.name) from None
@@ -189,6 +190,8 @@ def _prepare(
         check_same(folder, parts)
     else:
         if not plan.asked.pending:  # groups that can't be assigned leave nothing behind
+            if foreign_rules(plan):
+                spending.touch()
             save_groups(assigned_groups(plan, corpus, folder, cache), folder)
         create_key(folder.key, key)
         write_released(folder.root / "spec.yaml", _yaml(plan))
