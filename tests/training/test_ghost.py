@@ -207,7 +207,8 @@ def refusal(model: Any) -> str:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_known_families_pass(family: str) -> None:
-    watched(prepare(make_model(family)), CPU)
+    model = prepare(make_model(family))
+    assert {weight.name for weight in watched(model, CPU).weights} == {name for name, _ in model.named_parameters()}
 
 
 def test_a_layer_of_an_unknown_kind_is_named() -> None:
