@@ -100,7 +100,12 @@ def test_the_json_document(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_same_spec_gives_the_same_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = write(folder)
-    assert planned(capsys, spec) == planned(capsys, spec)
+    first, second = planned(capsys, spec), planned(capsys, spec)
+    for document in (first, second):
+        # Other processes decide how much memory is free.
+        assert document["memory"].pop("available") > 0
+        assert "free" in document["memory"].pop("words") or document["memory"]["predicted"] is None
+    assert first == second
 
 
 def test_what_only_changes_speed_leaves_the_mechanism_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
