@@ -15,7 +15,7 @@ from harness.training.batches import pack_rows, pad, token_losses
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma3_text", "gpt2", "gpt_neox"})
 """Values of `model_type` in which examples may share a row."""
-_SEGMENTS = ((19, 13, 9), (12, 24))
+_SEGMENTS = ((7, 5, 3), (4, 9))
 """Lengths of the made-up examples of each row."""
 
 

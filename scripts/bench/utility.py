@@ -14,7 +14,8 @@ mechanism, the loop that ``uudp run`` runs, one process.
 A whole run of 250,000 tokens takes a quarter of an hour on one free core. ``--part 8`` explores in an eighth of it:
 every step draws an eighth of the cohort, and the noise on their mean is that of the whole cohort. Such a run is *not*
 as private as the plan says; it shows a little less than what the plan's own run would reach, since fewer users are
-averaged, and its figures are marked.
+averaged, and its figures are marked. ``--kept FILE`` remembers finished runs, so that several calls (on several cores,
+or after an interruption) share the work.
 
     python scripts/bench/utility.py --floor
 
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=1, help="explore: draw one in so many of each cohort")
     parser.add_argument("--evaluated", type=int, default=96, help="held-out users")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="finished runs, a line each: not run again")
     parser.add_argument("--floor", action="store_true", help="the noise of the accounting alone")
     arguments = parser.parse_args()
     prepare(arguments.threads, trains=not arguments.floor)
@@ -199,11 +201,29 @@ class Bench:
 
     def seeds(self, setting: Mapping[str, Any], lr: float | None, epsilon: float | None) -> dict[str, Any]:
         """One setting, learning rate and ε over all seeds."""
-        runs = [self.run(setting, lr, epsilon, seed) for seed in range(self.arguments.seeds)]
+        runs = [self.kept(setting, lr, epsilon, seed) for seed in range(self.arguments.seeds)]
         losses = [run.pop("loss") for run in runs]
         spread = statistics.stdev(losses) if len(losses) > 1 else None
         found = {"mean": statistics.mean(losses), "std": spread, "losses": losses, **runs[0]}
         print(json.dumps({"lr": lr, "epsilon": epsilon, "base": self.base_loss, **found}), file=sys.stderr, flush=True)
+        return found
+
+    def kept(self, setting: Mapping[str, Any], lr: float | None, epsilon: float | None, seed: int) -> dict[str, Any]:
+        """A run, or what an earlier call kept of it."""
+        file = self.arguments.kept
+        if file is None:
+            return self.run(setting, lr, epsilon, seed)
+        names = ("data", "set", "tokens", "steps", "part", "evaluated")
+        what = {name: getattr(self.arguments, name) for name in names}
+        what = json.loads(json.dumps({**what, "setting": setting, "lr": lr, "epsilon": epsilon, "seed": seed}))
+        earlier = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        for line in earlier:
+            if line["what"] == what:
+                self.base_loss = line["base"]
+                return dict(line["found"])
+        found = self.run(setting, lr, epsilon, seed)
+        with file.open("a") as lines:
+            lines.write(json.dumps({"what": what, "base": self.base_loss, "found": found}) + "\n")
         return found
 
     def run(self, setting: Mapping[str, Any], lr: float | None, epsilon: float | None, seed: int) -> dict[str, Any]:
