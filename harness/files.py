@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -86,6 +87,23 @@ def as_json(document: Mapping[str, Any]) -> str:
         ValueError: A number in it is not finite.
     """
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def release_folder(partial: Path, folder: Path) -> None:
+    """Makes a folder durable and readable for all, and puts it into its place, whole or not at all.
+
+    Args:
+        partial: What was written, with files alone in it; beside `folder`.
+        folder: Its place; what was there is gone.
+    """
+    for path in partial.iterdir():
+        path.chmod(0o644)  # what writes weights makes its files for the owner alone
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+    sync_folder(folder.parent)
 
 
 def sync_folder(path: Path) -> None:

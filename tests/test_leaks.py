@@ -20,7 +20,7 @@ import yaml
 from harness.cli import main
 from harness.data.corpus import Corpus
 from harness.privacy.ledger import Ledger
-from harness.spec.models import ComputeBlock
+from harness.spec.compute_block import ComputeBlock
 from tests import launching
 from tests.launching import CANARY, KEY, PERSON, Run, Workplace, read_json, rows
 

@@ -10,10 +10,10 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
-from pydantic_core import PydanticCustomError
 
 from harness.spec.adapter_block import AdapterBlock
-from harness.spec.block import Block, Positive
+from harness.spec.block import Block, Positive, whole
+from harness.spec.compute_block import ComputeBlock
 from harness.spec.ledger_url import DEFAULT_LEDGER
 
 # Every number has bounds, generous ones: beyond them lies a mistake, or what no accountant and no machine can do.
@@ -29,13 +29,6 @@ SMALLEST_EPSILON = 0.01
 LARGEST_EPSILON = 1000
 LARGEST_DELTA = 0.1
 Fraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
-
-
-def _integer(value: Any) -> Any:
-    """`true` and `1.0` equal 1, and would pass for a literal 1."""
-    if type(value) is not int:
-        raise PydanticCustomError("literal_error", "must be a whole number")
-    return value
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
@@ -320,81 +313,6 @@ class TrainBlock(Block):
     checkpoint_every: Count = Field(default=20, description="steps between checkpoints; metrics are released with them")
 
 
-class DeepspeedBlock(Block):
-    """Sharding."""
-
-    stage: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_integer)] = Field(default=2, description="ZeRO stage")
-    offload: Literal["none", "optimizer", "parameters"] = Field(
-        default="none",
-        description="what lies in the machine's memory instead of the GPU's: the optimizer's state (stage 1 to 3), or "
-        "the parameters too (stage 3)",
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> DeepspeedBlock:
-        if self.offload == "optimizer" and self.stage == 0:
-            raise ValueError("offload: optimizer needs stage 1, 2 or 3")
-        if self.offload == "parameters" and self.stage != 3:
-            raise ValueError("offload: parameters needs stage: 3")
-        return self
-
-
-Workers = Annotated[int, Field(ge=1, le=10_000, strict=True)]
-
-
-class WorkersBlock(Block):
-    """A number of workers that follows what the cluster has, while training goes on."""
-
-    min: Workers = Field(default=1, description="with fewer it waits")
-    max: Workers = Field(description="never more")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> WorkersBlock:
-        if self.min > self.max:
-            raise ValueError(f"min: must be at most max ({self.max}), found {self.min}")
-        return self
-
-
-class ComputeBlock(Block):
-    """What only changes speed: never part of the mechanism."""
-
-    workers: Workers | WorkersBlock = Field(default=1, description="processes that train; {min, max}: as many as fit")
-    accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
-    deepspeed: DeepspeedBlock = DeepspeedBlock()
-    microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] | Literal["auto"] = Field(
-        default="auto",
-        description="tokens of a micro-batch, padding included; auto: 1024 on a CPU, on a GPU as many as fit; halved "
-        "where it does not fit into memory",
-    )
-    packing: Literal["auto", "off"] = Field(
-        default="auto",
-        description="auto: short examples share a row where the model keeps them apart (adapters); off: a row each",
-    )
-    gradient_checkpointing: bool = Field(
-        default=False, description="forget activations and compute them again: less memory, about a third more time"
-    )
-    retries: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
-        default=3,
-        description="restarts after a worker's crash (halving a micro-batch that does not fit may take more)",
-    )
-
-    @property
-    def fewest_workers(self) -> int:
-        """So many it takes to train."""
-        return self.workers if isinstance(self.workers, int) else self.workers.min
-
-    @property
-    def most_workers(self) -> int:
-        """So many there may be."""
-        return self.workers if isinstance(self.workers, int) else self.workers.max
-
-    @model_validator(mode="after")
-    def _fits(self) -> ComputeBlock:
-        if self.gradient_checkpointing and self.deepspeed.stage == 3:
-            raise ValueError("gradient_checkpointing: does not go with deepspeed.stage: 3 in this version")
-        return self
-
-
 class EvaluationBlock(Block):
     """What is measured on the public hold-out users."""
 
@@ -414,7 +332,7 @@ class ReportBlock(Block):
 class Spec(Block):
     """A whole spec, merged and validated."""
 
-    version: Annotated[Literal[1], BeforeValidator(_integer)] = Field(description="of the spec's format")
+    version: Annotated[Literal[1], BeforeValidator(whole)] = Field(description="of the spec's format")
     name: str = Field(pattern=NAME, max_length=100, description="of the runs of this spec: their folder in runs/")
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = Field(
         default=0, description="initialisation and public shuffles only; never cohorts, masks or noise"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.spec.models import DeepspeedBlock
+from harness.spec.compute_block import DeepspeedBlock
 
 if TYPE_CHECKING:
     from torch import nn

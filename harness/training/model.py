@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ArgumentError, MachineError
-from harness.files import locked, private_folder, sync_folder
+from harness.files import locked, private_folder, release_folder, sync_folder
 from harness.planning.shapes import PACKAGED
-from harness.spec.models import DeepspeedBlock, ModelBlock
+from harness.spec.compute_block import DeepspeedBlock
+from harness.spec.models import ModelBlock
 from harness.training.loading import load_base
 from harness.training.whole_model import prepare
 
@@ -274,13 +275,5 @@ def save_adapter(model: Any, parameters: Mapping[str, Tensor], base: str, folder
     config.inference_mode = True
     config.base_model_name_or_path = base
     config.save_pretrained(str(partial))
-    for path in partial.iterdir():
-        # safetensors makes its file for the owner alone; this one is released. And the checkpoints that could make it
-        # again go right after it.
-        path.chmod(0o644)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    sync_folder(folder.parent)
+    # Durable, since the checkpoints that could make it again go right after it.
+    release_folder(partial, folder)

@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import is_unwritable, unwritable, write_private
-from harness.spec.models import ComputeBlock
+from harness.spec.compute_block import ComputeBlock
 from harness.training.job import Failure, Folder
 
 POLL_SECONDS = 0.5

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.files import sync_folder
+from harness.files import release_folder
 
 if TYPE_CHECKING:
     import torch
@@ -63,12 +62,4 @@ def save_model(model: Any, parameters: Mapping[str, Tensor], base: Path, folder:
     finally:
         model.config = config
     AutoTokenizer.from_pretrained(base).save_pretrained(partial)
-    for path in partial.iterdir():
-        # safetensors makes its files for the owner alone; these are released.
-        path.chmod(0o644)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    sync_folder(folder.parent)
+    release_folder(partial, folder)

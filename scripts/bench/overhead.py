@@ -5,7 +5,7 @@
 SPEC is the quickstart unless another is named, cut to a few steps of a few users. Both sides are processes of their
 own, from their first import to their end. The bare one is what anybody would write with transformers and PEFT in a
 page: load, tokenise, an adapter, AdamW, the same steps of as many examples in as large batches, the hold-out loss
-before and after, and save. It knows no users, no noise, no shards, no checkpoints, no Ray and no report. One document in
+before and after, and save. It knows no users, no noise, no shards, no checkpoints, no Ray and no report. One document,
 JSON.
 """
 

@@ -31,6 +31,8 @@ SCRIPTS = {
     "cohort": "drawing a cohort from up to a hundred million users",
     "plan": "seconds that `uudp plan` takes",
     "overhead": "seconds that `uudp run` adds to its training",
+    "hotspots": "what the time of a private step goes to",
+    "utility": "the share of the ordinary gain that a private run keeps",
 }
 """In the table's order, with what each measures. Of those whose script is there, none is left out."""
 

@@ -117,3 +117,25 @@ def test_cohorts_of_growing_populations() -> None:
         assert 10 < one["drawn"] < 150
         assert set(one["seconds"]) == {"draw", "micro_batches", "fetch"}
         assert one["of_which_libraries"] <= one["held_bytes"]
+
+
+def test_what_the_time_of_a_step_goes_to() -> None:
+    """Red when an operator's time is counted twice: shares would add up to more than one."""
+    found = printed("hotspots", *TINY, "--steps", "1")
+    for side in ("product", "ordinary"):
+        shares = found[side]["shares"]
+        assert shares["matrix products"] > 0
+        assert sum(shares.values()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_whole_run_beside_a_bare_script(tmp_path: Path) -> None:
+    """Red when either side fails, or a run takes no time beyond its training."""
+    base = save_base(tmp_path / "base")
+    spec = make_spec(base, write_posts(tmp_path / "posts.jsonl", made_posts(30)))
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec.model_dump(mode="json", exclude_unset=True)))
+    arguments = (str(tmp_path / "spec.yaml"), "evaluation.users=4", "sampling.expected=4", "--repeats", "1")
+    found = printed("overhead", *arguments, "--steps", "1", cache=tmp_path / "cache")
+    assert found["overhead"] > 0
+    assert {name: len(each) for name, each in found["seconds"].items()} == {"uudp run": 1, "bare script": 1}

@@ -18,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.errors import MachineError, UserError
-from harness.spec.models import AdapterBlock, DeepspeedBlock, ModelBlock, OptimizerBlock
+from harness.spec.adapter_block import AdapterBlock
+from harness.spec.compute_block import DeepspeedBlock
+from harness.spec.models import ModelBlock, OptimizerBlock
 from harness.training import checkpoints, engine, loop, noise, private_evaluation, ranks, two_pass, updating
 from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine

@@ -1,0 +1,84 @@
+"""What a user can write about machines: it only changes speed, and is never part of the mechanism."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from harness.spec.block import Block, whole
+
+
+class DeepspeedBlock(Block):
+    """Sharding."""
+
+    stage: Annotated[Literal[0, 1, 2, 3], BeforeValidator(whole)] = Field(default=2, description="ZeRO stage")
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        default="none",
+        description="what lies in the machine's memory instead of the GPU's: the optimizer's state (stage 1 to 3), or "
+        "the parameters too (stage 3)",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> DeepspeedBlock:
+        if self.offload == "optimizer" and self.stage == 0:
+            raise ValueError("offload: optimizer needs stage 1, 2 or 3")
+        if self.offload == "parameters" and self.stage != 3:
+            raise ValueError("offload: parameters needs stage: 3")
+        return self
+
+
+Workers = Annotated[int, Field(ge=1, le=10_000, strict=True)]
+
+
+class WorkersBlock(Block):
+    """A number of workers that follows what the cluster has, while training goes on."""
+
+    min: Workers = Field(default=1, description="with fewer it waits")
+    max: Workers = Field(description="never more")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkersBlock:
+        if self.min > self.max:
+            raise ValueError(f"min: must be at most max ({self.max}), found {self.min}")
+        return self
+
+
+class ComputeBlock(Block):
+    """What only changes speed: never part of the mechanism."""
+
+    workers: Workers | WorkersBlock = Field(default=1, description="processes that train; {min, max}: as many as fit")
+    accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
+    deepspeed: DeepspeedBlock = DeepspeedBlock()
+    microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] | Literal["auto"] = Field(
+        default="auto",
+        description="tokens of a micro-batch, padding included; auto: 1024 on a CPU, on a GPU as many as fit; halved "
+        "where it does not fit into memory",
+    )
+    packing: Literal["auto", "off"] = Field(
+        default="auto",
+        description="auto: short examples share a row where the model keeps them apart (adapters); off: a row each",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="forget activations and compute them again: less memory, about a third more time"
+    )
+    retries: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
+        default=3,
+        description="restarts after a worker's crash (halving a micro-batch that does not fit may take more)",
+    )
+
+    @property
+    def fewest_workers(self) -> int:
+        """So many it takes to train."""
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def most_workers(self) -> int:
+        """So many there may be."""
+        return self.workers if isinstance(self.workers, int) else self.workers.max
+
+    @model_validator(mode="after")
+    def _fits(self) -> ComputeBlock:
+        if self.gradient_checkpointing and self.deepspeed.stage == 3:
+            raise ValueError("gradient_checkpointing: does not go with deepspeed.stage: 3 in this version")
+        return self
