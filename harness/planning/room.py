@@ -184,12 +184,12 @@ def _changes(shape: Shape, setting: Setting, available: int) -> Iterator[tuple[s
         while 2 * tokens < setting.tokens and _needed(shape, replace(setting, tokens=2 * tokens)) <= available:
             tokens *= 2
         yield f"compute.microbatch_tokens: {tokens}", lambda s: replace(s, tokens=tokens)
-    if not setting.checkpointing and setting.stage != 3:
+    if not setting.checkpointing:
         yield "compute.gradient_checkpointing: true", lambda s: replace(s, checkpointing=True)
     if not setting.gpu and setting.workers > 1:
         yield "compute.workers: 1", lambda s: replace(s, workers=1)
-    if setting.gpu and setting.workers > 1 and setting.stage != 3 and not setting.checkpointing:
-        yield "compute.deepspeed.stage: 3", lambda s: replace(s, stage=3, checkpointing=False)
+    if setting.gpu and setting.workers > 1 and setting.stage != 3:
+        yield "compute.deepspeed.stage: 3", lambda s: replace(s, stage=3)
     if setting.gpu and setting.stage == 3 and setting.offload != "parameters":
         yield "compute.deepspeed.offload: parameters", lambda s: replace(s, offload="parameters")
 

@@ -76,9 +76,3 @@ class ComputeBlock(Block):
     def most_workers(self) -> int:
         """So many there may be."""
         return self.workers if isinstance(self.workers, int) else self.workers.max
-
-    @model_validator(mode="after")
-    def _fits(self) -> ComputeBlock:
-        if self.gradient_checkpointing and self.deepspeed.stage == 3:
-            raise ValueError("gradient_checkpointing: does not go with deepspeed.stage: 3 in this version")
-        return self

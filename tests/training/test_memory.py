@@ -98,7 +98,7 @@ def test_how_often_a_micro_batch_can_be_halved(tokens: int, longest: int, times:
     assert halvings(tokens, longest) == times
 
 
-@pytest.mark.parametrize(("world", "stage"), [(1, 0), (2, 2)])
+@pytest.mark.parametrize(("world", "stage"), [(1, 0), (2, 2), (1, 3), (2, 3)])
 def test_checkpointed_activations_change_nothing(
     new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path, world: int, stage: int
 ) -> None:

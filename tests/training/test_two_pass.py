@@ -199,6 +199,7 @@ def test_gradient_checkpointing_and_offload_change_nothing(
         )
         for compute in (
             {"gradient_checkpointing": True, "deepspeed": {"stage": 1}},
+            {"gradient_checkpointing": True, "deepspeed": {"stage": 3}},
             {"deepspeed": {"stage": 2, "offload": "optimizer"}},
             {"deepspeed": {"stage": 3, "offload": "parameters"}},
         )
