@@ -242,7 +242,7 @@ def test_micro_batches_cover_every_row_once_and_keep_units_together(shape, budge
 def test_packed_micro_batches_are_micro_batches(shape, budget):
     """Each example once, units together, and within the budget: the examples of a row make up its length.
 
-    Break: an example put into a row that is full; rows counted without the widest of them.
+    Seen red: rows counted without the widest of them.
     """
     units, lengths = units_of(shape)
     batches = micro_batches(units, lengths, budget, pack=True)
@@ -279,7 +279,7 @@ RAGGED = {
 def test_padding_stays_under_a_tenth_on_ragged_lengths(kind, examples_per_user):
     """64 users, 2,048 tokens a micro-batch, up to 512 an example. With a row per example up to 61 % are padding.
 
-    Break: rows that are never shared.
+    Seen red: rows that are never shared.
     """
     lengths = RAGGED[kind](np.random.default_rng(1), 64 * examples_per_user).astype(np.int32)
     each = np.arange(len(lengths)).reshape(64, -1).tolist()
@@ -291,7 +291,7 @@ def test_padding_stays_under_a_tenth_on_ragged_lengths(kind, examples_per_user):
 
 
 def test_rows_are_shared_only_where_it_pays():
-    """Equal lengths fill their rows. Break: packing whatever it costs."""
+    """Equal lengths fill their rows. Seen red: the widest rows, whatever they cost."""
     units, lengths = units_of([[300] * 4] * 4)
     assert not any(b.packed for b in micro_batches(units, lengths, 1200, pack=True))
 

@@ -181,7 +181,7 @@ def test_a_user_whose_loss_is_not_finite_harms_no_neighbour(
 def test_what_fills_up_is_nobody_elses() -> None:
     """A token that is not finite stays with its unit, whichever others are shorter: nothing times infinity is NaN.
 
-    Break: the places that fill a shorter example up taken from the first token of the micro-batch.
+    Seen red: the places that fill a shorter example up taken from the first token of the micro-batch.
     """
     layout = Layout.packed([0, 1, 2], [0, 5, 7], [5, 2, 3], torch.device("cpu"))
     inputs, gradients = torch.randn(1, 10, 4), torch.randn(1, 10, 3)
@@ -195,7 +195,7 @@ def test_what_fills_up_is_nobody_elses() -> None:
 def test_what_fills_up_a_bucket_is_nobody_elses() -> None:
     """The same for norms that are found without gradients: units of 5 and 6 tokens lie side by side.
 
-    Break: as above, in the buckets.
+    Seen red: as above, in the buckets.
     """
     layout = Layout.packed([0, 1], [0, 6], [6, 5], torch.device("cpu"))
     (bucket,), _ = _buckets(layout, 1, 11)
