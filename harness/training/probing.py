@@ -91,7 +91,7 @@ def check_causal(engine: Engine) -> None:
     The gradient of early outputs in later inputs must be exactly zero, at any dtype. Collective.
 
     Raises:
-        ArgumentError: The model is not causal.
+        ArgumentError: The model is not causal, or not finite.
     """
     seen: list[Tensor] = []
 
@@ -107,6 +107,11 @@ def check_causal(engine: Engine) -> None:
         (gradient,) = torch.autograd.grad(early.float().square().sum(), seen[0])
     finally:
         handle.remove()
+    if not bool(torch.isfinite(gradient).all()):
+        raise ArgumentError(
+            "model.base: made-up tokens already give gradients that are not finite: weights are damaged, or beyond "
+            "the numbers of model.dtype"
+        )
     if bool(gradient[:, 8:].any()):
         raise ArgumentError(
             "model.base: its tokens see what comes after them (it is no causal language model), so that one user's "

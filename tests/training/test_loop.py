@@ -432,3 +432,18 @@ def test_a_base_that_looks_ahead_is_refused_before_a_record_is_read(
     assert "it is no causal language model" in found.message
     assert found.exit_code == 2
     assert not (Folder(run_dir).private / "diagnostics.jsonl").exists()
+
+
+def test_a_damaged_base_is_refused_before_a_record_is_read(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path
+) -> None:
+    """One token's embedding is not a number. Red without the look at it: the model would be called not causal."""
+
+    def edit(model: Any) -> None:
+        model.model.embed_tokens.weight[3] = float("nan")
+
+    run_dir = new_run(save_base(tmp_path / "damaged", edit=edit), compute=on(0))
+    found = failure(run_dir, workers(1))
+    assert found.message.startswith("model.base: made-up tokens already give gradients that are not finite")
+    assert found.exit_code == 2
+    assert not (Folder(run_dir).private / "diagnostics.jsonl").exists()
