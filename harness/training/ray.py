@@ -12,6 +12,7 @@ import shlex
 import shutil
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -30,6 +31,10 @@ SMALLEST_SHARE = 0.1
 """Of a core, per worker."""
 SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of a core, per worker, where the number of workers varies."""
+ROOM_SECONDS, ELASTIC_ROOM_SECONDS = 300.0, 60.0
+"""So long Ray waits for room for all workers: with a fixed number, for a lost machine to come back, or for another's
+workers to end. Where their number varies, Ray may have asked for more than there is any more, and asks for less then.
+"""
 RESIZE_SECONDS = 60.0
 """Between two looks whether there is room for more workers: they all start again then, from the last checkpoint."""
 
@@ -128,7 +133,8 @@ def fit(
 
     def body() -> None:
         try:
-            told = _trainer(run_dir, compute, device, compute.retries + halvings).fit().return_value
+            with _patience(compute):
+                told = _trainer(run_dir, compute, device, compute.retries + halvings).fit().return_value
             given_up.extend([Failure(**told)] if told else [])
         except BaseException as error:
             failures.append(error)
@@ -144,7 +150,7 @@ def fit(
             thread.join(POLL_SECONDS)
             tick()
             patience -= POLL_SECONDS * _ray_is_gone()
-    lost = patience <= 0 or (bool(failures) and (_ray_is_gone() or bool(nodes - _living_nodes())))
+    lost = patience <= 0 or (bool(failures) and _is_lost(nodes))
     _raise_failure(run_dir, given_up, failures, lost=lost)
 
 
@@ -179,8 +185,6 @@ def _start_ray() -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray Train looks after its workers every two seconds; at the end of a short run that is time lost.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # A busy machine may take longer than its minute to start all workers.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of the workers, which inherit it
     import logging
 
@@ -212,6 +216,20 @@ def _start_ray() -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _patience(compute: ComputeBlock) -> Iterator[None]:
+    """Inside, Ray Train finds in the environment how long to wait for room, unless the user has set it."""
+    name = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(ROOM_SECONDS if isinstance(compute.workers, int) else ELASTIC_ROOM_SECONDS)
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
 def _ray_is_gone() -> bool:
     """Whether what makes a node of the Ray that we started was killed; of another Ray nothing is known here."""
     from ray._private import worker as driver
@@ -227,6 +245,17 @@ def _living_nodes() -> set[str]:
     if _ray_is_gone():
         return set()
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+
+def _is_lost(nodes: set[str]) -> bool:
+    """Whether Ray is gone, or one of these nodes; workers on others fail before Ray sees that it is."""
+    patience = LOST_SECONDS if len(nodes) > 1 else 0.0
+    while nodes <= _living_nodes():
+        if patience <= 0:
+            return False
+        time.sleep(POLL_SECONDS)
+        patience -= POLL_SECONDS
+    return True
 
 
 @contextlib.contextmanager
