@@ -29,6 +29,7 @@ from harness.files import is_locked
 from harness.planning import make_plan
 from harness.privacy.ledger import Ledger
 from harness.running import flow, folders
+from harness.training import ray
 from harness.training.job import Folder
 from tests import launching
 from tests.launching import KEY, Run, Workplace, adapter, read_json, released_step, rows
@@ -272,7 +273,6 @@ def test_a_machine_that_can_not_run_it_leaves_a_run_to_go_on_with(
     secret_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break: leave it as running, with its key, and say nothing of it."""
-    from harness.training import ray
 
     def refuse(*_: object) -> None:
         raise MachineError("compute.workers: too many")
@@ -388,3 +388,24 @@ def _is_worker(process: psutil.Process) -> bool:
 
 def _finished(folder: Path) -> bool:
     return (folder / "adapter" / "README.md").exists()
+
+
+def test_no_ray_runs_beside_code_that_is_held_back(
+    secret_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray runs what it is sent, whoever sends it. Red with Ray started in any case."""
+    monkeypatch.setenv("UUDP_CACHE", secret_run.place.environment["UUDP_CACHE"])
+    begun: list[str] = []
+
+    def fit(*_: object) -> None:
+        begun.append("fit")
+        raise MachineError("compute.workers: too many")
+
+    monkeypatch.setattr(ray.Cluster, "start", lambda self: begun.append("start"))
+    monkeypatch.setattr(ray, "fit", fit)
+    for foreign, expected in ((True, ["fit"]), (False, ["start", "fit"])):
+        begun.clear()
+        monkeypatch.setattr(flow, "foreign_rules", lambda plan, foreign=foreign: foreign)
+        with pytest.raises(MachineError):
+            running.run(make_plan(str(secret_run.place.spec)), out=tmp_path)
+        assert begun == expected

@@ -179,7 +179,8 @@ def _prepare(
     base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
     observer.note(f"  from {base.origin}")
     plan = fitted(plan, base, resume=resume)
-    cluster.start()
+    if not foreign_rules(plan) and not plan.asked.pending:
+        cluster.start()  # else later: code that we hold back shall find no Ray beside it, which runs what it is sent
     observer.note(f"data: {spec.data.name}")
     tokenizer = model.load_tokenizer(base)
     model.check_fits(base, tokenizer, spec.data.max_tokens)
