@@ -388,24 +388,3 @@ def _is_worker(process: psutil.Process) -> bool:
 
 def _finished(folder: Path) -> bool:
     return (folder / "adapter" / "README.md").exists()
-
-
-def test_no_ray_runs_beside_code_that_is_held_back(
-    secret_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray runs what it is sent, whoever sends it. Red with Ray started in any case."""
-    monkeypatch.setenv("UUDP_CACHE", secret_run.place.environment["UUDP_CACHE"])
-    begun: list[str] = []
-
-    def fit(*_: object) -> None:
-        begun.append("fit")
-        raise MachineError("compute.workers: too many")
-
-    monkeypatch.setattr(ray.Cluster, "start", lambda self: begun.append("start"))
-    monkeypatch.setattr(ray, "fit", fit)
-    for foreign, expected in ((True, ["fit"]), (False, ["start", "fit"])):
-        begun.clear()
-        monkeypatch.setattr(flow, "foreign_rules", lambda plan, foreign=foreign: foreign)
-        with pytest.raises(MachineError):
-            running.run(make_plan(str(secret_run.place.spec)), out=tmp_path)
-        assert begun == expected

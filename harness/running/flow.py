@@ -44,9 +44,9 @@ from harness.running.folders import (
 )
 from harness.running.spending import Spending, entered, give_back_unbegun
 from harness.running.watching import Observer, Watch
-from harness.training import ray
 from harness.training.job import Failure, Folder, Job, halvings
 from harness.training.model import Base
+from harness.training.ray import check_shadows
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def run(
     observer = observer or Observer()
     if not plan.mechanism.private and not not_private:
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
-    ray.check_shadows(Path.cwd())
+    check_shadows(Path.cwd())
     _device(plan)
     give_back_unbegun(plan.loaded, Path(out), observer)
     folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
@@ -107,13 +107,11 @@ def run(
         if resume and status_of(folder) == TRAINED:
             plan = settled(plan, folder)
             check_promise(plan, folder)
-            return _finish(plan, folder, spending)
-        with ray.Cluster() as cluster:
-            plan, job = _prepare(plan, folder, observer, resume, spending, cluster, _key)
-            _train(plan, folder, job, observer, spending, cluster)
-            cluster.end()
+        else:
+            plan, job = _prepare(plan, folder, observer, resume, spending, _key)
+            _train(plan, folder, job, observer, spending)
             set_status(plan, folder, TRAINED)
-            return _finish(plan, folder, spending)
+        return _finish(plan, folder, spending)
 
 
 # --- the folder ---------------------------------------------------------------------------------------------
@@ -162,15 +160,9 @@ def _begun(folder: Folder) -> bool:
 
 
 def _prepare(
-    plan: Plan,
-    folder: Folder,
-    observer: Observer,
-    resume: bool,
-    spending: Spending,
-    cluster: ray.Cluster,
-    key: bytes | None,
+    plan: Plan, folder: Folder, observer: Observer, resume: bool, spending: Spending, key: bytes | None
 ) -> tuple[Plan, Job]:
-    """Everything before the first step, with Ray starting beside it; returns what is trained, as it is settled."""
+    """Everything before the first step; returns what is trained, which waits for nothing any more."""
     from harness.training import model
 
     spec = plan.spec
@@ -179,8 +171,6 @@ def _prepare(
     base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
     observer.note(f"  from {base.origin}")
     plan = fitted(plan, base, resume=resume)
-    if not foreign_rules(plan) and not plan.asked.pending:
-        cluster.start()  # else later: code that we hold back shall find no Ray beside it, which runs what it is sent
     observer.note(f"data: {spec.data.name}")
     tokenizer = model.load_tokenizer(base)
     model.check_fits(base, tokenizer, spec.data.max_tokens)
@@ -272,7 +262,9 @@ def _yaml(plan: Plan) -> str:
 # --- training -----------------------------------------------------------------------------------------------
 
 
-def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: Spending, cluster: ray.Cluster) -> None:
+def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: Spending) -> None:
+    from harness.training import ray
+
     # From here on a model reads what is private, and the run is charged whole.
     spending.touch()
 
@@ -292,7 +284,7 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
                 check()
 
             tokens = plan.memory.tokens if plan.memory is not None else job.spec.data.max_tokens
-            ray.fit(cluster, folder.root, compute, job.device, tick, halvings(tokens, job.spec.data.max_tokens))
+            ray.fit(folder.root, compute, job.device, tick, halvings(tokens, job.spec.data.max_tokens))
     except UserError as error:
         if Failure.load(folder.root) is not None and error.exit_code != MachineError.exit_code:
             # It would fail again in the same way: there is nothing to go on with, and no use for its draws.

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -39,80 +40,10 @@ RESIZE_SECONDS = 60.0
 """Between two looks whether there is room for more workers: they all start again then, from the last checkpoint."""
 
 
-class Cluster:
-    """Ray for one run: it starts while other things go on, is there when training begins, and ends with the run.
-
-    One thread starts it, lives as long as it, and ends it: what makes a local Ray dies with the thread that made it
-    (the kernel's parent is a thread). Off the main thread Ray leaves SIGTERM alone, too, on which it would end all its
-    processes before the workers could checkpoint.
-    """
-
-    def __init__(self) -> None:
-        """Starts nothing yet."""
-        self._ready, self._over = threading.Event(), threading.Event()
-        self._ours, self._error = False, None  # type: bool, MachineError | None
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Cluster:
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Waits until Ray has ended, if it is ours."""
-        self.end()
-        if self._thread is not None:
-            self._thread.join()
-
-    def start(self) -> None:
-        """Begins to start Ray; returns at once."""
-        if self._thread is None:
-            import ray  # noqa: F401  # here, since threads that import beside each other can see modules half made
-
-            self._thread = threading.Thread(target=self._live, name="ray", daemon=True)
-            self._thread.start()
-
-    def wait(self) -> bool:
-        """Returns when Ray is there: whether it is ours to end.
-
-        Raises:
-            MachineError: It did not start.
-        """
-        self.start()
-        self._ready.wait()
-        if self._error is not None:
-            raise self._error
-        return self._ours
-
-    def end(self) -> None:
-        """Begins to end Ray, if it is ours; returns at once."""
-        self._over.set()
-
-    def _live(self) -> None:
-        try:
-            self._ours = _start_ray()
-        except MachineError as error:
-            self._error = error
-        finally:
-            self._ready.set()
-        self._over.wait()
-        if self._ours:
-            import ray
-
-            ray.shutdown()
-
-
-def fit(
-    cluster: Cluster,
-    run_dir: Path,
-    compute: ComputeBlock,
-    device: str,
-    tick: Callable[[], None],
-    halvings: int = 0,
-) -> None:
+def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], None], halvings: int = 0) -> None:
     """Trains a run on Ray workers and waits for the end.
 
     Args:
-        cluster: Where; it is started if it was not.
         run_dir: The run's folder, on storage that all workers see.
         compute: Workers, sharding and retries.
         device: ``cpu`` or ``cuda``.
@@ -124,7 +55,7 @@ def fit(
         MachineError: Ray has not got the resources.
     """
     check_shadows(Path.cwd())
-    started = cluster.wait()
+    started = _start_ray()
     Folder(run_dir).failure.unlink(missing_ok=True)
     # Ray would take up its own record of an earlier try; all state is in our checkpoints.
     shutil.rmtree(Folder(run_dir).private / "ray", ignore_errors=True)
@@ -141,16 +72,23 @@ def fit(
 
     # Off the main thread, where Ray Train would take over Ctrl-C and kill the workers before they checkpoint.
     thread = threading.Thread(target=body, name="fit", daemon=True)
-    _check_resources(compute, device)
-    nodes = _living_nodes()
-    with _silent(started):
-        thread.start()
-        patience = LOST_SECONDS
-        while thread.is_alive() and patience > 0:
-            thread.join(POLL_SECONDS)
-            tick()
-            patience -= POLL_SECONDS * _ray_is_gone()
-    lost = patience <= 0 or (bool(failures) and _is_lost(nodes))
+    lost = False
+    try:
+        _check_resources(compute, device)
+        nodes = _living_nodes()
+        with _silent(started):
+            thread.start()
+            patience = LOST_SECONDS
+            while thread.is_alive() and patience > 0:
+                thread.join(POLL_SECONDS)
+                tick()
+                patience -= POLL_SECONDS * _ray_is_gone()
+        lost = patience <= 0 or (bool(failures) and _is_lost(nodes))
+    finally:
+        if started:
+            import ray
+
+            ray.shutdown()
     _raise_failure(run_dir, given_up, failures, lost=lost)
 
 
@@ -202,13 +140,14 @@ def _start_ray() -> bool:
     quoted = shlex.quote(sys.executable)
     environment = {"py_executable": quoted} if address == "local" and quoted != sys.executable else None
     try:
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=dashboard,
-            runtime_env=environment,
-        )
+        with _keeping_sigterm():
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=dashboard,
+                runtime_env=environment,
+            )
     except Exception as error:  # Ray raises a bare Exception where a busy machine is too slow for it
         ray.shutdown()
         why = " ".join(str(error).split())
@@ -245,6 +184,19 @@ def _living_nodes() -> set[str]:
     if _ray_is_gone():
         return set()
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
+
+
+@contextlib.contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM over when it starts, to end all its processes: the workers could not checkpoint any more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_lost(nodes: set[str]) -> bool:
