@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from harness.training.head import loss_head
+from harness.training.head import loss_head, losses_of_logits
 from harness.training.layout import Layout, to_device
 
 
@@ -155,9 +154,7 @@ def token_losses(model: Any, rows: Rows) -> Tensor:
             losses: Tensor = model(input_ids=rows.inputs, use_cache=False, **apart).logits
         return losses.squeeze(-1).float()
     logits = model(input_ids=rows.inputs, use_cache=False, **apart).logits
-    return functional.cross_entropy(
-        logits.flatten(0, 1).float(), rows.targets.flatten(), ignore_index=-100, reduction="none"
-    ).view_as(rows.targets)
+    return losses_of_logits(logits.flatten(0, 1).float(), rows.targets.flatten()).view_as(rows.targets)
 
 
 def summed_loss(rows: Rows, layout: Layout, weights: Tensor) -> Callable[[Any], Tensor]:

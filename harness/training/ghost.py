@@ -216,12 +216,14 @@ class Ghost:
         tied = layer.name in self._heads
         for bucket in self._buckets:
             g, x = bucket.take(gradients, mask=True), bucket.take(inputs, mask=False)
+            at_outputs = _sizes(g)
             if layer.weight is not None:
-                self._add(bucket.slots, _squared_norms(g, x))
-                self._add_error(bucket, _sizes(g) * _sizes(x))
+                sizes = at_outputs * _sizes(x)
+                self._add(bucket.slots, _squared_norms(g, x, sizes))
+                self._add_error(bucket, sizes)
             if layer.bias is not None:
                 self._add(bucket.slots, g.sum(1).square().sum(1, dtype=torch.float64))
-                self._add_error(bucket, _sizes(g))
+                self._add_error(bucket, at_outputs)
             if tied:
                 ids = bucket.take(self._ids.unsqueeze(-1), mask=False).squeeze(-1)
                 # At [s, t]: the head's gradient at s, in the row of the token at t.
@@ -307,23 +309,31 @@ def _grams_are_cheaper(tokens: int, outs: int, ins: int) -> bool:
 
 
 def _sizes(vectors: Tensor) -> Tensor:
-    """Of tokens: [units, tokens, n] → [units, tokens], float64."""
-    sizes: Tensor = torch.linalg.vector_norm(vectors, dim=2, dtype=torch.float64)
-    return sizes
+    """Of tokens, or a little more: [units, tokens, n] → [units, tokens], float64.
+
+    Float32 within a vector, since a copy of all in float64 would take longer than a layer's own products.
+    """
+    sizes: Tensor = torch.linalg.vector_norm(vectors, dim=2)
+    return sizes.double() * (1 + 2 * math.sqrt(vectors.shape[2]) * _ROUNDING)
 
 
-def _squared_norms(gradients: Tensor, inputs: Tensor) -> Tensor:
-    """Per unit ``‖Σ_t g_t ⊗ x_t‖²``, or a little more: [units, tokens, out], [units, tokens, in] → [units], float64."""
+def _squared_norms(gradients: Tensor, inputs: Tensor, sizes: Tensor) -> Tensor:
+    """Per unit ``‖Σ_t g_t ⊗ x_t‖²``, or a little more: [units, tokens, out], [units, tokens, in] → [units], float64.
+
+    Args:
+        gradients: g.
+        inputs: x.
+        sizes: ``‖g_t‖ ‖x_t‖``, [units, tokens].
+    """
     _, tokens, outs = gradients.shape
     ins = inputs.shape[2]
     if _grams_are_cheaper(tokens, outs, ins):
         grams = torch.bmm(gradients, gradients.transpose(1, 2)), torch.bmm(inputs, inputs.transpose(1, 2))
-        size = (_sizes(gradients) * _sizes(inputs)).sum(1)
-        slack = 2 * (math.sqrt(outs) + math.sqrt(ins)) * _ROUNDING * size.square()
+        slack = 2 * (math.sqrt(outs) + math.sqrt(ins)) * _ROUNDING * sizes.sum(1).square()
         return (grams[0] * grams[1]).sum((1, 2), dtype=torch.float64) + slack
     at_a_time = max(1, MOST_PRODUCTS // (outs * ins))
     found = [
-        torch.linalg.vector_norm(torch.bmm(g.transpose(1, 2), x), dim=(1, 2), dtype=torch.float64).square()
+        _sizes(torch.bmm(g.transpose(1, 2), x)).square().sum(1)
         for g, x in zip(torch.split(gradients, at_a_time), torch.split(inputs, at_a_time), strict=True)
     ]
     return torch.cat(found)

@@ -116,6 +116,45 @@ def _chunk(
         torch.mm(errors.to(weight.dtype), weight, out=gradients)
 
 
+class _LogitLosses(torch.autograd.Function):
+    """Logits [places, vocabulary] → losses [places]; 0 where the target is negative.
+
+    `torch.nn.functional.cross_entropy`, less two tensors of that size forward and one backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        places = targets.clamp_min(0).unsqueeze(1)
+        totals = torch.cat([torch.logsumexp(part, 1) for part in torch.split(logits, _rows_of_a_chunk(logits))])
+        losses = totals - logits.gather(1, places).squeeze(1)
+        ctx.save_for_backward(logits, totals, targets)
+        return losses.masked_fill_(targets < 0, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *at_losses: Any) -> tuple[Tensor, None]:
+        logits, totals, targets = ctx.saved_tensors
+        scales = at_losses[0].masked_fill(targets < 0, 0.0).unsqueeze(1)
+        gradients = torch.empty_like(logits)
+        size = _rows_of_a_chunk(logits)
+        for first in range(0, len(logits), size):
+            part = slice(first, first + size)
+            torch.sub(logits[part], totals[part].unsqueeze(1), out=gradients[part])
+            gradients[part].exp_().mul_(scales[part])
+        gradients.scatter_add_(1, targets.clamp_min(0).unsqueeze(1), -scales)
+        return gradients, None
+
+
+def _rows_of_a_chunk(logits: Tensor) -> int:
+    return max(1, CHUNK_BYTES // (8 * logits.shape[1]))
+
+
+def losses_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihoods in nats: logits [places, vocabulary], targets [places], negative for none → [places]."""
+    losses: Tensor = _LogitLosses.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return losses
+
+
 def loss_head(model: Any) -> LossHead | None:
     """The model's output layer, if it can be asked for losses."""
     inner = getattr(model, "module", model)  # out of DeepSpeed's engine

@@ -18,6 +18,8 @@ from harness.privacy.randomness import Randomness
 from harness.training.draws import normals
 from harness.training.gradients import Trainable
 
+_AT_ONCE = 1 << 18
+"""Coordinates of a large parameter that get their noise at once on a CPU. Changes no value."""
 GRADIENTS, BITS, LOSSES = "noise", "clip", "evaluation"
 """Purposes of noise: part of a draw's address, so that no two sums share a draw."""
 
@@ -133,12 +135,17 @@ def noisy_part(
         ValueError: No group takes part in this step.
     """
     noise_std, denominator = mechanism.noise_std_at(step, factor), _denominator(mechanism, step)
-    exact = total.double()
-    if total.device.type == "cpu":
-        noisy = torch.from_numpy(noisy_sum(exact.numpy(), noise_std, randomness, GRADIENTS, step, name, start))
-    else:
-        noisy = exact + noise_std * noise_slice(randomness, step, name, start, len(exact), total.device)
-    return (noisy / denominator).to(torch.float32)
+    if total.device.type != "cpu":
+        noise = noise_slice(randomness, step, name, start, len(total), total.device)
+        return ((total.double() + noise_std * noise) / denominator).to(torch.float32)
+    released = torch.empty_like(total)
+    # What fits into the caches, since a whole embedding's float64 copies take longer than its noise.
+    for first in range(0, len(total), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        sums = total[part].double().numpy()
+        noisy = noisy_sum(sums, noise_std, randomness, GRADIENTS, step, name, start + first)
+        released[part] = torch.from_numpy(noisy).div_(denominator)
+    return released
 
 
 def noisy_share(bits: float, mechanism: Mechanism, step: int, randomness: Randomness) -> float:

@@ -67,6 +67,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "clipping": {"norm": 0.5},
         "train": {"steps": 40, "optimizer": {"type": "adamw", "lr": 5.0e-3}, "schedule": {"type": "constant"}},
     },
+    # The same with a rate that falls.
+    "prototype_falling": {
+        "data": {"max_tokens": 128},
+        "model": {"adapter": {"r": 4, "alpha": 8, "targets": ["q_proj", "v_proj"], "freeze_a": False}},
+        "clipping": {"norm": 0.5},
+        "train": {"steps": 40, "optimizer": {"type": "adamw", "lr": 5.0e-3}, "schedule": {"type": "linear"}},
+    },
+    # The defaults with examples twice as long, and so cohorts of a half.
+    "longer": {"data": {"max_tokens": 128}, "train": {"schedule": {"type": "linear"}}},
 }
 ORDINARY_SETTING: dict[str, Any] = {
     "data": {"max_tokens": 64},

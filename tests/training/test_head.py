@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.training import head
 from harness.training.batches import Rows, pad, token_losses
-from harness.training.head import install_loss_head, loss_head, plain_head
+from harness.training.head import install_loss_head, loss_head, losses_of_logits, plain_head
 from tests.families import make_model
 
 CPU = torch.device("cpu")
@@ -52,6 +52,21 @@ def leanly(model: Any, rows: Rows) -> torch.Tensor:
     assert found is not None
     with found.losses_of(rows.targets, rows.predicted):
         return model(input_ids=rows.inputs, use_cache=False).logits.squeeze(-1)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 100])
+def test_losses_of_logits_are_torchs_own(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CHUNK_BYTES", 8 * 50 * rows_at_once)
+    draw = torch.Generator().manual_seed(0)
+    logits = (30 * torch.randn(17, 50, generator=draw)).requires_grad_()
+    targets = torch.randint(50, (17,), generator=draw).masked_fill_(torch.arange(17) % 3 == 0, -100)
+    weights = torch.linspace(-1, 2, 17)
+    mine = losses_of_logits(logits, targets)
+    torchs = functional.cross_entropy(logits, targets, ignore_index=-100, reduction="none")
+    torch.testing.assert_close(mine, torchs, rtol=1e-5, atol=1e-5)
+    for _ in range(2):  # the graph serves two passes
+        found, expected = (torch.autograd.grad(x @ weights, logits, retain_graph=True)[0] for x in (mine, torchs))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("prompt", [0, 9, 60])

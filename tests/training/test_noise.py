@@ -15,7 +15,7 @@ from torch import nn
 from harness.privacy.mechanism import GroupMechanism, Mechanism
 from harness.privacy.randomness import Randomness
 from harness.training.gradients import Trainable
-from harness.training.noise import noisy_mean
+from harness.training.noise import _AT_ONCE, noisy_mean, noisy_part
 from tests.tiny import GROUPS, KEY, make_mechanism
 from tests.training import checks
 
@@ -52,6 +52,19 @@ def test_it_is_the_sum_plus_noise_over_the_public_denominator() -> None:
     normals = [Randomness(KEY).normals("noise", 4, f"layer.{i}", 0, n) for i, n in enumerate((5050, 5050, 7))]
     expected = (total.double().numpy() + NOISE_STD * np.concatenate(normals)) / DENOMINATOR
     assert found.dtype == torch.float32
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("start", [0, 77])
+def test_a_stretch_of_a_large_parameter_gets_its_own_noise(start: int) -> None:
+    """Several pieces of the cache's size, from any coordinate on. Broken by noise that begins anew in every piece."""
+    mechanism = make_mechanism(steps=9, noise_std=NOISE_STD, rates=RATES, users=USERS)
+    count = 2 * _AT_ONCE + 5
+    total = torch.randn(count, generator=torch.Generator().manual_seed(1))
+    found = noisy_part(total, "layer", start, mechanism, 4, Randomness(KEY))
+    expected = (total.double().numpy() + NOISE_STD * Randomness(KEY).normals("noise", 4, "layer", start, count)) / (
+        DENOMINATOR
+    )
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-9)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from harness.training import packing
 from harness.training.batches import pack_rows, summed_loss
-from harness.training.ghost import _buckets, _squared_norms
+from harness.training.ghost import _buckets, _sizes, _squared_norms
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.layout import Layout
 from harness.training.packing import FAMILIES, keeps_apart
@@ -202,6 +202,6 @@ def test_what_fills_up_a_bucket_is_nobody_elses() -> None:
     inputs, gradients = torch.randn(11, 4), torch.randn(11, 3)
     inputs[0] = torch.inf
     g, x = bucket.take(gradients, mask=True), bucket.take(inputs, mask=False)
-    norms = _squared_norms(g, x)
+    norms = _squared_norms(g, x, _sizes(g) * _sizes(x))
     product = gradients[6:].T @ inputs[6:]
     torch.testing.assert_close(norms[1].float(), product.square().sum())
