@@ -72,7 +72,7 @@ def user_losses(
         float64, on the CPU, shape [users, 2]. Private unless the users are public.
     """
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    batches = _batches(holdout, lengths, budget)
+    batches = _batches(holdout, lengths, budget, world)
     # Every rank runs equally many, or ranks that share sharded weights would wait for each other forever.
     rounds = -(-len(batches) // world)
     sums = torch.zeros(len(holdout.examples), 2, dtype=torch.float64)
@@ -98,7 +98,9 @@ def is_finite(row: Mapping[str, float]) -> bool:
     return all(math.isfinite(v) for v in row.values())
 
 
-def _batches(holdout: HoldoutSet, lengths: NDArray[np.int32], budget: int) -> Sequence[Sequence[int]]:
+def _batches(holdout: HoldoutSet, lengths: NDArray[np.int32], budget: int, world: int) -> Sequence[Sequence[int]]:
+    # Few examples would fit into one micro-batch, and all ranks but one would wait.
+    budget = min(budget, -(-sum(int(lengths[e]) for e in holdout.examples) // world))
     order = sorted(range(len(holdout.examples)), key=lambda k: -int(lengths[holdout.examples[k]]))
     batches: list[list[int]] = []
     for k in order:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from harness.data.store import Corpus
-from harness.training.evaluation import HoldoutSet, evaluate, is_finite
+from harness.training.evaluation import HoldoutSet, _batches, evaluate, is_finite
 from harness.training.job import Folder, Job
 from harness.training.loop import Inputs
 from tests.tiny import GROUPS
@@ -53,6 +54,14 @@ def test_it_equals_a_direct_computation_on_every_rank(
         for found in rank:
             assert found == pytest.approx(expected, rel=1e-5)
             assert found["eval/tokens"] == expected["eval/tokens"]
+
+
+@pytest.mark.parametrize(("world", "expected"), [(1, [8]), (2, [4, 4]), (3, [2, 2, 2, 2])])
+def test_few_examples_are_shared_among_all_ranks(world: int, expected: list[int]) -> None:
+    """All of them would fit into the micro-batch of one rank."""
+    holdout = HoldoutSet(tuple(range(8)), (0,) * 8, ("all",))
+    found = _batches(holdout, np.full(8, 64, dtype=np.int32), 2048, world)
+    assert [len(batch) for batch in found] == expected
 
 
 def test_more_ranks_than_hold_out_users_agree_too(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
