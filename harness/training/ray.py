@@ -312,6 +312,8 @@ def own_threads() -> int:
 def prepare_process(threads: int) -> None:
     """Sets up a worker process before anything imports DeepSpeed or the hub's library."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of a cluster that was there before
+    # DeepSpeed has an optimizer compiled when it is imported, which takes more than a second; nothing here is.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import torch
 
     if not torch.cuda.is_available():
