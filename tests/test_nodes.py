@@ -199,6 +199,8 @@ def test_a_lost_node_that_comes_back(undisturbed: Run, nodes: Nodes, new_place: 
         nodes.lose()
         nodes.add()
     assert process.wait() == 0, process.err
+    # 300 s are long: it is said why nothing happens.
+    assert "a machine of the Ray cluster was lost; waiting up to 300 s" in process.out + process.err
     assert_same(place, undisturbed, 0.0)
 
 

@@ -284,7 +284,8 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
                 check()
 
             tokens = plan.memory.tokens if plan.memory is not None else job.spec.data.max_tokens
-            ray.fit(folder.root, compute, job.device, tick, halvings(tokens, job.spec.data.max_tokens))
+            halved = halvings(tokens, job.spec.data.max_tokens)
+            ray.fit(folder.root, compute, job.device, tick, observer.note, halved)
     except UserError as error:
         if Failure.load(folder.root) is not None and error.exit_code != MachineError.exit_code:
             # It would fail again in the same way: there is nothing to go on with, and no use for its draws.

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,8 @@ from harness.spec.compute_block import ComputeBlock
 from harness.training.job import Failure, Folder
 
 POLL_SECONDS = 0.5
+LOOK_SECONDS = 2.0
+"""Between two looks whether a machine of the cluster is lost."""
 LOST_SECONDS = 30.0
 """So long Ray may take to see that its own processes have died."""
 SMALLEST_SHARE = 0.1
@@ -40,7 +43,14 @@ RESIZE_SECONDS = 60.0
 """Between two looks whether there is room for more workers: they all start again then, from the last checkpoint."""
 
 
-def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], None], halvings: int = 0) -> None:
+def fit(
+    run_dir: Path,
+    compute: ComputeBlock,
+    device: str,
+    tick: Callable[[], None],
+    note: Callable[[str], None],
+    halvings: int = 0,
+) -> None:
     """Trains a run on Ray workers and waits for the end.
 
     Args:
@@ -49,6 +59,7 @@ def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], No
         device: ``cpu`` or ``cuda``.
         halvings: How often a micro-batch that does not fit can be halved; each is a restart of its own.
         tick: Called about twice a second while training goes on, in the calling thread; what it raises ends the wait.
+        note: Called with what a user would wonder about: that a machine is waited for.
 
     Raises:
         UserError: A worker gave up for a reason that the user can act on, or training failed.
@@ -76,12 +87,15 @@ def fit(run_dir: Path, compute: ComputeBlock, device: str, tick: Callable[[], No
     try:
         _check_resources(compute, device)
         nodes = _living_nodes()
-        with _silent(started):
+        missed = _Missed(nodes, compute)
+        with _silent(started), missed:
             thread.start()
             patience = LOST_SECONDS
             while thread.is_alive() and patience > 0:
                 thread.join(POLL_SECONDS)
                 tick()
+                while missed.said:
+                    note(missed.said.popleft())
                 patience -= POLL_SECONDS * _ray_is_gone()
         lost = patience <= 0 or (bool(failures) and _is_lost(nodes))
     finally:
@@ -197,6 +211,38 @@ def _keeping_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class _Missed:
+    """Looks, in a thread of its own, for machines of the cluster that are lost while training goes on.
+
+    Attributes:
+        said: What is to be told, as it comes.
+    """
+
+    def __init__(self, nodes: set[str], compute: ComputeBlock) -> None:
+        self._nodes, self.said, self._over = nodes, deque[str](), threading.Event()
+        fixed = isinstance(compute.workers, int)
+        room = f"waiting up to {ROOM_SECONDS:g} s for room for all workers" if fixed else "going on with fewer workers"
+        self._what = f"a machine of the Ray cluster was lost; {room}"
+        self._thread = threading.Thread(target=self._look, name="missed", daemon=True)
+
+    def __enter__(self) -> None:
+        if len(self._nodes) > 1:
+            self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _look(self) -> None:
+        known = self._nodes
+        # Whatever Ray raises, the training itself will end with it.
+        with contextlib.suppress(Exception):
+            while not self._over.wait(LOOK_SECONDS):
+                living = _living_nodes()
+                if known - living:
+                    self.said.append(self._what)
+                known = living
 
 
 def _is_lost(nodes: set[str]) -> bool:
