@@ -99,9 +99,9 @@ def is_finite(row: Mapping[str, float]) -> bool:
 
 
 def _batches(holdout: HoldoutSet, lengths: NDArray[np.int32], budget: int, world: int) -> Sequence[Sequence[int]]:
-    # Few examples would fit into one micro-batch, and all ranks but one would wait.
-    budget = min(budget, -(-sum(int(lengths[e]) for e in holdout.examples) // world))
     order = sorted(range(len(holdout.examples)), key=lambda k: -int(lengths[holdout.examples[k]]))
+    # Few examples would fit into one micro-batch, and all ranks but one would wait.
+    budget = min(budget, -(-len(order) // world) * int(lengths[holdout.examples[order[0]]]))
     batches: list[list[int]] = []
     for k in order:
         width = int(lengths[holdout.examples[batches[-1][0]]]) if batches else 0

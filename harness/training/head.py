@@ -119,28 +119,31 @@ def _chunk(
 class _LogitLosses(torch.autograd.Function):
     """Logits [places, vocabulary] → losses [places]; 0 where the target is negative.
 
-    `torch.nn.functional.cross_entropy`, less two tensors of that size forward and one backward.
+    `torch.nn.functional.cross_entropy`, with a tensor of that size less forward and one less backward.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         places = targets.clamp_min(0).unsqueeze(1)
-        totals = torch.cat([torch.logsumexp(part, 1) for part in torch.split(logits, _rows_of_a_chunk(logits))])
-        losses = totals - logits.gather(1, places).squeeze(1)
-        ctx.save_for_backward(logits, totals, targets)
-        return losses.masked_fill_(targets < 0, 0.0)
+        # Kept apart: of large logits, their sum would be known to an ulp of the largest alone.
+        highest = logits.amax(1, keepdim=True)
+        parts = zip(torch.split(logits, size := _rows_of_a_chunk(logits)), torch.split(highest, size), strict=True)
+        totals = torch.cat([(part - most).exp_().sum(1, keepdim=True).log_() for part, most in parts])
+        losses = totals - (logits.gather(1, places) - highest)
+        ctx.save_for_backward(logits, highest, totals, targets)
+        return losses.squeeze(1).masked_fill_(targets < 0, 0.0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *at_losses: Any) -> tuple[Tensor, None]:
-        logits, totals, targets = ctx.saved_tensors
+        logits, highest, totals, targets = ctx.saved_tensors
         scales = at_losses[0].masked_fill(targets < 0, 0.0).unsqueeze(1)
         gradients = torch.empty_like(logits)
         size = _rows_of_a_chunk(logits)
         for first in range(0, len(logits), size):
             part = slice(first, first + size)
-            torch.sub(logits[part], totals[part].unsqueeze(1), out=gradients[part])
-            gradients[part].exp_().mul_(scales[part])
+            torch.sub(logits[part], highest[part], out=gradients[part])
+            gradients[part].sub_(totals[part]).exp_().mul_(scales[part])
         gradients.scatter_add_(1, targets.clamp_min(0).unsqueeze(1), -scales)
         return gradients, None
 

@@ -138,13 +138,13 @@ def noisy_part(
     if total.device.type != "cpu":
         noise = noise_slice(randomness, step, name, start, len(total), total.device)
         return ((total.double() + noise_std * noise) / denominator).to(torch.float32)
-    released = torch.empty_like(total)
+    released = torch.empty(len(total), dtype=torch.float32)
     # What fits into the caches, since a whole embedding's float64 copies take longer than its noise.
     for first in range(0, len(total), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
         sums = total[part].double().numpy()
         noisy = noisy_sum(sums, noise_std, randomness, GRADIENTS, step, name, start + first)
-        released[part] = torch.from_numpy(noisy).div_(denominator)
+        released[part] = torch.from_numpy(noisy) / denominator
     return released
 
 

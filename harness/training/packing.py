@@ -54,15 +54,16 @@ def _tried(model: Any, device: torch.device) -> bool:
     handle = model.get_input_embeddings().register_forward_hook(cut)
     # ZeRO-3 gathers weights for one backward pass per forward pass; else one forward pass serves all.
     once = not any(hasattr(p, "ds_id") for p in model.parameters())
+    packed: tuple[Tensor, Tensor] | None = None
     try:
-        alone = token_losses(model, pad([text for row in texts for text in row], device))
-        losses = None
-        for r, own, place in _places():
-            if losses is None or not once:
+        for r, own, text in _places(texts):
+            with torch.no_grad():  # at ZeRO 3 a graph keeps all weights gathered
+                alone = token_losses(model, pad([text], device))[0]
+            if packed is None or not once:
+                packed = token_losses(model, pack_rows(texts, device)), seen[-1]
                 seen.clear()
-                losses = token_losses(model, pack_rows(texts, device))
-            (embedded,) = seen
-            if not _same(losses[r, own], alone[place, : own.stop - own.start], embedded.dtype):
+            losses, embedded = packed
+            if not _same(losses[r, own], alone, embedded.dtype):
                 return False
             (gradient,) = torch.autograd.grad(losses[r, own].sum(), embedded, retain_graph=once)
             if not bool(gradient[r, own].any()):
@@ -75,14 +76,13 @@ def _tried(model: Any, device: torch.device) -> bool:
     return True
 
 
-def _places() -> Iterator[tuple[int, slice, int]]:
-    """The made-up examples: row, place in it, and number among all."""
-    place = 0
-    for r, row in enumerate(_SEGMENTS):
+def _places(texts: list[list[list[int]]]) -> Iterator[tuple[int, slice, list[int]]]:
+    """The made-up examples, each with its row and its place there."""
+    for r, row in enumerate(texts):
         first = 0
-        for length in row:
-            yield r, slice(first, first + length), place
-            first, place = first + length, place + 1
+        for text in row:
+            yield r, slice(first, first + len(text)), text
+            first += len(text)
 
 
 def _same(packed: Tensor, alone: Tensor, dtype: torch.dtype) -> bool:

@@ -27,6 +27,7 @@ from harness.spec.compute_block import ComputeBlock
 from harness.training.job import Failure, Folder
 
 POLL_SECONDS = 0.5
+PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 LOOK_SECONDS = 2.0
 """Between two looks whether a machine of the cluster is lost."""
 LOST_SECONDS = 30.0
@@ -87,7 +88,7 @@ def fit(
     try:
         _check_resources(compute, device)
         nodes = _living_nodes()
-        missed = _Missed(nodes, compute)
+        missed = _Missed(nodes, compute, elsewhere=not started or _address() != "local")
         with _silent(started), missed:
             thread.start()
             patience = LOST_SECONDS
@@ -144,7 +145,7 @@ def _start_ray() -> bool:
 
     if ray.is_initialized():
         return False
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = _address()
     if address == "local":
         # Nobody takes this machine away under us; a process less to start.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
@@ -169,18 +170,21 @@ def _start_ray() -> bool:
     return True
 
 
+def _address() -> str:
+    return os.environ.get("RAY_ADDRESS") or "local"
+
+
 @contextlib.contextmanager
 def _patience(compute: ComputeBlock) -> Iterator[None]:
     """Inside, Ray Train finds in the environment how long to wait for room, unless the user has set it."""
-    name = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-    if name in os.environ:
+    if PATIENCE in os.environ:
         yield
         return
-    os.environ[name] = str(ROOM_SECONDS if isinstance(compute.workers, int) else ELASTIC_ROOM_SECONDS)
+    os.environ[PATIENCE] = str(ROOM_SECONDS if isinstance(compute.workers, int) else ELASTIC_ROOM_SECONDS)
     try:
         yield
     finally:
-        del os.environ[name]
+        del os.environ[PATIENCE]
 
 
 def _ray_is_gone() -> bool:
@@ -220,25 +224,28 @@ class _Missed:
         said: What is to be told, as it comes.
     """
 
-    def __init__(self, nodes: set[str], compute: ComputeBlock) -> None:
+    def __init__(self, nodes: set[str], compute: ComputeBlock, *, elsewhere: bool) -> None:
         self._nodes, self.said, self._over = nodes, deque[str](), threading.Event()
+        self._elsewhere = elsewhere
         fixed = isinstance(compute.workers, int)
-        room = f"waiting up to {ROOM_SECONDS:g} s for room for all workers" if fixed else "going on with fewer workers"
-        self._what = f"a machine of the Ray cluster was lost; {room}"
+        patience = os.environ.get(PATIENCE, f"{ROOM_SECONDS:g}")
+        room = f"wait up to {patience} s for room for all of them" if fixed else "go on with fewer, if enough are left"
+        self._what = f"a machine of the Ray cluster was lost; if it held workers, they {room}"
         self._thread = threading.Thread(target=self._look, name="missed", daemon=True)
 
     def __enter__(self) -> None:
-        if len(self._nodes) > 1:
+        if self._elsewhere:
             self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        if self._elsewhere:  # an interpreter must not end under a thread that asks Ray
+            self._thread.join(LOOK_SECONDS)
 
     def _look(self) -> None:
         known = self._nodes
-        # Whatever Ray raises, the training itself will end with it.
-        with contextlib.suppress(Exception):
-            while not self._over.wait(LOOK_SECONDS):
+        while not self._over.wait(LOOK_SECONDS):
+            with contextlib.suppress(Exception):  # of a Ray that does not answer now, or never will
                 living = _living_nodes()
                 if known - living:
                     self.said.append(self._what)
@@ -358,7 +365,7 @@ def own_threads() -> int:
 def prepare_process(threads: int) -> None:
     """Sets up a worker process before anything imports DeepSpeed or the hub's library."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of a cluster that was there before
-    # DeepSpeed has an optimizer compiled when it is imported, which takes more than a second; nothing here is.
+    # When DeepSpeed takes a model it imports an optimizer that is compiled, which takes a second; nothing here is.
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     import torch
 

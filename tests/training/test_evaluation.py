@@ -56,7 +56,7 @@ def test_it_equals_a_direct_computation_on_every_rank(
             assert found["eval/tokens"] == expected["eval/tokens"]
 
 
-@pytest.mark.parametrize(("world", "expected"), [(1, [8]), (2, [4, 4]), (3, [2, 2, 2, 2])])
+@pytest.mark.parametrize(("world", "expected"), [(1, [8]), (2, [4, 4]), (3, [3, 3, 2])])
 def test_few_examples_are_shared_among_all_ranks(world: int, expected: list[int]) -> None:
     """All of them would fit into the micro-batch of one rank."""
     holdout = HoldoutSet(tuple(range(8)), (0,) * 8, ("all",))
