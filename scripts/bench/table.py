@@ -30,6 +30,7 @@ SCRIPTS = {
     "gpu": "the same on a data-centre GPU, a billion parameters, bfloat16",
     "cohort": "drawing a cohort from up to a hundred million users",
     "plan": "seconds that `uudp plan` takes",
+    "fit": "predicted ÷ measured memory of a worker",
     "overhead": "seconds that `uudp run` adds to its training",
     "hotspots": "what the time of a private step goes to",
     "utility": "the share of the ordinary gain that a private run keeps",
