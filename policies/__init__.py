@@ -22,7 +22,7 @@ noise.register("product", "policies.noise.product:Product")
 noise.register("contribution", "policies.noise.contribution:Contribution")
 noise.register("participation", "policies.noise.participation:Participation")
 noise.register("schedule", "policies.noise.schedule:Schedule")
-noise.reserve("risk_proportional")
+noise.register("risk_proportional", "policies.noise.risk_proportional:RiskProportional")
 
 source.register("jsonl", "harness.data.sources.jsonl:Jsonl")
 source.register("csv", "harness.data.sources.csv:Csv")

@@ -160,6 +160,61 @@ def test_policies_with_targets_need_some(name):
     assert [error["loc"] for error in caught.value.errors()] == [("epsilon",)]
 
 
+# --- risk -----------------------------------------------------------------------------------------------------
+
+
+def risky(**given):
+    return plugins.noise.build("risk_proportional", {"risk": {"free": 0, "paid": 0.5}, **given})
+
+
+def test_the_target_falls_with_risk_and_strength():
+    """ε / (1 + strength · risk). Red when the strength is dropped, or multiplies the ε of groups without risk."""
+    assert risky().propose(PLAIN, 3.0) == Proposal({"free": 3.0, "paid": 2.0}, Lever.CLIP_NORM)
+    assert risky(strength=4).propose(PLAIN, 3.0).epsilon == {"free": 3.0, "paid": 1.0}
+    assert (
+        risky(strength=0).propose(PLAIN, 3.0).epsilon == plugins.noise.build("uniform", {}).propose(PLAIN, 3.0).epsilon
+    )
+
+
+def test_risk_reaches_its_targets_by_the_lever_that_was_named():
+    """Red when two levers are swapped, or `clip_share` is dropped."""
+    assert risky(lever="sampling_rate", clip_share=0.2).propose(PLAIN, 3.0).lever is Lever.SAMPLING_RATE
+    both = risky(lever="both", clip_share=0.2).propose(PLAIN, 3.0)
+    assert (both.lever, both.clip_share) == (Lever.CLIP_NORM_AND_SAMPLING_RATE, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ({"risk": {}}, "risk"),
+        ({"risk": {"free": 1.01, "paid": 0}}, "risk"),
+        ({"risk": {"free": -0.01, "paid": 0}}, "risk"),
+        ({"risk": {"free": math.nan, "paid": 0}}, "risk"),
+        ({"strength": -1}, "strength"),
+        ({"strength": math.inf}, "strength"),
+        ({"lever": "noise"}, "lever"),
+        ({"clip_share": 2}, "clip_share"),
+    ],
+)
+def test_risks_that_make_no_sense(given, place):
+    """Red when any one bound is taken out."""
+    with pytest.raises(ValidationError) as caught:
+        risky(**given)
+    assert {error["loc"][0] for error in caught.value.errors()} == {place}
+
+
+def test_a_risk_for_every_group_and_no_epsilon_below_what_can_be_planned():
+    """Red when a missing group gets no risk, or a tiny target is handed on."""
+    with pytest.raises(PluginError, match=r'^nothing is given for the group "paid"') as caught:
+        risky(risk={"free": 1}).propose(PLAIN, 2.0)
+    assert caught.value.key == ("risk",)
+    with pytest.raises(
+        PluginError, match=r"^paid would have ε = 0\.00399, below 0\.01; take a smaller strength"
+    ) as caught:
+        risky(strength=1000).propose(PLAIN, 2.0)
+    assert caught.value.key == ("strength",)
+
+
 # --- schedules ----------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,7 @@ def test_it_takes_a_part_and_somebodys_plugin() -> None:
         "none",
         "participation",
         "product",
+        "risk_proportional",
         "sample",
         "scale",
         "schedule",
