@@ -185,6 +185,8 @@ def _hole_share(s: Setting) -> float:
 
     Giving every tensor back at once would avoid it, and take a half more time.
     """
+    if s.stage == 3 and s.workers > 1:  # weights come and go between activations
+        return 0.6
     if s.checkpointing:
         return 0.3
     return 0.2 if s.base_bytes == 4 else 0.1
