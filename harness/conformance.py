@@ -155,7 +155,7 @@ def _check_kind(cls: type, base: type) -> None:
 
 
 def _build(cls: type[Any], parameters: Mapping[str, Any]) -> Any:
-    return cls(cls.Parameters.model_validate(dict(parameters)))
+    return cls.of(cls.Parameters.model_validate(dict(parameters)))
 
 
 def _users() -> list[Any]:
@@ -238,7 +238,7 @@ def _check_answers(plugin: Any, answers: list[Any]) -> None:
 
 
 def _check_users(cls: type[Any], parameters: dict[str, Any]) -> None:
-    if not issubclass(cls, tuple(_TIERS)):
+    if not issubclass(type(_build(cls, parameters)), tuple(_TIERS)):
         raise ConformanceError(f"{cls.__name__} must derive from {', '.join(t.__name__ for t in _TIERS)}")
     first = _answers(cls, parameters, backwards=False)
     if first != _answers(cls, parameters, backwards=True):
