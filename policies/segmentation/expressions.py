@@ -8,7 +8,9 @@ failed would tell something of them.
 from __future__ import annotations
 
 import ast
+import io
 import operator
+import tokenize
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,12 +118,15 @@ def _parsed(text: str) -> ast.expr:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # In brackets a line break is no end, and a comment swallows the bracket: what follows it is never lost.
-            return ast.parse(f"({text})", mode="eval").body
+            found = ast.parse(f"({text})", mode="eval").body  # in brackets, a line break is no end
     except SyntaxError as error:
         raise ExpressionError(f"can't be read ({error.msg})") from None
     except (ValueError, RecursionError, MemoryError):
         raise ExpressionError("can't be read") from None
+    tokens = tokenize.generate_tokens(io.StringIO(f"({text})").readline)
+    if any(token.type == tokenize.COMMENT for token in tokens):  # YAML may have folded the next line into it
+        raise ExpressionError("holds a comment (#)")
+    return found
 
 
 def _understood(node: ast.AST, kinds: Mapping[str, Kind], depth: int) -> _Part:
@@ -153,7 +158,7 @@ def _constant(value: object) -> _Part:
     if isinstance(value, str):
         return _Part("text", lambda _: value, constant=True)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ExpressionError(f"a {type(value).__name__} is no number or text in quotes")
+        raise ExpressionError(f"only numbers and texts in quotes are values, found {type(value).__name__}")
     if not abs(value) <= LARGEST:
         raise ExpressionError(f"holds a number above {LARGEST:g}")
     number = float(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Annotated, Self, cast
 
@@ -118,7 +119,8 @@ def _first(parameters: RuleParameters, names: Names) -> str:
 
 def _check_columns(columns: tuple[str, ...]) -> None:
     for place, name in enumerate(columns):
-        if not name.isidentifier() or keyword.iskeyword(name):
+        plain = name.isidentifier() and not keyword.iskeyword(name)
+        if not plain or unicodedata.normalize("NFKC", name) != name:  # as Python's parser reads names
             raise PluginError(f'a condition can\'t name the column "{name}"', ("columns", place))
         if name in columns[:place]:
             raise PluginError(f'"{name}" is named twice', ("columns", place))
