@@ -15,9 +15,11 @@ from pydantic import ValidationError
 
 from harness import plugins
 from harness.conformance import check_segmenter
+from harness.planning import make_plan
 from harness.plugins import Access, MixedSegmenter, OwnRecordsSegmenter, PluginError, PublicSegmenter, UserRecords
 from harness.spec import SpecErrors, load_spec
 from policies.segmentation.expressions import MOST_CHARACTERS, ExpressionError, condition
+from tests.data.rules import Learner
 from tests.plans import write_spec
 
 SECRET = "My PIN is 4711."
@@ -198,6 +200,7 @@ HOSTILE = [
     ("(records > 1) + 1 > 1", "+ - * / needs numbers, found a condition"),
     ("(records > 1) == (words > 1)", "compares what is a comparison itself: join them by and"),
     ("~records > 1", "~ (write not) is no part of the language"),
+    ("plan == '\\d' and 3", "and needs conditions, found a number"),
     ("records in 3", "after in, there must be a list"),
     ("plan in 'free paid'", "after in, there must be a list"),
     ("records in ()", "after in, there must be a list"),
@@ -235,6 +238,13 @@ def test_any_text_is_a_condition_or_refused(text):
         return
     for number in (0.0, 1.0, 1e15):
         assert holds({"records": number, "words": 0.0, "plan": ""}) in (True, False)
+
+
+def test_large_whole_numbers_do_not_fail_either():
+    """Red when they are kept whole: their product is then too large for the number of a user."""
+    ten = " * ".join(["10" + "0" * 12] * 9)
+    text = f"({ten}) * ({ten}) * ({ten}) * records > 1"
+    assert condition(text, KINDS)({"records": 1.0}) is True
 
 
 expressions = st.recursive(
@@ -446,6 +456,34 @@ def test_products_that_make_no_sense(changes, key, message):
     error = refused("product", **({"first": USAGE, "second": LENGTH} | changes))
     assert message in error.message
     assert error.key == key
+
+
+def test_a_part_that_learns_is_refused_for_now(monkeypatch):
+    """Red when it is taken for a part that decides by records, which it can't."""
+    monkeypatch.setattr(Learner, "__module__", "policies.segmentation.learner")  # as if it came with uudp
+    error = refused("product", first=USAGE, second={"type": "tests.data.rules:Learner"})
+    assert error.message == '"tests.data.rules:Learner" learns from noisy answers: it can\'t be combined yet'
+    assert error.key == ("second", "type")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "weights"),
+    [
+        (PLAN, {"type": "none"}, {"free+everyone": 0.75, "paid+everyone": 0.25}),
+        (PLAN, USAGE, None),
+    ],
+)
+def test_only_a_public_product_is_counted(first, second, weights, tmp_path):
+    """Red when the plan counts users by what their records decide, or can't count by public columns."""
+    segmentation = {"type": "product", "first": first, "second": second}
+    path = write_spec(tmp_path, segmentation=segmentation, data={"weights": "public", "population": "public"})
+    if weights is None:
+        with pytest.raises(SpecErrors, match="made from users' own records, which is private"):
+            load_spec(path)
+        return
+    plan = make_plan(load_spec(path))
+    assert {group.name: group.weight for group in plan.groups} == weights
+    assert plan.segmenter.access is Access.PUBLIC
 
 
 # --- all of them --------------------------------------------------------------------------------------------
