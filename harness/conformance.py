@@ -19,6 +19,7 @@ from harness.plugins import (
     Access,
     Group,
     Lever,
+    MixedSegmenter,
     NoisePolicy,
     OwnRecordsScore,
     OwnRecordsSegmenter,
@@ -42,6 +43,8 @@ _TIERS: dict[type[Plugin], Access] = {
 }
 _DRAWS = (0, 1, 2)
 """Of the noise of a session over made users."""
+_VALUES = ("a", "b", "c", "unheard of", None)
+"""Of public columns; the first three occur in the data."""
 _CHILD = "from harness.conformance import _child; _child()"
 
 
@@ -155,18 +158,19 @@ def _check_kind(cls: type, base: type) -> None:
 
 
 def _build(cls: type[Any], parameters: Mapping[str, Any]) -> Any:
-    return cls(cls.Parameters.model_validate(dict(parameters)))
+    return cls.of(cls.Parameters.model_validate(dict(parameters)))
 
 
-def _users() -> list[Any]:
-    """Made users: from nothing to a lot, some alike."""
+def _users(columns: Sequence[str] = ()) -> list[Any]:
+    """Made users: from nothing to a lot, some alike; with any values in the public columns."""
     from harness.plugins import UserRecords
 
     found = []
     for u in range(40):
         counts = tuple(1 + (7 * u + 11 * p) % (20 * u + 1) for p in range(u % 9))
         texts = tuple(f"user {u} writes {'ab ' * (count % 50)}" for count in counts)
-        found.append(UserRecords(texts, counts, max(1, sum(counts) // 64) if counts else 0))
+        attributes = _Watched(dict.fromkeys(columns, _VALUES[u % len(_VALUES)]))
+        found.append(UserRecords(texts, counts, max(1, sum(counts) // 64) if counts else 0, attributes))
     return found
 
 
@@ -189,11 +193,11 @@ def _answers(cls: type[Any], parameters: Mapping[str, Any], *, backwards: bool) 
         rules = [_learned(plugin, _build(cls, parameters), draw) for draw in _DRAWS]
         return [answer for rule in rules for answer in _asked(rule, _users(), plugin, backwards=backwards)]
     if isinstance(plugin, PublicSegmenter):
-        domain = {column: ("a", "b", "c") for column in plugin.columns}
+        domain = {column: _VALUES[:3] for column in plugin.columns}
         plugin = plugin.bind(domain)
-        users: list[Any] = [_Watched(dict.fromkeys(plugin.columns, v)) for v in ("a", "b", "c", "unheard of", None)]
+        users: list[Any] = [_Watched(dict.fromkeys(plugin.columns, v)) for v in _VALUES]
     else:
-        users = _users()
+        users = _users(plugin.columns if isinstance(plugin, MixedSegmenter) else ())
     return _asked(plugin, users, plugin, backwards=backwards)
 
 
@@ -238,7 +242,9 @@ def _check_answers(plugin: Any, answers: list[Any]) -> None:
 
 
 def _check_users(cls: type[Any], parameters: dict[str, Any]) -> None:
-    if not issubclass(cls, tuple(_TIERS)):
+    built = type(_build(cls, parameters))  # a subclass, where parameters decide the access tier
+    _check_kind(built, cls)
+    if not issubclass(built, tuple(_TIERS)):
         raise ConformanceError(f"{cls.__name__} must derive from {', '.join(t.__name__ for t in _TIERS)}")
     first = _answers(cls, parameters, backwards=False)
     if first != _answers(cls, parameters, backwards=True):
@@ -383,5 +389,8 @@ def _reach(event: str, arguments: tuple[Any, ...], *, files: bool) -> Iterator[s
         yield "another program"
     elif event == "open" and not files:
         path = str(arguments[0])
-        if not path.endswith((".py", ".pyc", ".so", ".json", ".toml", "METADATA", "entry_points.txt")):
+        looked_up = path in sys.path  # what is installed is
+        if not looked_up and not path.endswith(
+            (".py", ".pyc", ".so", ".json", ".toml", "METADATA", "entry_points.txt")
+        ):
             yield f"the file {Path(path).name}"

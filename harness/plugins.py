@@ -6,7 +6,8 @@ A policy *proposes*; the harness calibrates, accounts and executes. What a polic
 and each tier is a type of its own, so that the harness can hand over that and nothing else:
 
 - `PublicSegmenter`: the declared public columns of one user;
-- `OwnRecordsSegmenter`: the records of one user, one user at a time, keeping nothing between users;
+- `OwnRecordsSegmenter`: the records of one user, one user at a time, keeping nothing between users; as a
+  `MixedSegmenter` that user's declared public columns as well;
 - `SessionSegmenter`: no records at all; it asks a metered `PrivateSession`, whose noisy answers are charged.
 """
 
@@ -16,7 +17,7 @@ import enum
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from harness.queries import Answer, Query
@@ -27,6 +28,7 @@ __all__ = [
     "Answer",
     "Group",
     "Lever",
+    "MixedSegmenter",
     "NoisePolicy",
     "OwnRecordsScore",
     "OwnRecordsSegmenter",
@@ -72,11 +74,13 @@ class UserRecords:
         texts: The user's texts, in the order of the source.
         token_counts: Tokens of each text, of the same length as `texts`.
         examples: Number of training examples that the texts were packed into.
+        attributes: The declared public columns that a `MixedSegmenter` names; empty for anything else.
     """
 
     texts: tuple[str, ...]
     token_counts: tuple[int, ...]
     examples: int
+    attributes: Mapping[str, str | None] = field(default_factory=dict, hash=False)
 
 
 class Statistic(ABC):
@@ -155,6 +159,18 @@ class OwnRecordsSegmenter(Segmenter):
     @abstractmethod
     def assign(self, user: UserRecords) -> str:
         """The segment of the user with these records."""
+
+
+class MixedSegmenter(OwnRecordsSegmenter):
+    """Decides by one user's own records and by declared public columns of the same user.
+
+    A rule that a session leads to is none: it sees records alone.
+    """
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """The public columns that it finds in `UserRecords.attributes`; each must be among ``data.attributes``."""
 
 
 class SessionSegmenter(Segmenter):

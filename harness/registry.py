@@ -7,7 +7,7 @@ import functools
 import importlib
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -50,6 +50,15 @@ class Plugin(ABC):
 
     def __init__(self, parameters: PluginParameters) -> None:
         self.parameters = parameters
+
+    @classmethod
+    def of(cls, parameters: PluginParameters) -> Self:
+        """The plugin with these parameters: of a subclass where they decide its access tier, which is its class's.
+
+        Raises:
+            PluginError: They don't fit.
+        """
+        return cls(parameters)
 
 
 class Registry(Generic[T]):
@@ -146,11 +155,11 @@ class Registry(Generic[T]):
         """The plugin with these parameters.
 
         Raises:
-            PluginError: It can't be found.
+            PluginError: It can't be found, or refuses them.
             pydantic.ValidationError: The parameters don't fit its model.
         """
         cls = self.get(name)
-        return cls(cls.Parameters.model_validate(dict(parameters)))
+        return cls.of(cls.Parameters.model_validate(dict(parameters)))
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self.targets()))

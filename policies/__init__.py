@@ -9,7 +9,10 @@ from harness.plugins import noise, segmentation, sensitivity, source
 segmentation.register("none", "policies.segmentation.none:NoSegmentation")
 segmentation.register("attribute", "policies.segmentation.attribute:Attribute")
 segmentation.register("usage", "policies.segmentation.usage:Usage")
-segmentation.reserve("rule", "length", "kmeans", "mixture", "anomaly", "product")
+segmentation.register("length", "policies.segmentation.length:Length")
+segmentation.register("rule", "policies.segmentation.rule:Rule")
+segmentation.register("product", "policies.segmentation.product:Product")
+segmentation.reserve("kmeans", "mixture", "anomaly")
 
 sensitivity.register("volume", "policies.sensitivity.volume:Volume")
 sensitivity.reserve("identifiers", "secrets", "rarity", "overlap", "exposure")

@@ -11,6 +11,7 @@ from harness import conformance, plugins
 from harness.conformance import ConformanceError, check_noise_policy, check_score, check_segmenter, check_source
 from harness.plugins import (
     Access,
+    MixedSegmenter,
     OwnRecordsScore,
     OwnRecordsSegmenter,
     Proposal,
@@ -90,6 +91,14 @@ class Peeking(PublicSegmenter):
 
     def assign(self, attributes):
         return "a" if attributes.get("region") else "b"
+
+
+class Straying(MixedSegmenter):
+    columns = ("plan",)
+    segments = ("a", "b")
+
+    def assign(self, user):
+        return "a" if user.attributes.get("region") else "b"
 
 
 class Unannounced(OwnRecordsSegmenter):
@@ -201,6 +210,7 @@ def test_the_built_in_plugins_conform(tmp_path):
         (check_score, Foreign, "is no subclass of SensitivityScore"),
         (check_segmenter, Misplaced, "must have the access tier one user's records at a time"),
         (check_segmenter, Peeking, 'looked at the column "region", which it had not declared'),
+        (check_segmenter, Straying, 'looked at the column "region", which it had not declared'),
         (check_segmenter, Unannounced, "must announce at least one segment"),
         (check_segmenter, Curious, 'Curious asks the query "tokens", which is not among its `queries`'),
         (check_segmenter, Twice, 'Twice asks the query "users" for two statistics'),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,15 @@ from harness.data.sources.base import Columns, RecordSource
 from harness.data.users import Users
 from harness.errors import ArgumentError, UserError
 from harness.packages import name_of as described
-from harness.plugins import OwnRecordsSegmenter, PluginError, PublicSegmenter, Segmenter, SessionSegmenter
+from harness.plugins import (
+    MixedSegmenter,
+    OwnRecordsSegmenter,
+    PluginError,
+    PublicSegmenter,
+    Segmenter,
+    SessionSegmenter,
+    UserRecords,
+)
 from harness.spec.models import DataBlock
 
 if TYPE_CHECKING:
@@ -146,6 +154,8 @@ def assign_groups(
         _check_columns(segmenter, corpus.attribute_names)
         found = _assign_public(segmenter, (corpus.attributes(i) for i in range(corpus.n_users)), names, private_dir)
         return np.array(found, dtype=np.int16)
+    if isinstance(segmenter, MixedSegmenter):
+        _check_columns(segmenter, corpus.attribute_names)
     rule = None
     if isinstance(segmenter, SessionSegmenter):
         if session is None:
@@ -154,11 +164,22 @@ def assign_groups(
     elif not isinstance(segmenter, OwnRecordsSegmenter):
         raise ArgumentError(f"segmentation: {described(type(segmenter))} has no access tier")
     index = {name: i for i, name in enumerate(names)}
-    users = (corpus.own_records(user) for user in range(corpus.n_users))
+    users = _own_records(corpus, segmenter)
     refused = (corpus.folder,)
     answers = asking.ask_each(segmenter, "assign", users, private_dir, rule=rule, refused=refused)
     places = (_place(segmenter, answer, index, private_dir) for answer in answers)
     return np.fromiter(places, dtype=np.int16, count=corpus.n_users)
+
+
+def _own_records(corpus: Corpus, segmenter: Segmenter) -> Iterator[UserRecords]:
+    """Each user's records; with the public columns that the rule declares, where it reads any."""
+    columns = segmenter.columns if isinstance(segmenter, MixedSegmenter) else ()
+    for user in range(corpus.n_users):
+        records = corpus.own_records(user)
+        if columns:
+            attributes = corpus.attributes(user)
+            records = replace(records, attributes={column: attributes[column] for column in columns})
+        yield records
 
 
 def _assign_public(
@@ -201,7 +222,7 @@ def _named(segmenter: Segmenter, segments: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _check_columns(segmenter: PublicSegmenter, declared: Sequence[str]) -> None:
+def _check_columns(segmenter: PublicSegmenter | MixedSegmenter, declared: Sequence[str]) -> None:
     for column in segmenter.columns:
         if column not in declared:
             raise ArgumentError(f'segmentation: the column "{column}" is not among data.attributes')

@@ -161,7 +161,8 @@ def _answer(own: int, thing: Any, method: str) -> None:
     document: dict[str, Any] = {"answer": None, "failed": True}
     try:
         given = _listen(own)
-        user = UserRecords(tuple(given["texts"]), tuple(given["token_counts"]), given["examples"])
+        texts, counts = tuple(given["texts"]), tuple(given["token_counts"])
+        user = UserRecords(texts, counts, given["examples"], given["attributes"])
         document = {"answer": _plain(getattr(thing, method)(user)), "failed": False}
     except BaseException as error:
         heard.write("".join(traceback.format_exception(error)))

@@ -12,6 +12,7 @@ from harness.plugins import (
     Plugin,
     PluginError,
     Registry,
+    Segmenter,
     noise,
     segmentation,
     sensitivity,
@@ -73,6 +74,8 @@ def _access(cls: type[Plugin]) -> str:
     access = getattr(cls, "access", None)
     if access is not None:
         return str(access.value)
+    if issubclass(cls, Segmenter):  # its parameters decide
+        return " or ".join(_access(tier) for tier in cls.__subclasses__())
     return "names and weights of groups" if issubclass(cls, NoisePolicy) else "the records, which it reads"
 
 

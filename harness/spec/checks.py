@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from pydantic import BaseModel
+
 from harness.packages import name_of
 from harness.plugins import (
     Access,
     Group,
     Lever,
+    MixedSegmenter,
     NoisePolicy,
-    Plugin,
     PluginError,
     Proposal,
     PublicSegmenter,
@@ -104,21 +106,22 @@ def _columns(draft: Draft) -> None:
         if name == data.user and draft.sure("data.user"):
             merged.add(path, f'"{name}" is the column of the user, not a property of many users')
     rule = draft.plugins[("segmentation",)]
-    if not isinstance(rule, PublicSegmenter):
+    if not isinstance(rule, PublicSegmenter | MixedSegmenter):
         return
     for column in _ask(draft, rule, "columns") or ():
         if column not in data.attributes:
-            key = _parameter_with(rule, column)
+            key = _parameter_with(rule.parameters, column)
             near = suggest(column, data.attributes)
             merged.add(("segmentation", *key), f'the column "{column}" is not among data.attributes', near)
 
 
-def _parameter_with(plugin: Plugin, value: str) -> tuple[str, ...]:
-    """The parameter of a plugin that holds this value, if one plainly does."""
-    for name in type(plugin.parameters).model_fields:
-        held = getattr(plugin.parameters, name)
+def _parameter_with(parameters: BaseModel, value: str) -> tuple[str, ...]:
+    """The parameter of a plugin, or of a part of it, that holds this value, if one plainly does."""
+    for name, held in parameters:
         if held == value or (isinstance(held, (tuple, list)) and value in held):
             return (name,)
+        if isinstance(held, BaseModel) and (inner := _parameter_with(held, value)):
+            return (name, *inner)
     return ()
 
 

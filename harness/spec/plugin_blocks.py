@@ -77,7 +77,7 @@ def check_plugin(block: KeyPath, merged: Merged) -> Plugin | None:
 def _build(cls: type[Plugin], name: str, given: dict[str, Any], block: KeyPath, merged: Merged) -> Plugin | None:
     """The plugin with these parameters; None if they don't fit, which `merged` is then told."""
     try:
-        plugin = cls(cls.Parameters.model_validate_json(json.dumps(given), strict=True))
+        plugin = cls.of(cls.Parameters.model_validate_json(json.dumps(given), strict=True))
         plugin.parameters.model_dump(mode="json")  # what the resolved spec will hold
         return plugin
     except ValidationError as error:

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from harness.plugins import OwnRecordsSegmenter, PluginParameters, UserRecords
+from harness.plugins import OwnRecordsSegmenter, UserRecords
+from policies.segmentation.edges import EdgesParameters, stretch_of, stretches
 
 
-class UsageParameters(PluginParameters):
+class UsageParameters(EdgesParameters):
     """Parameters of `usage`."""
 
     measure: Literal["records", "examples", "tokens"] = Field(
         default="examples", description="what is counted of the user's own: records, packed examples or tokens"
     )
-    edges: tuple[Annotated[int, Field(ge=1, le=10**12)], ...] = Field(
-        min_length=1, max_length=100, description="rising public edges; a count equal to one lies above it"
-    )
-    names: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] | None = Field(
-        default=None, description="one name more than edges; left out: made of them"
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> UsageParameters:
-        if any(a >= b for a, b in pairwise(self.edges)):
-            raise ValueError("edges: must rise")
-        if self.names is not None and len(self.names) != len(self.edges) + 1:
-            raise ValueError(f"names: {len(self.edges)} edges make {len(self.edges) + 1} segments")
-        if self.names is not None and len(set(self.names)) != len(self.names):
-            raise ValueError("names: the same name twice")
-        return self
 
 
 class Usage(OwnRecordsSegmenter):
@@ -48,11 +31,7 @@ class Usage(OwnRecordsSegmenter):
     @property
     def segments(self) -> tuple[str, ...]:
         """From the least usage to the most."""
-        if self.parameters.names is not None:
-            return self.parameters.names
-        edges = self.parameters.edges
-        inner = [f"{a}-{b - 1}" for a, b in pairwise(edges)]
-        return (f"under-{edges[0]}", *inner, f"from-{edges[-1]}")
+        return stretches(self.parameters)
 
     def assign(self, user: UserRecords) -> str:
         """The segment whose stretch holds the user's count."""
@@ -61,4 +40,4 @@ class Usage(OwnRecordsSegmenter):
             "examples": user.examples,
             "tokens": sum(user.token_counts),
         }[self.parameters.measure]
-        return self.segments[bisect_right(self.parameters.edges, count)]
+        return stretch_of(self.parameters, count)

@@ -16,6 +16,7 @@ import warnings
 from typing import ClassVar
 
 from harness.plugins import (
+    MixedSegmenter,
     OwnRecordsScore,
     OwnRecordsSegmenter,
     PluginError,
@@ -357,6 +358,26 @@ class Rule(OwnRecordsSegmenter):
         found = {"names": lambda: user.texts[0], "number": lambda: 0, "list": lambda: [user.texts]}
         found |= {"raises": lambda: {}[user.texts], "exits": lambda: sys.exit(user.texts[0])}
         return found[how]()
+
+
+class Mixed(MixedSegmenter):
+    """Looks at a public column, and that there is no other."""
+
+    segments = ("free", "paid", "wrong")
+    columns = ("plan",)
+
+    def assign(self, user):
+        plan = user.attributes["plan"] if list(user.attributes) == ["plan"] and user.texts else "wrong"
+        return plan if plan in self.segments else "wrong"
+
+
+class Attributes(OwnRecordsSegmenter):
+    """Looks whether it is handed public columns."""
+
+    segments = ("none", "some")
+
+    def assign(self, user):
+        return "some" if user.attributes else "none"
 
 
 class Score(OwnRecordsScore):

@@ -19,7 +19,7 @@ from harness.data.holdout import is_holdout
 from harness.data.sources.base import Columns, open_source
 from harness.errors import ArgumentError
 from harness.plugins import PluginParameters, PublicSegmenter
-from tests.data.rules import SECRET, Learner, LearnerParameters, Rule, RuleParameters
+from tests.data.rules import SECRET, Attributes, Learner, LearnerParameters, Mixed, Rule, RuleParameters
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,6 +121,40 @@ def test_a_public_rule_sees_exactly_its_columns_and_each_case_once(built):
     groups = assign_groups(built, Public(), Public.segments)
     assert groups.tolist() == [0 if built.attributes(i)["plan"] == "free" else 1 for i in range(built.n_users)]
     assert sorted(Public.shown, key=repr) == [(dict, {"plan": "free"}, 1), (dict, {"plan": "paid"}, 1)]
+
+
+PLAN = {"type": "attribute", "column": "plan", "values": ["free", "paid"]}
+RECORDS = {"type": "usage", "measure": "records", "edges": [2], "names": ["few", "many"]}
+
+
+def test_a_product_of_a_public_and_an_own_records_rule_puts_users_where_both_do(built):
+    """Red when the public columns are those of another user, or are not handed over."""
+    rule = plugins.segmentation.build("product", {"first": PLAN, "second": RECORDS})
+    found = [rule.segments[place] for place in assign_groups(built, rule, rule.segments)]
+    plans = [built.attributes(i)["plan"] for i in range(built.n_users)]
+    assert found == [f"{plan}+{'few' if n < 2 else 'many'}" for plan, n in zip(plans, built.n_records, strict=True)]
+    assert len(set(found)) == 4
+
+
+def test_somebodys_mixed_rule_sees_its_columns_in_a_room_and_no_others(built):
+    """Red when all public columns are handed over, or none reaches the room."""
+    rule = Mixed(PluginParameters())
+    groups = assign_groups(built, rule, rule.segments)
+    assert groups.tolist() == [0 if built.attributes(i)["plan"] == "free" else 1 for i in range(built.n_users)]
+    assert set(groups.tolist()) == {0, 1}
+
+
+def test_a_mixed_rule_may_not_read_an_undeclared_column(posts, write_jsonl, make_data, build):
+    """Red when columns are checked for public rules alone."""
+    corpus = build(make_data(write_jsonl(posts), attributes=[]))
+    with pytest.raises(ArgumentError, match=r'the column "plan" is not among data\.attributes'):
+        assign_groups(corpus, Mixed(PluginParameters()), Mixed.segments)
+
+
+def test_a_rule_that_declares_no_columns_sees_none(built):
+    """Red when every own-records rule is handed public columns."""
+    rule = Attributes(PluginParameters())
+    assert assign_groups(built, rule, rule.segments).tolist() == [0] * built.n_users
 
 
 @pytest.mark.parametrize(
