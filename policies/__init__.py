@@ -12,7 +12,8 @@ segmentation.register("usage", "policies.segmentation.usage:Usage")
 segmentation.reserve("rule", "length", "kmeans", "mixture", "anomaly", "product")
 
 sensitivity.register("volume", "policies.sensitivity.volume:Volume")
-sensitivity.reserve("identifiers", "secrets", "rarity", "overlap", "exposure")
+sensitivity.register("identifiers", "policies.sensitivity.identifiers:Identifiers")
+sensitivity.reserve("secrets", "rarity", "overlap", "exposure")
 
 noise.register("uniform", "policies.noise.uniform:Uniform")
 noise.register("scale", "policies.noise.scale:Scale")
