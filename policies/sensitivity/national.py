@@ -36,7 +36,7 @@ class Locale:
     Attributes:
         calling_code: Of the country, for numbers in its own form.
         trunk: What a call from abroad leaves out at the beginning.
-        grouped: A phone number in groups as only phone numbers are written; needs no word before it.
+        grouped: A phone number in groups as hardly anything else is written; needs no word before it.
         bare: A phone number in any other form; needs a word for a phone before it.
         ids: National ids.
         born: Words that announce a date of birth.
@@ -118,8 +118,10 @@ def nl_bsn(number: str) -> bool:
 
 
 def _form(pattern: str) -> re.Pattern[str]:
-    """A form that stands by itself: no digit or letter on either side, and no longer number in points or hyphens."""
-    return re.compile(rf"(?<![\w+])(?<![\w][.\-/])(?:{pattern})(?![\w])(?![.\-/][0-9])", re.IGNORECASE)
+    """A form that stands by itself: no digit or letter on either side, and no part of a longer row of digits."""
+    return re.compile(
+        rf"(?<![\w+])(?<![\w][.\-/])(?<![0-9] )(?:{pattern})(?![\w])(?![.\-/][0-9])(?! [0-9]{{3}})", re.IGNORECASE
+    )
 
 
 def _named(words: str) -> re.Pattern[str]:
@@ -133,8 +135,8 @@ LOCALES: dict[str, Locale] = {
     "us": Locale(
         calling_code="1",
         trunk="",
-        grouped=_form(r"(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}"),
-        bare=_form(r"1?[2-9][0-9]{2}[2-9][0-9]{6}"),
+        grouped=_form(r"(?:1[ .-])?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[.-])[2-9][0-9]{2}[ .-][0-9]{4}"),
+        bare=_form(r"(?:1[ ]?)?[2-9][0-9]{2}[ ]?[2-9][0-9]{2}[ ]?[0-9]{4}"),
         ids=(
             NationalId(_form(r"[0-9]{3}-[0-9]{2}-[0-9]{4}"), us_ssn),
             NationalId(_form(r"[0-9]{3} ?[0-9]{2} ?[0-9]{4}"), us_ssn, _named("ssn|social security")),
@@ -195,7 +197,6 @@ LOCALES: dict[str, Locale] = {
     "es": Locale(
         calling_code="34",
         trunk="",
-        # Spaces alone would be any number in thousands.
         grouped=_form(r"[679][0-9]{2}-[0-9]{3}-[0-9]{3}|[679][0-9]{2}(?: [0-9]{2}){3}"),
         bare=_form(r"[679][0-9]{2}[ .]?[0-9]{3}[ .]?[0-9]{3}"),
         ids=(NationalId(_form(r"(?:[0-9]{8}|[XYZ]-?[0-9]{7})-?[A-HJ-NP-TV-Z]"), es_dni),),
@@ -205,8 +206,8 @@ LOCALES: dict[str, Locale] = {
     "it": Locale(
         calling_code="39",
         trunk="",
-        grouped=_form(r"3[0-9]{2}[ -][0-9]{3}[ -]?[0-9]{4}|0[0-9]{1,3}[ /-][0-9]{3,4}[ ]?[0-9]{3,4}"),
-        bare=_form(r"(?:3[0-9]{2}|0[0-9]{1,3})[ ]?[0-9]{6,7}"),
+        grouped=_form(r"3[0-9]{2}-[0-9]{3}[ -]?[0-9]{4}|0[0-9]{1,3}[ /-][0-9]{3,4}[ ]?[0-9]{3,4}"),
+        bare=_form(r"(?:3[0-9]{2}|0[0-9]{1,3})[ ]?[0-9]{3}[ ]?[0-9]{3,4}"),
         ids=(
             NationalId(
                 _form(r"[A-Z]{3} ?[A-Z]{3} ?[0-9]{2}[ABCDEHLMPRST][0-9]{2} ?[A-Z][0-9]{3}[A-Z]"),

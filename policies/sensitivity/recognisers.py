@@ -313,14 +313,13 @@ def _birth_dates(text: str, locales: Sequence[Locale]) -> Iterator[Found]:
 
 def _dates(text: str, locales: Sequence[Locale]) -> Iterator[tuple[re.Match[str], str]]:
     """Dates of the calendar from 1900 to 2099, as YYYY-MM-DD."""
-    month_first = locales[0].month_first
     for hit in _YEAR_FIRST.finditer(text):
         if date := _date(hit[1], hit[3], hit[4]):
             yield hit, date
     for hit in _YEAR_LAST.finditer(text):
         year = hit[4] if len(hit[4]) == 4 else f"19{hit[4]}"
         american, other = _date(year, hit[1], hit[3]), _date(year, hit[3], hit[1])
-        if date := (american or other) if locales[0].month_first else (other or american):
+        if date := (american or other) if locales[0].month_first and hit[2] != "." else (other or american):
             yield hit, date
     each = [f"(?P<m{i}_{j}>{m})" for i, locale in enumerate(locales) for j, m in enumerate(locale.months, 1)]
     months = re.compile("|".join(each), re.IGNORECASE)
@@ -342,7 +341,9 @@ def _date(year: str, month: str, day: str) -> str | None:
 
 # --- phones -------------------------------------------------------------------------------------------------
 
-_ABROAD = re.compile(r"(?<![\w+.])(?:\+|00)[ ]?([1-9](?:[ \u00a0.\-/()]{0,2}[0-9]){7,14})(?![0-9])")
+_ABROAD = re.compile(
+    r"(?<![\w+.])(?:\+ ?|(?<![0-9] )00 ?(?=[1-9][0-9]{0,2}[ \-/(]))([1-9](?:[ \u00a0.\-/()]{0,2}[0-9]){7,14})(?![0-9])"
+)
 _PHONE_WORDS = re.compile(
     r"(?<!\w)(?:tel|tele?ph?one?|telefon\w{0,8}|tel[eé]fono|tél(?:éphone)?|phone|mobile?|cell(?:ulare|phone)?|móvil"
     r"|portable|handy|landline|fax|whatsapp|call(?: me)?(?: back)?|text me|reach me|ring me|sms|gsm)(?!\w)",
@@ -356,7 +357,7 @@ def _phones(text: str, locales: Iterable[Locale]) -> Iterator[Found]:
     """Numbers with a calling code, of any country; and numbers in the own form of the locales."""
     for hit in _ABROAD.finditer(text):
         found = _abroad(hit)
-        if found:
+        if found and (hit[0][0] == "+" or not _called_otherwise(text, hit.start())):
             yield found
     for locale in locales:
         for pattern, needs_word in ((locale.grouped, False), (locale.bare, True)):
