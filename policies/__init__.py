@@ -15,7 +15,8 @@ segmentation.register("product", "policies.segmentation.product:Product")
 segmentation.reserve("kmeans", "mixture", "anomaly")
 
 sensitivity.register("volume", "policies.sensitivity.volume:Volume")
-sensitivity.reserve("identifiers", "secrets", "rarity", "overlap", "exposure")
+sensitivity.register("identifiers", "policies.sensitivity.identifiers:Identifiers")
+sensitivity.reserve("secrets", "rarity", "overlap", "exposure")
 
 noise.register("uniform", "policies.noise.uniform:Uniform")
 noise.register("scale", "policies.noise.scale:Scale")

@@ -36,7 +36,7 @@ def test_every_built_in_plugin_is_found_and_of_its_kind():
         for name in names:
             assert issubclass(registry.get(name), registry.base)
     assert set(plugins.noise) >= {"uniform", "scale", "sample", "none"}
-    assert set(plugins.sensitivity) >= {"volume"}
+    assert set(plugins.sensitivity) >= {"volume", "identifiers"}
     assert set(plugins.segmentation) >= {"attribute", "usage", "none", "length", "rule", "product"}
     assert set(plugins.source) >= {"jsonl", "shakespeare", "synthetic"}
 
