@@ -126,7 +126,7 @@ ask uudp ru
 ask uudp run --res
 ask uudp plan qu
 ask uudp validate m
-ask uudp validate my-spec.yaml i
+ask uudp validate my-spec.yaml inn
 ask uudp policies show us
 ask uudp policies show noise/s
 ask uudp policies new se
