@@ -25,6 +25,7 @@ from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import is_unwritable, unwritable, write_private
 from harness.spec.compute_block import ComputeBlock
 from harness.training.job import Failure, Folder
+from harness.training.process import prepare_process
 
 POLL_SECONDS = 0.5
 PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -360,23 +361,6 @@ def own_threads() -> int:
     own = ray.get_runtime_context().get_node_id()
     cores = next((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == own), 1)  # type: ignore[no-untyped-call]
     return max(1, int(cores // ray.train.get_context().get_local_world_size()))
-
-
-def prepare_process(threads: int) -> None:
-    """Sets up a worker process before anything imports DeepSpeed or the hub's library."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of a cluster that was there before
-    # When DeepSpeed takes a model it imports an optimizer that is compiled, which takes a second; nothing here is.
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    import torch
-
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(threads)
-    import deepspeed
-
-    # Compiling DeepSpeed's shared-memory collectives takes a minute, and a kill in it hangs the next start.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_init_required=False)
 
 
 def _raise_failure(run_dir: Path, given_up: list[Failure], failures: list[BaseException], *, lost: bool) -> None:

@@ -128,7 +128,7 @@ def join(rank: int, world: int, port: int, device: str) -> None:
     places = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
     os.environ.update({k: str(v) for k, v in places.items()}, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", rank=rank, world_size=world)
-    from harness.training.ray import prepare_process
+    from harness.training.process import prepare_process
 
     prepare_process(torch.get_num_threads())
 

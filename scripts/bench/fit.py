@@ -218,7 +218,7 @@ def work(run: Path, rank: int, world: int) -> None:
     import torch.distributed as dist
 
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world))
-    from harness.training.ray import prepare_process
+    from harness.training.process import prepare_process
 
     dist.init_process_group("gloo", rank=rank, world_size=world)
     prepare_process(1)

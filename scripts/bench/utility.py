@@ -152,7 +152,7 @@ class Bench:
         import torch.distributed as dist
 
         from harness.training.model import find_base, load_tokenizer, quiet
-        from harness.training.ray import prepare_process
+        from harness.training.process import prepare_process
 
         self.arguments = arguments
         quiet()

@@ -12,7 +12,7 @@ def main() -> int:
     run_dir, mib = Path(sys.argv[1]), int(sys.argv[2])
     import torch.distributed as dist
 
-    from harness.training.ray import prepare_process
+    from harness.training.process import prepare_process
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     prepare_process(1)

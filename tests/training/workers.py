@@ -111,7 +111,7 @@ def _serve(rank: int, world: int, port: int, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 
-    from harness.training.ray import prepare_process
+    from harness.training.process import prepare_process
 
     # As under Ray Train: it brings torch.distributed up, and then our worker prepares its process.
     dist.init_process_group("gloo", rank=rank, world_size=world)
