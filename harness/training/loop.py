@@ -40,8 +40,9 @@ from harness.training.noise import noisy_share
 from harness.training.packing import keeps_apart
 from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves
-from harness.training.ranks import alone, any_rank, own_ranks, write_first
+from harness.training.ranks import alone, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
+from harness.training.remembering import verdict_of
 from harness.training.schedule import learning_rate
 from harness.training.two_pass import TwoPassUpdate, check_one_noise
 from harness.training.updating import AdapterUpdate, Shares, Update
@@ -142,9 +143,9 @@ def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanis
     head = plain_head(model)
     engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
     install_loss_head(engine.module, head, device)
-    packs = spec.compute.packing == "auto" and keeps_apart(engine.module, device)
-    # Every rank must cut the same micro-batches, whatever one of them saw.
-    packs = not any_rank(not packs, device)
+    packs = spec.compute.packing == "auto" and verdict_of(
+        "rows are shared", job, device, lambda: keeps_apart(engine.module, device)
+    )
     return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness), packs
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.privacy import accounting, remembering
+from harness import remembering
+from harness.privacy import accounting
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Charge, GroupMechanism, Mechanism, Stretch
-from harness.privacy.remembering import remembered
+from harness.privacy.remembering import MODULES, remembered
 
 ROOT = Path(__file__).resolve().parents[2]
 MECHANISM = Mechanism(5, 2.0, (GroupMechanism("everyone", 1000.0, 0.1, 1.0, 5, 1),), "add_or_remove")
@@ -116,7 +117,7 @@ def test_every_module_that_decides_a_result_is_in_the_key():
         "print(*[m.rsplit('.', 1)[1] for m in sys.modules if m.startswith('harness.privacy.')])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert set(out.split()) - {"quiet", "remembering"} <= set(remembering.MODULES)
+    assert set(out.split()) - {"quiet", "remembering"} <= set(MODULES)
 
 
 @pytest.mark.parametrize(

@@ -535,3 +535,28 @@ def loaded(base: Path, stage: int, dtype: Any, seed: int) -> dict[str, Any]:
         "own": own, "whole": whole, "most": live.most, "values": values, "types": types,
         "initial": checkpoints.digest_of(adapter),
     }  # fmt: skip
+
+
+def tried(run_dir: Path, cache: Path) -> dict[str, Any]:
+    """A remembered trial on ranks of which one loses its cache: how often each ran it, and what they took it to say."""
+    import os
+
+    from harness.training.remembering import verdict_of
+
+    rank = dist.get_rank()
+    job, cpu = Job.load(run_dir), torch.device("cpu")
+    runs, verdicts = [], []
+    with mock.patch.dict(os.environ):
+        # Both begin with nothing; then both have it; then one has lost it, and the other would now say no.
+        for place, verdict in ((f"{rank}", True), (f"{rank}", True), ("0" if rank == 0 else "lost", rank == 0)):
+            os.environ["UUDP_CACHE"] = str(cache / place)
+            count: list[bool] = []
+
+            def trial(count: list[bool] = count, verdict: bool = verdict) -> bool:
+                dist.barrier()
+                count.append(verdict)
+                return verdict
+
+            verdicts.append(verdict_of("made up", job, cpu, trial))
+            runs.append(len(count))
+    return {"runs": runs, "verdicts": verdicts}
