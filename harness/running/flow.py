@@ -164,6 +164,7 @@ def _prepare(
 ) -> tuple[Plan, Job]:
     """Everything before the first step; returns what is trained, which waits for nothing any more."""
     from harness.training import model
+    from harness.training.tokenizer import Facts, LazyTokenizer, check_fits
 
     spec = plan.spec
     cache = default_cache_dir()
@@ -172,12 +173,12 @@ def _prepare(
     observer.note(f"  from {base.origin}")
     plan = fitted(plan, base, resume=resume)
     observer.note(f"data: {spec.data.name}")
-    tokenizer = model.load_tokenizer(base)
-    model.check_fits(base, tokenizer, spec.data.max_tokens)
+    facts = Facts.of(base)
+    check_fits(facts, spec.data.max_tokens)
     corpus = build_corpus(
         plan.source,
         Columns.of(spec.data),
-        tokenizer=tokenizer,
+        tokenizer=LazyTokenizer(base, facts),
         tokenizer_digest=base.tokenizer_digest,
         data=spec.data,
         cache_dir=cache,

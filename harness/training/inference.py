@@ -12,7 +12,8 @@ from typing import Any
 from harness.errors import ArgumentError, MachineError
 from harness.files import sync_folder, write_released
 from harness.training.job import Folder
-from harness.training.model import Base, find_base, load_tokenizer, quiet
+from harness.training.model import Base, find_base, quiet
+from harness.training.tokenizer import load_tokenizer
 
 
 def base_of(run_dir: Path, cache: Path) -> Base:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -152,60 +151,6 @@ def quiet() -> None:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", module="transformers|peft|deepspeed|torch")
-
-
-def load_tokenizer(base: Base) -> Any:
-    """The base model's tokenizer."""
-    from transformers import AutoTokenizer
-
-    quiet()
-    return AutoTokenizer.from_pretrained(base.folder)
-
-
-def check_fits(base: Base, tokenizer: Any, max_tokens: int) -> None:
-    """Refuses what some record could break: whether a run ends must not depend on what a user wrote.
-
-    Args:
-        base: The base model.
-        tokenizer: Its tokenizer.
-        max_tokens: Tokens of the longest example.
-
-    Raises:
-        ArgumentError: An example can be longer than the model's context, or a token without an embedding, or an
-            example so long that it would change what the model makes of others.
-    """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(base.folder).get_text_config()
-    context = getattr(config, "max_position_embeddings", None)
-    if isinstance(context, int) and max_tokens > context > 0:
-        raise ArgumentError(f"data.max_tokens: {max_tokens}, but the model's context has {context} tokens")
-    if max_tokens > (short := _same_for_all(config)):
-        raise ArgumentError(
-            f"data.max_tokens: {max_tokens}, but the model's positions change for all of a micro-batch where one "
-            f"example is longer than {short} tokens, which would couple users; use at most {short}"
-        )
-    highest = max(tokenizer.get_vocab().values(), default=0)
-    if highest >= config.vocab_size:
-        raise ArgumentError(
-            f"model.base: its tokenizer has tokens up to {highest}, its embeddings only {config.vocab_size}: they "
-            "don't belong together"
-        )
-
-
-def _same_for_all(config: Any) -> float:
-    """Tokens up to which a model's rotary positions don't depend on the longest row of a micro-batch."""
-    found = getattr(config, "rope_parameters", None) or {}
-    # Some families have one for each type of layer.
-    kinds = [found, *(one for one in found.values() if isinstance(one, dict))]
-    return min(
-        (
-            one.get("original_max_position_embeddings") or config.max_position_embeddings
-            for one in kinds
-            if one.get("rope_type") == "longrope" or "dynamic" in str(one.get("rope_type"))
-        ),
-        default=math.inf,
-    )
 
 
 def build_model(folder: Path, block: ModelBlock, seed: int, sharding: DeepspeedBlock | None = None) -> nn.Module:

@@ -112,7 +112,8 @@ def prepared(spec: str, changes: list[str], root: Path) -> Prepared:
     from harness.privacy.randomness import create_key
     from harness.running.answers import assigned_groups, save_groups
     from harness.training.job import Folder, Job
-    from harness.training.model import find_base, load_tokenizer
+    from harness.training.model import find_base
+    from harness.training.tokenizer import load_tokenizer
 
     plan = make_plan(load_spec(spec, ["privacy.ledger=null", "compute.workers=1", *changes]))
     settled, cache, folder = plan.spec, default_cache_dir(), Folder(root / "run")

@@ -144,7 +144,8 @@ def prepare(run: Path, model: str, case: dict[str, Any]) -> None:
     from harness.privacy.randomness import create_key
     from harness.spec.models import Spec
     from harness.training.job import Folder, Job
-    from harness.training.model import Base, find_base, load_tokenizer
+    from harness.training.model import Base, find_base
+    from harness.training.tokenizer import load_tokenizer
 
     cache = default_cache_dir()
     found = find_base(MODEL, Path(), cache)

@@ -151,8 +151,9 @@ class Bench:
         import torch
         import torch.distributed as dist
 
-        from harness.training.model import find_base, load_tokenizer, quiet
+        from harness.training.model import find_base, quiet
         from harness.training.process import prepare_process
+        from harness.training.tokenizer import load_tokenizer
 
         self.arguments = arguments
         quiet()

@@ -16,10 +16,12 @@ from torch import nn
 
 from harness.errors import ArgumentError
 from harness.spec.models import AdapterBlock, ModelBlock
+from harness.training import tokenizer as tokenizer_module
 from harness.training.adapters import check_supported as _check_supported
 from harness.training.checkpoints import load_newest
 from harness.training.job import Folder
-from harness.training.model import Base, build_model, check_fits, find_base, frozen_factors, load_tokenizer
+from harness.training.model import Base, build_model, find_base, frozen_factors
+from harness.training.tokenizer import Facts, LazyTokenizer, check_fits, load_tokenizer
 from tests.tiny import save_base
 from tests.training import checks
 
@@ -38,16 +40,16 @@ def block(base: Path, dtype: str = "float32", **adapter: Any) -> ModelBlock:
 def test_what_some_record_could_break_is_refused_beforehand(base: Path, tmp_path: Path) -> None:
     """Whether a run ends must not depend on what a user wrote. Break: either check taken out."""
     found, tokenizer = Base(base, ""), load_tokenizer(Base(base, ""))
-    check_fits(found, tokenizer, 256)
+    check_fits(Facts.of(found), 256)
     with pytest.raises(ArgumentError, match=r"data.max_tokens: 257, but the model's context has 256 tokens"):
-        check_fits(found, tokenizer, 257)
+        check_fits(Facts.of(found), 257)
     short = tmp_path / "short"
     shutil.copytree(base, short)
     config = json.loads((short / "config.json").read_text())
     highest = max(tokenizer.get_vocab().values())
     (short / "config.json").write_text(json.dumps({**config, "vocab_size": highest}))
     with pytest.raises(ArgumentError, match=f"tokens up to {highest}, its embeddings only {highest}"):
-        check_fits(Base(short, ""), tokenizer, 8)
+        check_fits(Facts.of(Base(short, "")), 8)
 
 
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
@@ -66,9 +68,9 @@ def test_positions_that_follow_the_longest_row_are_refused(base: Path, tmp_path:
     positions = {"rope_type": kind, "rope_theta": 1e4, "original_max_position_embeddings": 64, **factors}
     (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": positions}))
     found = Base(folder, "")
-    check_fits(found, load_tokenizer(found), 64)
+    check_fits(Facts.of(found), 64)
     with pytest.raises(ArgumentError, match=r"data.max_tokens: 65, but the model's positions .* at most 64"):
-        check_fits(found, load_tokenizer(found), 65)
+        check_fits(Facts.of(found), 65)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).eval()
     ids = torch.arange(40)[None] % 90
     narrow = model(ids, use_cache=False).logits
@@ -255,3 +257,31 @@ def test_a_saved_adapter_replaces_an_older_one_as_a_whole(base: Path, tmp_path: 
     assert len(saved) == len(weights)
     for name, value in saved.items():
         np.testing.assert_array_equal(value, weights[name.replace(".weight", ".default.weight")] + 1)
+
+
+def test_what_is_known_of_a_tokenizer_is_remembered(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without loading it again, until a file of it changes. Red when the digests are left out of the key."""
+    monkeypatch.setenv("UUDP_CACHE", str(tmp_path / "cache"))
+    own = tmp_path / "base"
+    shutil.copytree(base, own)
+    first = Facts.of(Base(own, ""))
+    whole = load_tokenizer(Base(own, ""))
+    assert (first.eos, first.highest) == (whole.eos_token_id, max(whole.get_vocab().values()))
+    loads: list[Base] = []
+    monkeypatch.setattr(tokenizer_module, "load_tokenizer", lambda one: loads.append(one) or whole)
+    assert Facts.of(Base(own, "")) == first
+    lazy = LazyTokenizer(Base(own, ""), first)
+    assert lazy.eos_token_id == first.eos
+    assert not loads
+    assert (
+        lazy(["ab ab"], add_special_tokens=False)["input_ids"]
+        == whole(["ab ab"], add_special_tokens=False)["input_ids"]
+    )
+    assert lazy.chat_template == whole.chat_template
+    assert len(loads) == 1
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 128}))
+    assert Facts.of(Base(own, "")).context == 128
+    assert len(loads) == 2
