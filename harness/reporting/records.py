@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ class RunRecord:
         plan: `plan.json`.
         privacy: `privacy.json`.
         metrics: The rows of `metrics.jsonl`, in their order; empty where nothing was evaluated.
+        assessment: `assessment.json`: of made users, how groups and known risks go together; empty of any others.
     """
 
     spec: Mapping[str, Any]
     plan: Mapping[str, Any]
     privacy: Mapping[str, Any]
     metrics: tuple[Mapping[str, Any], ...]
+    assessment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def epsilon(self) -> float | None:
@@ -57,7 +59,9 @@ def read_run(run_dir: Path) -> RunRecord:
     """
     plan = _json(run_dir / "plan.json")
     privacy = _json(run_dir / "privacy.json")
-    return RunRecord(_spec(run_dir / "spec.yaml", plan), plan, privacy, _metrics(run_dir / "metrics.jsonl"))
+    assessed = run_dir / "assessment.json"
+    assessment = _json(assessed) if assessed.exists() else {}
+    return RunRecord(_spec(run_dir / "spec.yaml", plan), plan, privacy, _metrics(run_dir / "metrics.jsonl"), assessment)
 
 
 def number(value: object) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.reporting import answers, drawings, explain
 from harness.reporting import formatting as f
+from harness.reporting.assessing import assessment
 from harness.reporting.moving import moving
 from harness.reporting.records import RunRecord, block, items, number, texts
 from harness.reporting.summary import Losses, RunSummary, curve, summarize_record
@@ -58,6 +59,7 @@ def build(record: RunRecord) -> dict[str, Any]:
         "groups": [_group(entry, index, groups, summary, record) for index, entry in enumerate(groups)],
         "group_columns": _columns(record, summary),
         "group_chart": drawings.groups_chart(groups, summary),
+        "assessment": assessment(record),
         "trade_offs": _trade_offs(groups),
         "moving": moving(record),
         "by_example": block(record.plan, "sampling").get("unit") == "example",

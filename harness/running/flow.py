@@ -23,6 +23,7 @@ from harness.planning import Plan
 from harness.planning.room import look_at_memory
 from harness.privacy.randomness import create_key, destroy_key
 from harness.running.answers import ask, assigned_groups, foreign_rules, load_groups, save_groups, settled
+from harness.running.assessing import write_assessment
 from harness.running.folders import (
     FAILED,
     FINISHED,
@@ -201,6 +202,7 @@ def _prepare(
     if plan.asked.pending:
         spending.touch()
         plan = _ask(plan, corpus, base, folder, cache, observer)
+    write_assessment(plan, corpus, load_groups(folder), folder)
     held = plan.holdout_users if plan.mechanism.holdout is not None else None
     job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan), held)
     check_trained(folder, plan.mechanism)

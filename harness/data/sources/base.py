@@ -174,6 +174,13 @@ class RecordSource(plugins.Source):
         Looks at no text, not even whether there is one.
         """
 
+    def known_risks(self) -> Mapping[str, frozenset[str]] | None:
+        """What is known to put whom at risk, by user, where users are made; None: nobody knows.
+
+        Users without any may be left out. Names of risks are a reader's words, such as ``planted secret``.
+        """
+        return None
+
     @abstractmethod
     def fingerprint(self, update: Callable[[bytes], None]) -> None:
         """Feeds everything that decides what `records` yields (the content, not its place) to a keyed digest.

@@ -15,6 +15,7 @@ from harness.data.sources.base import (
 )
 from harness.data.synthetic.parameters import PRIVATE_COLUMNS, SyntheticParameters, check
 from harness.data.synthetic.population import Population
+from harness.data.synthetic.truth import UserTruth
 from harness.errors import ArgumentError
 from harness.plugins import PluginParameters
 
@@ -52,6 +53,11 @@ class Synthetic(RecordSource):
         for i in range(len(made)):
             yield made.user(i), attributes_of(made.attributes(i), columns.attributes)
 
+    def known_risks(self) -> Mapping[str, frozenset[str]]:
+        """Identifiers in own texts, planted secrets, households, copied text, outliers."""
+        made = Population(self.parameters)
+        return {truth.user: _risks(truth) for truth in map(made.truth, range(len(made)))}
+
     def fingerprint(self, update: Callable[[bytes], None]) -> None:
         """Feeds the parameters and the grammar: they decide every text."""
         update(Population(self.parameters).describe())
@@ -64,3 +70,14 @@ class Synthetic(RecordSource):
         for name in columns.attributes:
             if name not in self.parameters.demographics:
                 raise missing_column("data.attributes", name, known, "the source synthetic")
+
+
+def _risks(truth: UserTruth) -> frozenset[str]:
+    found = {
+        "identifiers": bool(truth.identifiers),
+        "planted secret": bool(truth.secrets),
+        "household": truth.household is not None,
+        "copied text": bool(truth.copied),
+        f"outlier: {truth.outlier}": truth.outlier is not None,
+    }
+    return frozenset(name for name, true in found.items() if true)
