@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.data.groups import PublicCounts, public_counts
 from harness.data.sources.base import Columns, RecordSource, open_source
 from harness.data.tiers import Sensitivity
-from harness.errors import ArgumentError
+from harness.errors import ArgumentError, UserError
 from harness.packages import name_of
 from harness.planning.basis import Basis, Population
 from harness.planning.completing import complete
@@ -21,6 +21,7 @@ from harness.plugins import (
     Group,
     Lever,
     NoisePolicy,
+    Plateau,
     PluginError,
     Proposal,
     PublicSegmenter,
@@ -135,25 +136,41 @@ def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loade
     except (Exception, SystemExit) as error:  # somebody's own policy may raise anything
         message = f"noise: {name_of(type(policy))} fails ({type(error).__name__}: {error})"
         raise ArgumentError(one_line(message)) from None
+    try:
+        return _plain(policy, proposal, groups, epsilon)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # what it proposes may run code of its own when it is looked at
+        message = f"noise: {name_of(type(policy))} proposes what is no proposal ({type(error).__name__}: {error})"
+        raise ArgumentError(one_line(message)) from None
+
+
+def _plain(policy: NoisePolicy, proposal: object, groups: Sequence[Group], epsilon: float) -> Proposal:
+    """The proposal as plain values, checked: each is read once, so that what was looked at is what is planned."""
     who = f"noise: {name_of(type(policy))} proposes"
-    if not isinstance(proposal, Proposal) or not isinstance(proposal.epsilon, Mapping | None):
+    if not isinstance(proposal, Proposal) or not isinstance(given := proposal.epsilon, Mapping | None):
         raise ArgumentError(f"{who} no Proposal with a target ε per group")
-    if not isinstance(proposal.lever, Lever):
+    lever = proposal.lever
+    if type(lever) is not Lever:
         raise ArgumentError(f"{who} a lever that does not exist")
-    if proposal.epsilon is None:
+    if given is None:
         if policy.private:
             raise ArgumentError(f"{who} no target, and does not say that it is not private")
-        return proposal
+        return Proposal(None)
+    targets: dict[str, float] = {}
     for group in groups:
-        target = proposal.epsilon.get(group.name)
-        if target is None and group.weight == 0:
+        value = given.get(group.name)
+        if value is None and group.weight == 0:
             continue  # nobody is in it
-        number = isinstance(target, int | float) and math.isfinite(target)
-        if target is None or not (number and 0 < target <= epsilon):
-            raise ArgumentError(one_line(f'{who} {target} for "{group.name}"; the budget is {epsilon:g}'))
+        target = float(value) if isinstance(value, int | float) else math.nan
+        if not 0 < target <= epsilon:
+            raise ArgumentError(one_line(f'{who} {value} for "{group.name}"; the budget is {epsilon:g}'))
         if target < SMALLEST_EPSILON:
             raise ArgumentError(
                 f'noise: {target:g} for "{group.name}" is below {SMALLEST_EPSILON:g}: nothing would be learnt'
             )
+        if group.weight != 0:
+            targets[group.name] = target
     # Only these groups, in this order: a policy can't add one. Nobody is in those without weight.
-    return replace(proposal, epsilon={g.name: proposal.epsilon[g.name] for g in groups if g.weight != 0})
+    schedule = tuple(Plateau(float(p.share), float(p.noise), float(p.clip)) for p in proposal.schedule)
+    return Proposal(targets, lever, float(proposal.clip_share), schedule)
