@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from harness.queries import Answer, Query
-from harness.registry import Plugin, PluginError, PluginParameters, Registry, suggest
+from harness.registry import Page, Plugin, PluginError, PluginParameters, Registry, suggest
 
 __all__ = [
     "Access",
@@ -33,6 +33,7 @@ __all__ = [
     "NoisePolicy",
     "OwnRecordsScore",
     "OwnRecordsSegmenter",
+    "Page",
     "Plateau",
     "Plugin",
     "PluginError",

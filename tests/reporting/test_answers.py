@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from harness.reporting import answers, explain
+from harness.reporting import answers
 from harness.reporting.model_card import model_card
 from harness.reporting.moving import moving
+from harness.reporting.reasons import group_reason
 from harness.reporting.records import RunRecord, read_run
 from harness.reporting.report import write_report
 from tests.reporting.kinds import KINDS, LEDGER
@@ -155,9 +156,10 @@ def test_damaged_documents_are_no_traceback(make_run: Callable[..., Path]) -> No
 def test_reasons_by_hand() -> None:
     """A single group under example sampling. Red when the unit is not handed on."""
     group: dict[str, Any] = {"name": "all", "noise_multiplier": 1.5, "clip_norm": 0.5, "examples_per_user": 3}
-    reason = explain.group_reason(group, [group], "example")
-    assert "1.5 times the most that one example of these users can move" in reason
-    assert "one of these users" in explain.group_reason(group, [group])
+    plan = {"groups": [group], "sampling": {"unit": "example"}}
+    reason = group_reason(group, plan)
+    assert "1.5 times the most that one example can move" in reason
+    assert "one user can move" in group_reason(group, {"groups": [group]})
 
 
 @pytest.mark.chromium
