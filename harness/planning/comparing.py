@@ -20,7 +20,6 @@ from harness.planning.making import check_lever, propose
 from harness.planning.plan import Plan, noise_to_signal, noise_to_signal_of_run
 from harness.plugins import Group, PluginError, Proposal, noise, suggest
 from harness.privacy.mechanism import Mechanism
-from harness.spec.problems import one_line
 
 ALL = "all"
 SPEC, POLICY, BASELINE = "spec", "policy", "baseline"
@@ -162,17 +161,21 @@ def _by_policy(plan: Plan, name: str, targets: Mapping[str, float]) -> Alternati
         proposal = propose(policy, plan.groups, budget, plan.basis.loaded)
         check_lever(proposal, plan.population)
     except PluginError as error:
-        return replace(start, reason=one_line(error.message))
+        return replace(start, reason=_one_line(error.message))
     except ValidationError as error:
         needed = ", ".join(str(e["loc"][0]) for e in error.errors(include_url=False) if e["loc"])
         return replace(start, reason=f"it needs parameters that only a spec can give ({needed})")
     except UserError as error:
         refused = error.__context__  # its own words: the spec has no place for a policy that it does not name
-        return replace(start, reason=one_line(refused.message if isinstance(refused, PluginError) else str(error)))
+        return replace(start, reason=_one_line(refused.message if isinstance(refused, PluginError) else str(error)))
     assert proposal.epsilon is not None
     exact = {g: targets[g] if abs(e / targets[g] - 1) < _CLOSE else e for g, e in proposal.epsilon.items()}
     note = "" if exact == dict(targets) else "has targets of its own, which differ from the spec's"
     return _planned(replace(start, note=note), plan, replace(proposal, epsilon=exact), plan.groups, plan.population)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
 
 
 def _baselines(plan: Plan, targets: Mapping[str, float]) -> Iterator[Alternative]:

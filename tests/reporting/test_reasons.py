@@ -105,7 +105,7 @@ def test_schedule(tmp_path: Path) -> None:
     """Break: the direction turned round, or clip norms told as noise."""
     found = reasons(tmp_path, noise={"type": "schedule", "shape": "step", "end": 0.52, "epsilon": TARGETS})
     assert found["paid"].endswith(
-        f"{most('1.8')}, 1.4 times what it is for “free”. These are the first step’s numbers: by a public schedule, "
+        f"{most('2.0')}, 1.4 times what it is for “free”. These are the first step’s numbers: by a public schedule, "
         "the noise falls to 0.52 times that at the end, and every step is accounted at its own."
     )
     grown = reasons(tmp_path, noise={"type": "schedule", "shape": "step", "over": "clip", "end": 2, "epsilon": TARGETS})
