@@ -156,7 +156,7 @@ def _rows(alternatives: Alternatives, groups: Sequence[str]) -> Iterator[dict[st
                     f.epsilon(g["epsilon"]),
                     f.significant(g["clip_norm"], padded=True),
                     f.significant(g["noise_multiplier"], padded=True),
-                    f.rate(g["sampling_rate"]) if known else "not trained on",
+                    f.rate(g["sampling_rate"]) if known else f.MISSING,
                     f.whole(g["steps"]) if known else f.MISSING,
                     f.whole(g["examples_per_user"]),
                     f.significant(g["over_the_run"], padded=True),
