@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from harness.queries import Answer, Query
-from harness.registry import Plugin, PluginError, PluginParameters, Registry, suggest
+from harness.registry import Page, Plugin, PluginError, PluginParameters, Registry, suggest
 
 __all__ = [
     "Access",
@@ -29,9 +29,11 @@ __all__ = [
     "Group",
     "Lever",
     "MixedSegmenter",
+    "ModelView",
     "NoisePolicy",
     "OwnRecordsScore",
     "OwnRecordsSegmenter",
+    "Page",
     "Plateau",
     "Plugin",
     "PluginError",
@@ -43,6 +45,7 @@ __all__ = [
     "Registry",
     "Segmenter",
     "SensitivityScore",
+    "SessionScore",
     "SessionSegmenter",
     "Source",
     "Statistic",
@@ -67,6 +70,27 @@ class Access(enum.Enum):
 
 
 @dataclass(frozen=True)
+class ModelView:
+    """How the frozen base model, before any training, sees one user's own examples. Private.
+
+    Computed of each user alone, in the order of their examples: nobody else's records have a part in it.
+
+    Attributes:
+        losses: Of each example, nats per token.
+        tails: Of each example, nats per token of the tenth of its tokens that surprise the model most.
+        guessed: Of each example, the share of tokens that are the model's own first guess.
+        gradient_norm: l2 norm of the user's mean gradient, by the model's last layer norm's weights and biases.
+        embedding: The mean of the last hidden states over the user's tokens, divided by its l2 norm.
+    """
+
+    losses: tuple[float, ...]
+    tails: tuple[float, ...]
+    guessed: tuple[float, ...]
+    gradient_norm: float
+    embedding: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class UserRecords:
     """One user's own records, as an own-records rule sees them. Private.
 
@@ -75,12 +99,17 @@ class UserRecords:
         token_counts: Tokens of each text, of the same length as `texts`.
         examples: Number of training examples that the texts were packed into.
         attributes: The declared public columns that a `MixedSegmenter` names; empty for anything else.
+        times: When each text was written, in seconds since 1970 (UTC), of the same length as `texts`; None where it is
+            not known. Empty where the spec has no ``data.time``.
+        model: What the base model makes of the user, for a plugin that `uses_model`; None for anything else.
     """
 
     texts: tuple[str, ...]
     token_counts: tuple[int, ...]
     examples: int
     attributes: Mapping[str, str | None] = field(default_factory=dict, hash=False)
+    times: tuple[float | None, ...] = ()
+    model: ModelView | None = None
 
 
 class Statistic(ABC):
@@ -122,6 +151,16 @@ class Segmenter(Plugin):
     """Puts every user into one of a few public segments."""
 
     access: ClassVar[Access]
+
+    @property
+    def uses_times(self) -> bool:
+        """Whether it needs `UserRecords.times`; the spec must then name ``data.time``."""
+        return False
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether it, or a statistic that it asks for, needs `UserRecords.model`."""
+        return False
 
     @property
     @abstractmethod
@@ -203,6 +242,16 @@ class SensitivityScore(Plugin):
 
     access: ClassVar[Access]
 
+    @property
+    def uses_times(self) -> bool:
+        """Whether it needs `UserRecords.times`; the spec must then name ``data.time``."""
+        return False
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether it, or a statistic that it asks for, needs `UserRecords.model`."""
+        return False
+
 
 class OwnRecordsScore(SensitivityScore):
     """Scores one user by that user's own records, with constants of the spec. Costs no privacy; scores are private.
@@ -215,6 +264,25 @@ class OwnRecordsScore(SensitivityScore):
     @abstractmethod
     def score(self, user: UserRecords) -> float:
         """A finite number in [0, 1] for the user with these records."""
+
+
+class SessionScore(SensitivityScore):
+    """Learns an own-records score from noisy answers, which are charged to every user.
+
+    As `SessionSegmenter`: queries follow from the parameters alone, and one that is never asked stays charged. The
+    score that `fit` returns is rebuilt from its attributes for every user.
+    """
+
+    access = Access.SESSION
+
+    @property
+    @abstractmethod
+    def queries(self) -> tuple[Query, ...]:
+        """Everything that `fit` may ask: the most that the session can cost."""
+
+    @abstractmethod
+    def fit(self, session: PrivateSession) -> OwnRecordsScore:
+        """Asks its declared queries, and returns the score that they lead to: a function of the answers alone."""
 
 
 # --- noise policies -----------------------------------------------------------------------------------------

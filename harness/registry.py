@@ -7,6 +7,7 @@ import functools
 import importlib
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -43,10 +44,34 @@ class PluginParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+@dataclass(frozen=True)
+class Page:
+    """What the page of a plugin says besides its docstring and its parameters. All of it may be left out.
+
+    Attributes:
+        formula: One line or several, in plain Unicode, with what the letters mean.
+        when: When to use it.
+        costs: What it costs, in privacy and otherwise.
+        sees: What it looks at, beyond what its access tier says.
+        ends: Of a sensitivity score: what 0 and 1 mean.
+        example: The block of a spec, in YAML, where ``{type: …}`` with what is required does not show enough.
+        more: Further sections of Markdown: (heading, text).
+    """
+
+    formula: str = ""
+    when: str = ""
+    costs: str = ""
+    sees: str = ""
+    ends: str = ""
+    example: str = ""
+    more: tuple[tuple[str, str], ...] = ()
+
+
 class Plugin(ABC):
     """Anything that a spec names by ``type``. Built from its validated parameters."""
 
     Parameters: ClassVar[type[PluginParameters]] = PluginParameters
+    page: ClassVar[Page] = Page()
 
     def __init__(self, parameters: PluginParameters) -> None:
         self.parameters = parameters
@@ -72,6 +97,7 @@ class Registry(Generic[T]):
         self.base = base
         self._builtin: dict[str, str] = {}
         self._reserved: dict[str, str] = {}
+        self._refused: dict[str, str] = {}
 
     @property
     def entry_point_group(self) -> str:
@@ -95,6 +121,21 @@ class Registry(Generic[T]):
     def reserve(self, *names: str) -> None:
         """Names plugins that a later version has, so that a spec that uses one is told so."""
         self._reserved.update(dict.fromkeys(names, ""))
+
+    def refuse(self, why: str, *names: str) -> None:
+        """Names what no version will have, since it can't be private, so that a spec that asks for it is told why.
+
+        Args:
+            why: Completes ``noise "per_user" is refused:``, in one line, with what to take in its place.
+            names: In lower case, with underscores; a spec may write capitals, hyphens or blanks.
+        """
+        self._refused.update(dict.fromkeys(names, why))
+
+    def refusal(self, name: str) -> str | None:
+        """Why no version has a plugin of this name; None where that is not so."""
+        _load_builtins()
+        why = self._refused.get(name.strip().lower().replace("-", "_").replace(" ", "_"))
+        return None if why is None else f'{self.kind} "{name}" is refused: {why}'
 
     def is_reserved(self, name: str) -> bool:
         """Whether a later version has a plugin of this name."""
@@ -120,6 +161,8 @@ class Registry(Generic[T]):
         if not owners:
             if name in self._reserved:
                 raise PluginError(f'{self.kind} "{name}" is not built yet in this version', ("type",), not_built=True)
+            if refusal := self.refusal(name):
+                raise PluginError(refusal, ("type",))
             near = suggest(name, [*known, *self._reserved])
             if near in self._reserved:
                 message = f'there is no {self.kind} "{name}"; did you mean "{near}", which is not built yet?'

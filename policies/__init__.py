@@ -27,6 +27,13 @@ noise.register("contribution", "policies.noise.contribution:Contribution")
 noise.register("participation", "policies.noise.participation:Participation")
 noise.register("schedule", "policies.noise.schedule:Schedule")
 noise.register("risk_proportional", "policies.noise.risk_proportional:RiskProportional")
+noise.refuse(
+    "added noise whose size depends on who is drawn shows who is drawn, by its variance alone; more noise for some "
+    'groups is less influence on the same noise: did you mean "scale" or "risk_proportional"?',
+    *("per_user", "per_user_noise", "per_example", "per_example_noise", "per_group", "per_group_noise"),
+    *("additive", "additive_noise", "added", "extra", "extra_noise", "individual", "individual_noise"),
+    *("individualised", "individualized", "personal", "personalised", "personalized"),
+)
 
 source.register("jsonl", "harness.data.sources.jsonl:Jsonl")
 source.register("csv", "harness.data.sources.csv:Csv")

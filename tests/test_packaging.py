@@ -181,8 +181,10 @@ def test_wheel_holds_every_module_spec_and_template(wheel: list[str]) -> None:
         str(path.relative_to(ROOT)) for path in (ROOT / "harness/reporting/templates").rglob("*") if path.is_file()
     }
     assert "harness/_specs/quickstart.yaml" in specs
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "policies/pages").rglob("*") if path.is_file()}
     assert templates
-    assert modules | specs | templates <= set(wheel)
+    assert "policies/pages/noise/scale.svg" in pages
+    assert modules | specs | templates | pages <= set(wheel)
 
 
 def test_wheel_holds_nothing_else(wheel: list[str]) -> None:

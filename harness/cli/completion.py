@@ -71,6 +71,13 @@ def policies_words(context: typer.Context, incomplete: str) -> list[str]:
     return _matching([n for _, n in names] + ([f"{k}/{n}" for k, n in names] if "/" in incomplete else []), incomplete)
 
 
+def noise_policies(incomplete: str) -> list[str]:
+    """What a plan can be compared with."""
+    from harness.plugins import noise
+
+    return _matching(["all", *noise.targets()], incomplete)
+
+
 def ledger_words(context: typer.Context, incomplete: str) -> list[str]:
     """What `uudp ledger` does, and the runs that it can look for."""
     given = context.params.get("what") or []

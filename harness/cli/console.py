@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,19 @@ def shortened(text: str, width: int) -> str:
 def printable(text: str) -> str:
     """A text without control characters but line ends and tabs: what a model wrote must not steer a terminal."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf"))
+
+
+def markdown(text: str) -> None:
+    """Prints Markdown to stdout: laid out on a terminal, as it is written elsewhere or where NO_COLOR is set."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        out(text.rstrip("\n"))
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    screen = Console(file=sys.stdout)
+    screen.width = min(screen.width, 100)
+    screen.print(Markdown(printable(text), hyperlinks=False))
 
 
 def emit_json(document: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,8 @@ from harness.cli import completion, console
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from harness.planning import Plan
+
 
 def plan(
     spec: Annotated[
@@ -20,6 +23,16 @@ def plan(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="replace values of the spec: train.steps=50")
     ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="say why each group has the noise it has")] = False,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POLICY",
+            help="beside other noise policies, or all of them",
+            autocompletion=completion.noise_policies,
+        ),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.html", help="of the comparison: a page with it")] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Show groups, levers and ε before training.
@@ -28,26 +41,61 @@ def plan(
     norm, noise multiplier σ and sampling rate, notes on what the guarantee covers, and where every value of the
     resolved spec comes from. Predicts what memory a worker needs, and exits with 4 where this machine has not got it.
     """
-    from harness.errors import MachineError
+    from harness.errors import ArgumentError, MachineError
 
+    if plot is not None and not compare:
+        raise ArgumentError("--plot shows a comparison: add --compare all")
     with console.uncollected():
         from harness.planning import make_plan
+        from harness.reporting.reasons import explained
         from harness.spec import load_spec
 
         planned = make_plan(load_spec(spec, overrides or []))
-        document = planned.document()
+        document = explained(planned.document())
+        if compare:
+            document["comparison"] = _compared(planned, compare, plot)
     if json:
         console.emit_json(document)
     else:
-        _show(document)
+        _show(document, explain=explain)
+        if plot is not None:
+            console.out(f"plot: {plot}")
     if planned.memory is not None and planned.memory.refusal is not None:
         raise MachineError(planned.memory.refusal)
 
 
-def _show(document: Mapping[str, Any]) -> None:
+def _compared(planned: Plan, names: list[str], plot: Path | None) -> list[dict[str, Any]]:
+    """The plan's policy and others, as plain data; and a page of it."""
+    from harness.files import unwritable
+    from harness.planning import comparing
+
+    found = comparing.document(planned, comparing.compare(planned, names))
+    if plot is not None:
+        from harness.reporting.comparison import write_page
+
+        try:
+            write_page(plot, planned.spec.name, found)
+        except OSError as error:
+            raise unwritable(error, plot) from None
+    return found
+
+
+def _show(document: Mapping[str, Any], *, explain: bool) -> None:
     for line in describe(document):
         console.out(line)
     console.out()
+    for group in document["groups"] if explain else ():
+        for line in textwrap.wrap(f"{group['name']}: {group['reason']}", 80, subsequent_indent="  "):
+            console.out(line)
+    if explain:
+        console.out()
+    if "comparison" in document:
+        from harness.reporting.comparison import lines
+
+        console.out("other noise policies at the same targets, budget and groups:")
+        for line in lines(document["comparison"]):
+            console.out(line)
+        console.out()
     console.out("resolved spec, and where each value comes from:")
     for key, origin in document["origins"].items():
         console.out(origin_line(key, _lookup(document["spec"], key), origin))

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from harness.cli import completion, console
-
-_PLACES = {
-    "source": "data: {source: @}",
-    "segmentation": "segmentation: @",
-    "sensitivity": "sensitivity: {scores: [@], tiers: …}",
-    "noise": "noise: @",
-}
-"""Where a spec names a plugin of each kind."""
 
 
 def policies(
@@ -71,12 +64,40 @@ def _new(kind: str, name: str, *, json: bool) -> None:
 def _tell(action: str, given: list[str], *, json: bool) -> None:
     from harness.spec import catalog
 
-    found = catalog.listing() if action == "list" else catalog.details(given[0])
+    if action == "list":
+        found = catalog.listing()
+        if json:
+            console.emit_json({"plugins": found})
+        for line in [] if json else _listed(found):
+            console.out(line)
+        return
+    found = [one | {"page": _page(one)} for one in catalog.details(given[0])]
     if json:
         console.emit_json({"plugins": found})
         return
-    for line in _listed(found) if action == "list" else [line for one in found for line in _shown(one)]:
-        console.out(line)
+    for one in found:
+        console.out(f"{one['kind']} {one['name']}  ({one['origin']})")
+        console.out(f"sees {one['access']}")
+        console.out(one["defined"])
+        console.out()
+        console.markdown(one["page"])
+
+
+def _page(one: Mapping[str, Any]) -> str:
+    """A plugin's page: the one that comes with uudp, or one that is made of the plugin now."""
+    from harness.spec import catalog, pages
+
+    if text := pages.shipped(one):
+        return text
+    cls = catalog.KINDS[one["kind"]].get(one["name"])
+    if one["kind"] != "noise":
+        return pages.render(one, cls.page)
+    from harness.planning.levers import levers_by_risk
+
+    curves = levers_by_risk(cls)
+    return (
+        pages.render(one, cls.page) if curves is None else pages.render(one, cls.page, curves.lines(), curves.setting)
+    )
 
 
 def _listed(found: list[dict[str, Any]]) -> list[str]:
@@ -94,19 +115,3 @@ def _listed(found: list[dict[str, Any]]) -> list[str]:
         origin = f"{one['origin']}; sees {one['access'] or 'nothing'}"
         lines += textwrap.wrap(origin, 80, initial_indent=margin, subsequent_indent=margin)
     return lines
-
-
-def _shown(one: dict[str, Any]) -> list[str]:
-    lines = [f"{one['kind']} {one['name']}  ({one['origin']})", f"sees {one['access']}", one["defined"]]
-    for paragraph in one["docstring"].split("\n\n"):
-        listed = any(line[:1] in " -*" for line in paragraph.splitlines())
-        lines += ["", *(paragraph.splitlines() if listed else textwrap.wrap(paragraph, 80))]
-    required = "".join(f", {p['name']}: …" for p in one["parameters"] if p["required"])
-    block = f"{{type: {one['name']}{required}}}"
-    lines += ["", f"in a spec: {_PLACES[one['kind']].replace('@', block)}"]
-    lines += ["", "parameters" if one["parameters"] else "no parameters"]
-    for p in one["parameters"]:
-        default = "required" if p["required"] else "optional" if p["default"] is None else f"default {p['default']}"
-        described = f"{p['name']}: {p['type']} ({default}). {p['description']}"
-        lines += textwrap.wrap(described, 80, initial_indent="  ", subsequent_indent="    ")
-    return [*lines, ""]

@@ -37,6 +37,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "plan": (
         ("uudp plan quickstart", "a packaged spec"),
         ("uudp plan mails.yaml privacy.epsilon=4 --json", "an override; for a program"),
+        ("uudp plan mails.yaml --compare all", "beside other noise policies"),
     ),
     "run": (
         ("uudp run mails.yaml", "shows the plan and asks"),

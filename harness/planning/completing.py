@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from harness.errors import ArgumentError, BudgetError
 from harness.planning.asking import Questions, questions
@@ -40,31 +41,17 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
         ArgumentError: The spec can't be met with this population.
         BudgetError: The budget can't be kept.
     """
-    spec, proposal = basis.loaded.spec, basis.proposal
+    spec = basis.loaded.spec
     asked = questions(basis, population)
-    # Whose names are read off public attributes: a group that only one user is in would come or go with that user.
-    counted = basis.names_counted or "public" in (population.source, population.weights_source)
-    relation: Relation = "zero_out" if counted else "add_or_remove"
     accountant = spec.privacy.accountant
     try:
-        choice: Choice | None = None
-        if proposal.epsilon is None:
-            mechanism, epsilon, delta = _ordinary(spec, population, basis, relation), None, None
-        else:
-            delta = _delta(spec, population)
-            terms = _terms(basis, population, relation, delta, asked)
-            choice = choose(basis, terms, median)
-            mechanism = calibrate(proposal, proposal.epsilon, choice.terms)
-            epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, accountant)
-            if asked.choice and median is None:
-                # What will be chosen may come nearer to the targets than what stands in for it.
-                epsilon = tuple(proposal.epsilon[g.name] for g in mechanism.groups)
+        found = calibrated(basis, population, asked, median)
+        mechanism, epsilon, delta, choice = found.mechanism, found.epsilon, found.delta, found.choice
         curve = epsilon_curve(mechanism, delta, accountant, spec.train.checkpoint_every) if delta is not None else []
         shown = trade_offs(mechanism, delta, accountant) if delta is not None else ()
-        answered, largest, exposed = accountant, None, None
+        answered, exposed = accountant, None
         if epsilon is not None and delta is not None:  # of the group whose ε is stated
             answered = answering_group(mechanism, epsilon.index(max(epsilon)), delta, accountant)
-            largest = _largest(basis, mechanism, delta)
             exposed = charges_epsilon((mechanism.holdout,), delta, accountant) if mechanism.holdout else None
     except (ArithmeticError, ValueError, MemoryError):
         more = "; try privacy.accountant: rdp" if accountant == "pld" else ""
@@ -80,10 +67,54 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
         isinstance(basis.segmenter, OwnRecordsSegmenter | SessionSegmenter) or basis.sensitivity is not None,
         _public_counts_in_words(population, basis.names_counted),
         holdout_file=spec.data.holdout.file is not None,
-        largest=largest,
+        largest=found.largest,
         holdout=exposed,
     )
     return Plan(basis, mechanism, guarantee, population, tuple(curve), shown, asked, choice)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What calibration leads to.
+
+    Attributes:
+        mechanism: Verified.
+        epsilon: ε of each of its groups; None without noise.
+        delta: δ; None without noise.
+        choice: What the spec left open; None without noise.
+        largest: ε of any user, where the groups themselves are learnt from noisy answers.
+    """
+
+    mechanism: Mechanism
+    epsilon: tuple[float, ...] | None = None
+    delta: float | None = None
+    choice: Choice | None = None
+    largest: float | None = None
+
+
+def calibrated(basis: Basis, population: Population, asked: Questions, median: float | None = None) -> Calibrated:
+    """Calibrates, and accounts for every group from the finished mechanism: a plan's levers, and no more than these.
+
+    Raises:
+        ArgumentError: The spec can't be met with this population.
+        BudgetError: The budget can't be kept.
+        ArithmeticError: The accountant can't settle on these numbers; so with ValueError and MemoryError.
+    """
+    spec, proposal = basis.loaded.spec, basis.proposal
+    # Whose names are read off public attributes: a group that only one user is in would come or go with that user.
+    counted = basis.names_counted or "public" in (population.source, population.weights_source)
+    relation: Relation = "zero_out" if counted else "add_or_remove"
+    if proposal.epsilon is None:
+        return Calibrated(_ordinary(spec, population, basis, relation))
+    delta = _delta(spec, population)
+    terms = _terms(basis, population, relation, delta, asked)
+    choice = choose(basis, terms, median)
+    mechanism = calibrate(proposal, proposal.epsilon, choice.terms)
+    epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, spec.privacy.accountant)
+    if asked.choice and median is None:
+        # What will be chosen may come nearer to the targets than what stands in for it.
+        epsilon = tuple(proposal.epsilon[g.name] for g in mechanism.groups)
+    return Calibrated(mechanism, epsilon, delta, choice, _largest(basis, mechanism, delta))
 
 
 def settle(plan: Plan, population: Population, median: float | None) -> Plan:

@@ -67,10 +67,10 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     population = _population(block, tuple(g.name for g in groups_of(rule.segments, tiers)), counts)
     policy = noise.build(block.noise.type, block.noise.parameters)
     groups = groups_of(rule.segments, tiers, None if population.weights_source == "noisy" else population.weights)
-    proposal = _propose(policy, groups, block.privacy.epsilon, loaded)
+    proposal = propose(policy, groups, block.privacy.epsilon, loaded)
     # A public segment in which nobody is has no users to protect or to train on.
     groups = tuple(g for g in groups if population.weights[g.name] > 0)
-    _check_lever(proposal, population)
+    check_lever(proposal, population)
     basis = Basis(loaded, source, rule, sensitivity, groups, proposal, names_counted)
     plan = complete(basis, population)
     return replace(plan, ledger=look(loaded, plan.guarantee), memory=look_at_memory(loaded))
@@ -116,7 +116,7 @@ def _population(spec: Spec, groups: tuple[str, ...], counts: PublicCounts | None
     return Population(users, holdout, origin, weights, "public")
 
 
-def _check_lever(proposal: Proposal, population: Population) -> None:
+def check_lever(proposal: Proposal, population: Population) -> None:
     """Rates that follow from noisy counts would be accounted as if they had been fixed before the counts."""
     rates = (Lever.SAMPLING_RATE, Lever.CLIP_NORM_AND_SAMPLING_RATE)
     if population.weights_source == "noisy" and proposal.epsilon is not None and proposal.lever in rates:
@@ -126,7 +126,12 @@ def _check_lever(proposal: Proposal, population: Population) -> None:
         )
 
 
-def _propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loaded: LoadedSpec) -> Proposal:
+def propose(policy: NoisePolicy, groups: Sequence[Group], epsilon: float, loaded: LoadedSpec) -> Proposal:
+    """What a policy asks for, checked.
+
+    Raises:
+        ArgumentError: It refuses, fails, or proposes what can't be.
+    """
     try:
         proposal = policy.propose(groups, epsilon)
     except PluginError as error:

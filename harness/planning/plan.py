@@ -128,3 +128,29 @@ def noise_to_signal(mechanism: Mechanism, group: int) -> float:
     """Noise std per coordinate over the largest norm that the group's expected share of the sum can have."""
     g = mechanism.groups[group]
     return mechanism.noise_std / (mechanism.units(group) * g.sampling_rate * g.clip_norm)
+
+
+def noise_to_signal_of_run(mechanism: Mechanism, group: int) -> float:
+    """The same over all steps: noise std of the sum of all updates over the most that the group can add to it.
+
+    In the scale of one step, so that it equals `noise_to_signal` where every step is like the first. Other than that,
+    it counts the steps without the group, and a schedule of noise and clip norms.
+    """
+    import numpy as np
+
+    steps = np.arange(mechanism.steps)
+
+    def present(i: int) -> Any:
+        taken = mechanism.groups[i].steps
+        before, after = -(-steps * taken // mechanism.steps), -(-(steps + 1) * taken // mechanism.steps)
+        return after > before
+
+    lengths = [s.steps for s in mechanism.stretches]
+    noise = mechanism.noise_std * np.repeat([s.noise for s in mechanism.stretches], lengths)
+    clip = np.repeat([s.clip for s in mechanism.stretches], lengths)
+    shares = [mechanism.units(i) * g.sampling_rate for i, g in enumerate(mechanism.groups)]
+    denominator = sum(share * present(i) for i, share in enumerate(shares))
+    some = denominator > 0
+    signal = shares[group] * mechanism.groups[group].clip_norm * (clip * present(group))[some] / denominator[some]
+    total = np.sqrt(np.sum((noise[some] / denominator[some]) ** 2))
+    return float(np.sqrt(mechanism.steps) * total / np.sum(signal))

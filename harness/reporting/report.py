@@ -36,18 +36,18 @@ def write_report(run_dir: Path) -> Path:
 
 def render(record: RunRecord) -> str:
     """The report as HTML text. Every value of the run is escaped."""
-    return _template().render(build(record))
+    return environment().get_template("report.html.j2").render(build(record))
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def environment() -> jinja2.Environment:
+    """Of the templates of this package; it escapes everything."""
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("harness.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")

@@ -10,6 +10,7 @@ from harness.reporting import answers, drawings, explain
 from harness.reporting import formatting as f
 from harness.reporting.assessing import assessment
 from harness.reporting.moving import moving
+from harness.reporting.reasons import group_reason
 from harness.reporting.records import RunRecord, block, items, number, texts
 from harness.reporting.summary import Losses, RunSummary, curve, summarize_record
 
@@ -244,7 +245,7 @@ def _group(
         "target": f.significant(target) if target is not None and record.private else "",
         "weight": f.percent(weight) if weight is not None else "",
         "guess": f.guess_text(f.guess(epsilon, delta)) if epsilon is not None and record.private else "",
-        "reason": explain.group_reason(entry, groups, str(block(record.plan, "sampling").get("unit") or "user")),
+        "reason": group_reason(entry, record.plan),
         "bells": drawings.group_bells(groups, index),
         "cells": list(zip(columns, cells, strict=False)),
     }

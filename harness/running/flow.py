@@ -22,6 +22,7 @@ from harness.files import as_json, is_unwritable, unwritable, write_private, wri
 from harness.planning import Plan
 from harness.planning.room import look_at_memory
 from harness.privacy.randomness import create_key, destroy_key
+from harness.reporting.reasons import explained
 from harness.running.answers import ask, assigned_groups, foreign_rules, load_groups, save_groups, settled
 from harness.running.assessing import write_assessment
 from harness.running.folders import (
@@ -244,7 +245,7 @@ def _ask(plan: Plan, corpus: Corpus, base: Base, folder: Folder, cache: Path, ob
 
 
 def _write_plan(plan: Plan, base: Base, folder: Folder) -> None:
-    document = plan.document()
+    document = explained(plan.document())
     document["model"] = {**document["model"], "origin": base.origin}
     write_released(folder.root / "plan.json", as_json(document))
 

@@ -46,6 +46,9 @@ def details(name: str) -> list[dict[str, Any]]:
     else:
         found = [r for r in registries if wanted in r.targets()]
     if not found:
+        for registry in registries:
+            if why := registry.refusal(wanted):
+                raise PluginError(why)
         names = sorted({n for r in KINDS.values() for n in r})
         near = suggest(wanted, names)
         raise PluginError(f'there is no plugin "{wanted}"' + (f'; did you mean "{near}"?' if near else ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.plugins import Lever
+from harness.plugins import Lever, Page
 from policies.noise.targets import TargetedPolicy, TargetParameters
 
 
@@ -23,4 +23,16 @@ class Contribution(TargetedPolicy):
 
     Parameters = ContributionParameters
     parameters: ContributionParameters
+    page = Page(
+        formula=(
+            "σ = the smallest with ε(q, σ, T, δ, G) ≤ max ε_p, G: sampling.examples_per_user\n"
+            "G_p = the largest with ε(q, σ, T, δ, G_p) ≤ ε_p\n"
+            "a step of such a user: N(0, σ²) around 0 … G_p with the weights of Binomial(G_p, q)"
+        ),
+        when="A few users wrote much, and examples are sampled (`sampling: {unit: example}`).",
+        costs=(
+            "What is not kept is never seen. The noise is what the largest G asks for, and G_p is whole, so "
+            "that a group may stay below its target."
+        ),
+    )
     lever = Lever.EXAMPLES

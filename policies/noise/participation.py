@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.plugins import Lever
+from harness.plugins import Lever, Page
 from policies.noise.targets import TargetedPolicy, TargetParameters
 
 
@@ -23,4 +23,19 @@ class Participation(TargetedPolicy):
 
     Parameters = ParticipationParameters
     parameters: ParticipationParameters
+    page = Page(
+        formula=(
+            "σ = the smallest with ε(q, σ, T, δ) ≤ max ε_p\n"
+            "T_p = the largest with ε(q, σ, T_p, δ) ≤ ε_p;  the group is there at ⌊k T / T_p⌋, k = 0, 1, …\n"
+            "C_p = C,  s = σ C"
+        ),
+        when=(
+            "There are many steps, and rates and clip norms should be alike. With few steps one alone may "
+            "cost more than a target, which is refused."
+        ),
+        costs=(
+            "A stricter group says nothing in most steps, and T_p falls faster than the square of its ε. Which"
+            " steps these are is public."
+        ),
+    )
     lever = Lever.STEPS

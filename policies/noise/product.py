@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, FiniteFloat
 
-from harness.plugins import Group, Lever, NoisePolicy, Proposal
+from harness.plugins import Group, Lever, NoisePolicy, Page, Proposal
 from policies.noise.targets import TargetParameters, targets
 
 
@@ -31,6 +31,15 @@ class Product(NoisePolicy):
 
     Parameters = ProductParameters
     parameters: ProductParameters
+    page = Page(
+        formula=(
+            "σ_p ∝ σ_p,scale^λ · σ^(1−λ),  q_p with ε(q_p, σ_p, T, δ) = ε_p,  Σ r_p q_p = q\n"
+            "λ: clip_share; σ_p,scale: of `scale`; one common factor of all σ_p is solved for\n"
+            "λ = 1 is `scale`, λ = 0 is `sample`"
+        ),
+        when="Targets lie far apart, so that clip norms or rates alone would become extreme.",
+        costs="As `sample`, in part: trade-offs differ between groups, and weights must be public or given.",
+    )
 
     def propose(self, groups: Sequence[Group], epsilon: float) -> Proposal:
         """The targets of the spec, to be reached by both levers."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
 
-from harness.plugins import Group, Lever, NoisePolicy, PluginError, PluginParameters, Proposal, resolve_by_group
+from harness.plugins import Group, Lever, NoisePolicy, Page, PluginError, PluginParameters, Proposal, resolve_by_group
 
 Risk = Annotated[FiniteFloat, Field(ge=0, le=1)]
 LEAST_EPSILON = 0.01
@@ -47,6 +47,17 @@ class RiskProportional(NoisePolicy):
 
     Parameters = RiskProportionalParameters
     parameters: RiskProportionalParameters
+    page = Page(
+        formula=(
+            "ε_p = ε / (1 + strength · risk_p),  then as `scale`, `sample` or `product`\n"
+            "noise multiplier of group p ≈ (1 + strength · risk_p) × that of a group without risk"
+        ),
+        when=(
+            "You know how risky groups are, not the ε that each should have. `uudp plan` shows the targets that follow."
+        ),
+        costs="As the policy that `lever` stands for. The loosest group gets the whole budget.",
+        example="{type: risk_proportional, risk: {free: 0, team: 0.4, firm: 1}}",
+    )
 
     def propose(self, groups: Sequence[Group], epsilon: float) -> Proposal:
         """The targets that follow from the risks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.plugins import Lever
+from harness.plugins import Lever, Page
 from policies.noise.targets import TargetedPolicy, TargetParameters
 
 
@@ -21,4 +21,19 @@ class Sample(TargetedPolicy):
 
     Parameters = SampleParameters
     parameters: SampleParameters
+    page = Page(
+        formula=(
+            "one σ for all, and q_p with ε(q_p, σ, T, δ) = ε_p, so that Σ r_p q_p = q\n"
+            "C_p = C,  s = σ C\n"
+            "r_p: share of the users in group p, q: the mean rate, which is the spec's"
+        ),
+        when=(
+            "Users should count fully whenever they are drawn, and weights of the groups are public or given:"
+            " rates depend on them, so noisy weights are refused."
+        ),
+        costs=(
+            "A stricter group is seen less often. The same (ε, δ) hides different trade-offs, which the plan "
+            "shows; a loose group may have to be drawn more than once a step, which is refused."
+        ),
+    )
     lever = Lever.SAMPLING_RATE

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from harness.plugins import Group, NoisePolicy, Plateau, PluginParameters, Proposal
+from harness.plugins import Group, NoisePolicy, Page, Plateau, PluginParameters, Proposal
 from policies.noise.targets import Epsilon, targets
 
 
@@ -56,6 +56,21 @@ class Schedule(NoisePolicy):
 
     Parameters = ScheduleParameters
     parameters: ScheduleParameters
+    page = Page(
+        formula=(
+            "s_t = s₀ f(t / T) or C_p,t = C_p,0 f(t / T), in at most 32 constant parts\n"
+            "f: 1 + (e − 1) x, or e + (1 − e)(1 + cos πx) / 2, or eˣ, or a jump to e; e: end\n"
+            "σ_p: of the whole run, every part accounted at its own s_t / C_p,t"
+        ),
+        when=(
+            "Late steps decide the result, as with a learning rate that falls; or clip norms should grow "
+            "while gradients do."
+        ),
+        costs=(
+            "Less noise at the end is more at the beginning. At a constant learning rate the sum of all "
+            "updates gets noisier than with one noise for all steps; `uudp plan --compare` shows by how much."
+        ),
+    )
 
     def propose(self, groups: Sequence[Group], epsilon: float) -> Proposal:
         """The spec's targets, or the budget for everyone; and the plan."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from harness.plugins import PluginError, PluginParameters, PublicSegmenter
+from harness.plugins import Page, PluginError, PluginParameters, PublicSegmenter
 
 
 class AttributeParameters(PluginParameters):
@@ -43,6 +43,12 @@ class Attribute(PublicSegmenter):
 
     Parameters = AttributeParameters
     parameters: AttributeParameters
+    page = Page(
+        sees=("One column of `data.attributes`, which the spec declares public and which must be constant per user."),
+        when=("What you promise differs by something that anybody may know of a user: a plan, a region, a product."),
+        costs=("No privacy. Sizes of the groups may be counted (`data.weights: public`), and the guarantee says so."),
+        example="{type: attribute, column: plan, values: [free, paid]}",
+    )
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.plugins import OwnRecordsSegmenter, UserRecords
+from harness.plugins import OwnRecordsSegmenter, Page, UserRecords
 from policies.segmentation.edges import EdgesParameters, stretch_of, stretches
 
 _STATISTICS: Mapping[str, Callable[[list[int]], float]] = {
@@ -40,6 +40,14 @@ class Length(OwnRecordsSegmenter):
 
     Parameters = LengthParameters
     parameters: LengthParameters
+    page = Page(
+        sees="The lengths of the user's own texts.",
+        when="Long texts say more of a person than short ones, however many there are.",
+        costs=(
+            "No privacy. Which group a user is in becomes private, and weights of the groups must be given or noisy."
+        ),
+        example="{type: length, measure: words, edges: [20, 100]}",
+    )
 
     @property
     def segments(self) -> tuple[str, ...]:

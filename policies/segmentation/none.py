@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.plugins import PublicSegmenter
+from harness.plugins import Page, PublicSegmenter
 
 
 class NoSegmentation(PublicSegmenter):
     """One segment, `everyone`: user-level privacy with the same levers for all."""
+
+    page = Page(
+        when="Everybody is promised the same, or only risk tiers tell users apart.",
+        costs="Nothing.",
+        sees="Nothing at all.",
+    )
 
     @property
     def segments(self) -> tuple[str, ...]:

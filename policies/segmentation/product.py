@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from harness.plugins import (
     MixedSegmenter,
     OwnRecordsSegmenter,
+    Page,
     PluginError,
     PluginParameters,
     PublicSegmenter,
@@ -59,6 +60,20 @@ class Product(Segmenter):
 
     Parameters = ProductParameters
     parameters: ProductParameters
+    page = Page(
+        sees="What its two parts see, each for itself.",
+        when="What you promise differs by two things at once, such as a plan and how much somebody wrote.",
+        costs=(
+            "No privacy. Every combination is a group of its own: small ones are learnt from badly, and `merge` makes "
+            "them one."
+        ),
+        example=(
+            "type: product\n"
+            "first: {type: attribute, column: plan, values: [free, paid], fallback: free}\n"
+            "second: {type: usage, measure: examples, edges: [6], names: [few, many]}\n"
+            "merge: {paid: [paid+few, paid+many]}"
+        ),
+    )
 
     @classmethod
     def of(cls, parameters: PluginParameters) -> Self:

@@ -9,7 +9,15 @@ from typing import Annotated, Self, cast
 
 from pydantic import Field
 
-from harness.plugins import OwnRecordsSegmenter, PluginError, PluginParameters, PublicSegmenter, Segmenter, UserRecords
+from harness.plugins import (
+    OwnRecordsSegmenter,
+    Page,
+    PluginError,
+    PluginParameters,
+    PublicSegmenter,
+    Segmenter,
+    UserRecords,
+)
 from policies.segmentation.expressions import MOST_CHARACTERS, ExpressionError, Kind, Names, condition
 
 _STATISTICS: Mapping[str, Callable[[UserRecords], float]] = {
@@ -60,6 +68,21 @@ class Rule(Segmenter):
 
     Parameters = RuleParameters
     parameters: RuleParameters
+    page = Page(
+        sees="Six totals of the user's own records, or the public columns that it names; never both, and no text.",
+        when="No single number tells your groups apart, and you can say in a line what does.",
+        costs=(
+            "No privacy. About own records, which group a user is in becomes private, and weights of the groups must "
+            "be given or noisy."
+        ),
+        example=(
+            "type: rule\n"
+            "rules:\n"
+            "  - {name: leading, when: records >= 40 and words > 1500}\n"
+            "  - {name: talkative, when: records >= 10 and words / records > 15}\n"
+            "otherwise: other"
+        ),
+    )
 
     @classmethod
     def of(cls, parameters: PluginParameters) -> Self:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.plugins import OwnRecordsSegmenter, UserRecords
+from harness.plugins import OwnRecordsSegmenter, Page, UserRecords
 from policies.segmentation.edges import EdgesParameters, stretch_of, stretches
 
 
@@ -27,6 +27,14 @@ class Usage(OwnRecordsSegmenter):
 
     Parameters = UsageParameters
     parameters: UsageParameters
+    page = Page(
+        sees="How many records, examples or tokens the user has; no text.",
+        when="Who wrote much has more at stake than who wrote little.",
+        costs=(
+            "No privacy. Which group a user is in becomes private, and weights of the groups must be given or noisy."
+        ),
+        example="{type: usage, edges: [6, 24], names: [few, some, many]}",
+    )
 
     @property
     def segments(self) -> tuple[str, ...]:

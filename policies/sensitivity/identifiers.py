@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from harness.plugins import OwnRecordsScore, PluginParameters, UserRecords
+from harness.plugins import OwnRecordsScore, Page, PluginParameters, UserRecords
 from policies.sensitivity.recognisers import recognise
 
 Weight = Annotated[FiniteFloat, Field(ge=0, le=1000)]
@@ -76,6 +76,17 @@ class Identifiers(OwnRecordsScore):
 
     Parameters = IdentifiersParameters
     parameters: IdentifiersParameters
+    page = Page(
+        formula="score = log(Σ weight of each distinct identifier / low) / log(high / low), cut to [0, 1]",
+        sees="The user's own texts.",
+        when="Texts hold contact data, numbers of accounts and cards, keys or ids, of the user or of others.",
+        costs=(
+            "No privacy. The score, and the tier that follows from it, are private; weights of the groups must be "
+            "given or noisy."
+        ),
+        ends="0: the identifiers found weigh at most `low`, as none do. 1: at least `high`, such as seven cards.",
+        example="{type: identifiers, locales: [us, gb], low: 0.5, high: 20}",
+    )
 
     def score(self, user: UserRecords) -> float:
         """log(sum of weights / low) / log(high / low), cut to [0, 1]."""

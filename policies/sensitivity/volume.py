@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from harness.plugins import OwnRecordsScore, PluginParameters, UserRecords
+from harness.plugins import OwnRecordsScore, Page, PluginParameters, UserRecords
 
 
 class VolumeParameters(PluginParameters):
@@ -40,6 +40,17 @@ class Volume(OwnRecordsScore):
 
     Parameters = VolumeParameters
     parameters: VolumeParameters
+    page = Page(
+        formula="score = log(count / low) / log(high / low), cut to [0, 1]",
+        sees="How many tokens, records or examples the user has; no text.",
+        when="How much somebody wrote is what you know of their risk.",
+        costs=(
+            "No privacy. The score, and the tier that follows from it, are private; weights of the groups must be "
+            "given or noisy."
+        ),
+        ends="0: the user wrote at most `low`. 1: at least `high`. In the middle lies the geometric mean of both.",
+        example="{type: volume, measure: tokens, low: 50, high: 20000}",
+    )
 
     def score(self, user: UserRecords) -> float:
         """log(count / low) / log(high / low), cut to [0, 1]."""

@@ -88,7 +88,7 @@ def test_every_plugin_is_explained_in_80_columns(capsys: pytest.CaptureFixture[s
             assert main.run_app(["policies", "show", f"{kind}/{name}"]) == 0
             out = capsys.readouterr().out
             assert [line for line in out.splitlines() if len(line) > 80 and "/" not in line] == []
-            assert f"{{type: {name}" in out
+            assert f"type: {name}" in out
             assert "(default None)" not in out
             (one,) = catalog.details(f"{kind}/{name}")
             assert all(parameter["description"] for parameter in one["parameters"])

@@ -13,7 +13,7 @@ import pytest
 from harness import plugins
 from harness.errors import ArgumentError
 from harness.plugins import NoisePolicy, Plugin, PluginError, Registry, Segmenter, suggest
-from harness.spec import SpecErrors, load_spec
+from harness.spec import SpecErrors, catalog, load_spec
 from tests.plans import Rogue, write_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +69,24 @@ def test_a_reserved_name_is_said_to_come(registry):
     for kind, name in ((plugins.sensitivity, "exposure"), (plugins.segmentation, "kmeans")):
         with pytest.raises(PluginError, match="not built yet"):
             kind.get(name)
+
+
+def test_what_can_not_be_private_is_refused_with_a_reason(registry):
+    """However it is written; a plugin of that name wins. Break: its name looked up as it stands, or after unknown."""
+    registry.refuse("it leaks", "per_user", "mine")
+    for name in ("per_user", "Per-User", "per user"):
+        with pytest.raises(PluginError) as caught:
+            registry.get(name)
+        assert caught.value.message == f'noise "{name}" is refused: it leaks'
+        assert (caught.value.key, caught.value.not_built) == (("type",), False)
+    assert registry.get("mine") is Rogue
+    for name in ("per_user", "additive", "per_user_noise", "individual"):
+        with pytest.raises(PluginError, match=r'did you mean "scale" or "risk_proportional"\?$'):
+            plugins.noise.get(name)
+        with pytest.raises(PluginError, match="is refused"):
+            catalog.details(name)
+    with pytest.raises(PluginError, match="there is no noise"):
+        plugins.noise.get("adaptive")
 
 
 def test_an_unknown_name_has_candidates(registry):

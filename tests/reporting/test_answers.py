@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from harness.reporting import answers, explain
+from harness.reporting import answers
 from harness.reporting.model_card import model_card
 from harness.reporting.moving import moving
+from harness.reporting.reasons import group_reason
 from harness.reporting.records import RunRecord, read_run
 from harness.reporting.report import write_report
 from tests.reporting.kinds import KINDS, LEDGER
@@ -85,9 +86,10 @@ def test_example_sampling_names_the_unit_everywhere(shown: Callable[[str], str])
     text = shown("examples")
     for part in (
         "Poisson, by example 128 examples expected per step, at most 1 to 8, by group, examples kept of each user",
-        "Each user keeps at most 5 examples, chosen once for the whole run, where “few” keeps 8.",
-        "Each user keeps at most 1 example, chosen once",
-        "that one example of these users can move a step’s sum", "a kept example’s chance to be drawn",
+        "each keeps at most 5 of their examples in place of 8, chosen once for the whole run",
+        "each keeps at most 1 of their examples in place of 8, chosen once",
+        "and what one example contributes is clipped",
+        "the most that one example can move a step’s sum", "a kept example’s chance to be drawn",
         "Kept examples", "ε covers all that a user keeps",
     ):  # fmt: skip
         assert part in text, part
@@ -98,9 +100,11 @@ def test_example_sampling_names_the_unit_everywhere(shown: Callable[[str], str])
 def test_participation_says_how_many_steps(shown: Callable[[str], str]) -> None:
     """Red when groups with one noise and one clip norm are called alike."""
     text = shown("steps")
-    assert "The loosest target, ε 8. The group takes part in all 20 steps." in text
-    assert "A stricter target, ε 2. The group takes part in 2 of 20 steps, spread evenly and publicly known" in text
-    assert "Protected like every other group" not in text
+    assert "At most ε = 8, the loosest target." in text
+    assert "The group takes part in all 20 steps." in text
+    assert "At most ε = 2, a quarter of the loosest group’s." in text
+    assert "The group takes part in 2 of 20 steps, spread evenly and publicly known" in text
+    assert "as every other group" not in text
 
 
 def test_a_schedule_is_drawn_in_steps(record: Callable[[str], RunRecord], shown: Callable[[str], str]) -> None:
@@ -155,9 +159,10 @@ def test_damaged_documents_are_no_traceback(make_run: Callable[..., Path]) -> No
 def test_reasons_by_hand() -> None:
     """A single group under example sampling. Red when the unit is not handed on."""
     group: dict[str, Any] = {"name": "all", "noise_multiplier": 1.5, "clip_norm": 0.5, "examples_per_user": 3}
-    reason = explain.group_reason(group, [group], "example")
-    assert "1.5 times the most that one example of these users can move" in reason
-    assert "one of these users" in explain.group_reason(group, [group])
+    plan = {"groups": [group], "sampling": {"unit": "example"}}
+    reason = group_reason(group, plan)
+    assert "1.5 times the most that one example can move" in reason
+    assert "one user can move" in group_reason(group, {"groups": [group]})
 
 
 @pytest.mark.chromium
