@@ -161,8 +161,8 @@ def _build(cls: type[Any], parameters: Mapping[str, Any]) -> Any:
     return cls.of(cls.Parameters.model_validate(dict(parameters)))
 
 
-def _users(columns: Sequence[str] = ()) -> list[Any]:
-    """Made users: from nothing to a lot, some alike; with any values in the public columns."""
+def _users(plugin: Any, columns: Sequence[str] = ()) -> list[Any]:
+    """Made users: from nothing to a lot, some alike; with any values in the public columns, some times not known."""
     from harness.plugins import UserRecords
 
     found = []
@@ -170,7 +170,9 @@ def _users(columns: Sequence[str] = ()) -> list[Any]:
         counts = tuple(1 + (7 * u + 11 * p) % (20 * u + 1) for p in range(u % 9))
         texts = tuple(f"user {u} writes {'ab ' * (count % 50)}" for count in counts)
         attributes = _Watched(dict.fromkeys(columns, _VALUES[u % len(_VALUES)]))
-        found.append(UserRecords(texts, counts, max(1, sum(counts) // 64) if counts else 0, attributes))
+        times = tuple(None if (u + p) % 5 == 0 else 1.7e9 - 7e4 * u + 900 * p * p for p in range(len(counts)))
+        known = times if plugin.uses_times else ()
+        found.append(UserRecords(texts, counts, max(1, sum(counts) // 64) if counts else 0, attributes, known))
     return found
 
 
@@ -191,13 +193,13 @@ def _answers(cls: type[Any], parameters: Mapping[str, Any], *, backwards: bool) 
     plugin = _build(cls, parameters)
     if isinstance(plugin, SessionSegmenter):
         rules = [_learned(plugin, _build(cls, parameters), draw) for draw in _DRAWS]
-        return [answer for rule in rules for answer in _asked(rule, _users(), plugin, backwards=backwards)]
+        return [answer for rule in rules for answer in _asked(rule, _users(plugin), plugin, backwards=backwards)]
     if isinstance(plugin, PublicSegmenter):
         domain = {column: _VALUES[:3] for column in plugin.columns}
         plugin = plugin.bind(domain)
         users: list[Any] = [_Watched(dict.fromkeys(plugin.columns, v)) for v in _VALUES]
     else:
-        users = _users(plugin.columns if isinstance(plugin, MixedSegmenter) else ())
+        users = _users(plugin, plugin.columns if isinstance(plugin, MixedSegmenter) else ())
     return _asked(plugin, users, plugin, backwards=backwards)
 
 
@@ -219,7 +221,7 @@ def _learned(plugin: SessionSegmenter, other: SessionSegmenter, draw: int) -> Ow
     try:
         if plugin.queries != other.queries:
             raise PluginError("declares other queries the second time")
-        rule, again = trial.learn(plugin, _users(), draw), trial.learn(other, _users(), draw)
+        rule, again = (trial.learn(one, _users(one), draw) for one in (plugin, other))
         if portable.parts(rule) != portable.parts(again):
             raise PluginError("learns another rule from the same answers")
     except PluginError as error:

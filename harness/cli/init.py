@@ -100,4 +100,5 @@ def _starter(name: str, data: str | None, user: str | None, text: str | None) ->
         why_text=why_text,
         encoding_guessed=found.encoding_guessed,
         runner_up=found.runner_up,
+        time=found.time,
     )

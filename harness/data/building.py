@@ -112,6 +112,7 @@ class Builder:
             "name": self._preparation.name,
             "max_tokens": self._preparation.max_tokens,
             "attributes": self._columns.attributes,
+            "times": self._columns.time is not None,
             "bad_records": self._problems.bad_records,
             "n_users": len(self._users),
             "n_examples": n_examples,
@@ -150,7 +151,7 @@ class Builder:
     def _read(self, path: Path) -> array[int]:
         """Writes every usable record, tokenised, in the source's order; returns the number of each one's user."""
         numbers = array("q")
-        batch: list[tuple[str, list[Piece]]] = []
+        batch: list[tuple[Record, list[Piece]]] = []
         characters = 0
         # Around all of it: a chat template is somebody's code as well, and nothing of ours speaks in between.
         with Quiet(self._private_dir), TableWriter(path, store.INCOMING_SCHEMA) as writer:
@@ -164,7 +165,7 @@ class Builder:
                     self._problems.add(BadRecord(record.where, str(refused), record.user))
                     continue
                 numbers.append(number)
-                batch.append((record.text, pieces))
+                batch.append((record, pieces))
                 characters += len(record.text)
                 if len(batch) >= _BATCH_TEXTS or characters >= _BATCH_CHARACTERS:
                     self._tokenize(batch, writer)
@@ -173,17 +174,18 @@ class Builder:
                 self._tokenize(batch, writer)
         return numbers
 
-    def _tokenize(self, batch: list[tuple[str, list[Piece]]], writer: TableWriter) -> None:
-        texts = [piece for text, pieces in batch for piece, _ in pieces or [(text, True)]]
+    def _tokenize(self, batch: list[tuple[Record, list[Piece]]], writer: TableWriter) -> None:
+        texts = [piece for record, pieces in batch for piece, _ in pieces or [(record.text, True)]]
         found = iter(guard.guarded(self._tokenizer, lambda: tokenize(self._tokenizer, texts), self._private_dir))
-        for text, pieces in batch:
+        for record, pieces in batch:
             if pieces:
                 parts = [(next(found), learnt) for _, learnt in pieces]
                 tokens = np.concatenate([part for part, _ in parts])
                 loss = np.concatenate([np.full(len(part), learnt, dtype=np.uint8) for part, learnt in parts])
             else:
                 tokens, loss = next(found), EVERY
-            writer.append((text, tokens, loss), weight=len(text) + len(tokens) + len(loss))
+            weight = len(record.text) + len(tokens) + len(loss)
+            writer.append((record.text, record.time, tokens, loss), weight=weight)
 
     def _group(self, folder: Path, incoming: Table, numbers: array[int]) -> int:
         """Writes the three tables, user by user; returns the number of examples."""
@@ -232,5 +234,5 @@ def _copied(incoming: Table, rows: Sequence[int] | npt.NDArray[np.int64], record
     """These records' tokens, each record's text written as it passes."""
     for row in rows:
         text, tokens = incoming.value(int(row), "text"), incoming.numbers_in(int(row), "tokens")
-        records.append((text, len(tokens)), weight=len(text))
+        records.append((text, len(tokens), incoming.value(int(row), "time")), weight=len(text))
         yield Answers(tokens, incoming.numbers_in(int(row), "loss"))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import plugins
+from harness.data.guessing_times import time_column
 from harness.data.sources.base import Columns, open_source, user_of
 from harness.data.sources.files import COMPRESSED, FileSource, existing_path, locate, open_binary, reading, shown
 from harness.data.sources.huggingface import splits_in
@@ -77,6 +78,7 @@ class Guess:
         text: The column of the text, of the prompt, or of the messages.
         completion: The column of a pair's completion.
         attributes: Columns that could be public attributes: few values, and one per user.
+        time: The column that plainly says when a record was written, if one does.
         repeats: Whether users come more than once in the rows that were looked at.
     """
 
@@ -88,6 +90,7 @@ class Guess:
     text: str
     completion: str | None
     attributes: tuple[str, ...]
+    time: str | None
     repeats: bool
 
 
@@ -123,8 +126,10 @@ def guess(given: str, *, user: str | None = None, text: str | None = None) -> Gu
     assert owner is not None
     names = [row.get(owner) for row in rows]
     repeats = len(set(map(str, names))) < len(names)
-    attributes = _attributes(rows, [c for c in columns if c not in private], owner)
-    return Guess(source, unsure, owner, runner_up, form, found, completion, attributes, repeats)
+    others = [c for c in columns if c not in (*private, owner)]
+    time = time_column(rows, others, owner)
+    attributes = tuple(c for c in others if c != time and _is_attribute(rows, c, owner))
+    return Guess(source, unsure, owner, runner_up, form, found, completion, attributes, time, repeats)
 
 
 def check(block: Mapping[str, Any]) -> None:
@@ -363,10 +368,6 @@ def _user_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
             one_line(f"--data: no column looks like a user, who comes more than once{there}; say --user")
         )
     return sorted(likely, key=lambda c: scores[c], reverse=True)
-
-
-def _attributes(rows: Sequence[Row], columns: Sequence[str], user: str) -> tuple[str, ...]:
-    return tuple(c for c in columns if c != user and _is_attribute(rows, c, user))
 
 
 def _is_attribute(rows: Sequence[Row], column: str, user: str) -> bool:

@@ -24,7 +24,7 @@ from harness.plugins import UserRecords
 
 Ints = npt.NDArray[np.int64]
 
-VERSION = 4
+VERSION = 5
 """Of the files' layout and of everything that decides their content: part of every fingerprint."""
 
 META, PROBLEMS = "corpus.json", "problems.json"
@@ -46,8 +46,10 @@ USERS_SCHEMA = pa.schema(
 EXAMPLES_SCHEMA = pa.schema(
     [("tokens", pa.list_(pa.int32())), ("loss", pa.list_(pa.uint8())), ("targets", pa.int32())]  # loss: see `Example`
 )
-RECORDS_SCHEMA = pa.schema([("text", pa.string()), ("token_count", pa.int64())])
-INCOMING_SCHEMA = pa.schema([("text", pa.string()), ("tokens", pa.list_(pa.int32())), ("loss", pa.list_(pa.uint8()))])
+RECORDS_SCHEMA = pa.schema([("text", pa.string()), ("token_count", pa.int64()), ("time", pa.float64())])
+INCOMING_SCHEMA = pa.schema(
+    [("text", pa.string()), ("time", pa.float64()), ("tokens", pa.list_(pa.int32())), ("loss", pa.list_(pa.uint8()))]
+)
 
 _COLUMNS = {
     "holdout": (USERS, np.bool_),
@@ -228,6 +230,7 @@ class Corpus:
         name: Of the data set.
         max_tokens: Most tokens of an example.
         attribute_names: The declared public columns.
+        has_times: Whether the spec names a column of times.
         bad_records: Number of records that can't be used.
         holdout: [users] whether a user is held out.
         n_records: [users] number of usable records.
@@ -243,6 +246,7 @@ class Corpus:
     name: str
     max_tokens: int
     attribute_names: tuple[str, ...]
+    has_times: bool
     bad_records: int
     holdout: npt.NDArray[np.bool_] = field(repr=False)
     n_records: Ints = field(repr=False)
@@ -274,6 +278,7 @@ class Corpus:
                 name=meta["name"],
                 max_tokens=meta["max_tokens"],
                 attribute_names=tuple(meta["attributes"]),
+                has_times=meta["times"],
                 bad_records=meta["bad_records"],
                 holdout=_column(folder, "holdout"),
                 n_records=_column(folder, "n_records"),
@@ -361,4 +366,5 @@ class Corpus:
             texts=tuple(self._records.values(start, stop, "text")),
             token_counts=tuple(self._records.values(start, stop, "token_count")),
             examples=int(self.n_examples[user_index]),
+            times=tuple(self._records.values(start, stop, "time")) if self.has_times else (),
         )

@@ -161,8 +161,8 @@ def _answer(own: int, thing: Any, method: str) -> None:
     document: dict[str, Any] = {"answer": None, "failed": True}
     try:
         given = _listen(own)
-        texts, counts = tuple(given["texts"]), tuple(given["token_counts"])
-        user = UserRecords(texts, counts, given["examples"], given["attributes"])
+        texts, counts, times = (tuple(given[name]) for name in ("texts", "token_counts", "times"))
+        user = UserRecords(texts, counts, given["examples"], given["attributes"], times=times)
         document = {"answer": _plain(getattr(thing, method)(user)), "failed": False}
     except BaseException as error:
         heard.write("".join(traceback.format_exception(error)))

@@ -53,6 +53,7 @@ class Basis:
         segmenter: The segmentation rule, with its segments fixed.
         sensitivity: How users are assessed, if they are.
         groups: The privacy groups, in the order of the mechanism's.
+        holds: Of each group, the segments × tiers that it is made of: itself, or those that were merged.
         proposal: What the noise policy asks for.
         names_counted: Whether the groups' names were read off the users' public attributes, not given.
     """
@@ -62,5 +63,6 @@ class Basis:
     segmenter: Segmenter
     sensitivity: Sensitivity | None
     groups: tuple[Group, ...]
+    holds: tuple[tuple[Group, ...], ...]
     proposal: Proposal
     names_counted: bool = False

@@ -65,7 +65,7 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
         spec.data.visibility,
         spec.data.holdout.users,
         isinstance(basis.segmenter, OwnRecordsSegmenter | SessionSegmenter) or basis.sensitivity is not None,
-        _public_counts_in_words(population, basis.names_counted),
+        _public_counts_in_words(population, basis),
         holdout_file=spec.data.holdout.file is not None,
         largest=found.largest,
         holdout=exposed,
@@ -238,13 +238,14 @@ def _delta(spec: Spec, population: Population) -> float:
     return 1.0 / (10.0 * population.users)
 
 
-def _public_counts_in_words(population: Population, names_counted: bool) -> tuple[str, ...]:
+def _public_counts_in_words(population: Population, basis: Basis) -> tuple[str, ...]:
     found = []
     if population.source == "public":
         found.append("the number of users (a removed user stays counted, with no records)")
-    if population.weights_source == "public" and len(population.weights) > 1:
+    before_merging = sum(map(len, basis.holds))
+    if population.weights_source == "public" and max(before_merging, len(population.weights)) > 1:
         found.append("the number of users in each group, by public attributes")
-    elif names_counted:
+    elif basis.names_counted:
         found.append("which values of the public attributes occur among the users, since they name the groups")
     return tuple(found)
 

@@ -64,11 +64,12 @@ def document(plan: Plan) -> dict[str, Any]:
 
 
 def _group(plan: Plan, i: int) -> dict[str, Any]:
-    group, values = plan.mechanism.groups[i], plan.guarantee.epsilon
+    group, values, held = plan.mechanism.groups[i], plan.guarantee.epsilon, plan.basis.holds[i]
     found: dict[str, Any] = {
         "name": group.name,
-        "segment": plan.groups[i].segment,
+        "segment": plan.groups[i].segment if len(held) == 1 else None,
         "tier": plan.groups[i].tier,
+        "holds": [one.name for one in held] if len(held) > 1 else [],
         "weight": plan.population.weights[group.name] if plan.population.weights_known else None,
         "epsilon": None if values is None else values[i],
         "target_epsilon": None if plan.targets is None else plan.targets[group.name],
@@ -141,6 +142,7 @@ def notes(plan: Plan) -> list[str]:
     found += _choice_in_words(plan)
     if plan.guarantee.own_records:
         found.append("Groups depend on users' own records: which user is in which group is private.")
+    found += _merged_in_words(plan)
     if plan.mechanism.holdout is not None:
         found.append("Hold-out users are protected too: what is said of them is noisy, within the budget of their own.")
     elif spec.data.holdout.users > 0 or spec.data.holdout.file is not None:
@@ -160,6 +162,20 @@ def notes(plan: Plan) -> list[str]:
     if plan.ledger is None:
         return [*found, "No ledger (privacy.ledger: null): what runs on this data set spend is not recorded."]
     return found + plan.ledger.notes()
+
+
+def _merged_in_words(plan: Plan) -> list[str]:
+    """Which groups were too small to stand alone."""
+    found = []
+    for group, held in zip(plan.groups, plan.basis.holds, strict=True):
+        if len(held) > 1 and plan.spec.groups is not None:
+            names = ", ".join(f'"{one.name}"' for one in held)
+            how = "their public counts" if plan.population.weights_source == "public" else "the weights in the spec"
+            found.append(
+                f'Merged, since groups below {plan.spec.groups.smallest:g} of all users are, by {how}: "{group.name}" '
+                f"holds {names}, with the strictest ε of theirs."
+            )
+    return found
 
 
 def _full_in_words(plan: Plan) -> list[str]:

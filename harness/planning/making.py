@@ -17,6 +17,7 @@ from harness.planning.completing import complete
 from harness.planning.fitting import look
 from harness.planning.plan import Plan
 from harness.planning.room import look_at_memory
+from harness.planning.small_groups import merge_small
 from harness.plugins import (
     Group,
     Lever,
@@ -71,8 +72,10 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     # A public segment in which nobody is has no users to protect or to train on.
     groups = tuple(g for g in groups if population.weights[g.name] > 0)
     check_lever(proposal, population)
-    basis = Basis(loaded, source, rule, sensitivity, groups, proposal, names_counted)
-    plan = complete(basis, population)
+    counted = counts.segments if counts is not None and population.weights_source == "public" else None
+    made = merge_small(groups, proposal, population, block.groups, counted)
+    basis = Basis(loaded, source, rule, sensitivity, made.groups, made.holds, made.proposal, names_counted)
+    plan = complete(basis, made.population)
     return replace(plan, ledger=look(loaded, plan.guarantee), memory=look_at_memory(loaded))
 
 

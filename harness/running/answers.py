@@ -52,7 +52,7 @@ def assigned_groups(plan: Plan, corpus: Corpus, folder: Folder, cache: Path) -> 
         assigned = assigned.astype(np.int64) * len(tiers) + assign_tiers(
             corpus, plan.sensitivity, private_dir=folder.private
         )
-    index = {(g.segment, g.tier): i for i, g in enumerate(plan.groups)}
+    index = {(one.segment, one.tier): i for i, held in enumerate(plan.basis.holds) for one in held}
     places = np.array([index.get((s, t), -1) for s in segments for t in tiers], dtype=np.int16)
     found: npt.NDArray[np.int16] = places[assigned]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -18,6 +19,7 @@ from harness.plugins import (
     Proposal,
     PublicSegmenter,
     Segmenter,
+    SensitivityScore,
     suggest,
 )
 from harness.spec.adapter_checks import check_adapter
@@ -43,6 +45,7 @@ def check(draft: Draft) -> None:
     _holdout(draft)
     _text(draft)
     _columns(draft)
+    _times(draft)
     _delta(draft)
     _ledger(draft)
     _optimizer(draft)
@@ -52,6 +55,7 @@ def check(draft: Draft) -> None:
     _evaluation(draft)
     groups = _groups(draft)
     _weights(draft, groups)
+    _merging(draft, groups)
     _noise(draft, groups)
 
 
@@ -113,6 +117,40 @@ def _columns(draft: Draft) -> None:
             key = _parameter_with(rule.parameters, column)
             near = suggest(column, data.attributes)
             merged.add(("segmentation", *key), f'the column "{column}" is not among data.attributes', near)
+
+
+def _times(draft: Draft) -> None:
+    """The column of times, and the plugins that can't do without one."""
+    data, merged = draft.spec.data, draft.merged
+    if not draft.sure("data.time"):
+        return
+    if data.time is None:
+        for block, plugin in draft.plugins.items():
+            if isinstance(plugin, Segmenter | SensitivityScore) and _uses_times(plugin):
+                message = f"{_type_at(draft, block)} needs data.time: the column that says when a record was written"
+                merged.add(block, message, at_key=True)
+        return
+    private = private_columns(data) if draft.sure("data.text", "data.messages") else {}
+    others = {column: f"the {key.rpartition('.')[2]}" for key, column in private.items()}
+    others |= dict.fromkeys(data.attributes, "a public attribute") if draft.sure("data.attributes") else {}
+    others |= {data.user: "the user"} if draft.sure("data.user") else {}
+    if data.time in others:
+        merged.add(("data", "time"), f'the column "{data.time}" can\'t hold both the time and {others[data.time]}')
+
+
+def _type_at(draft: Draft, block: KeyPath) -> str:
+    """The name of the plugin of a block, as the spec writes it."""
+    node: Any = draft.merged.data
+    for part in block:
+        node = node[part]
+    return str(node["type"])
+
+
+def _uses_times(plugin: Segmenter | SensitivityScore) -> bool:
+    try:
+        return bool(plugin.uses_times)
+    except (Exception, SystemExit):  # somebody's own plugin may raise anything; one that fails here fails later
+        return False
 
 
 def _parameter_with(parameters: BaseModel, value: str) -> tuple[str, ...]:
@@ -263,6 +301,20 @@ def _weights(draft: Draft, groups: tuple[Group, ...] | None) -> None:
     lacking = [name for name in names or () if name not in weights]
     if lacking:
         merged.add(path, f"nothing is given for {', '.join(lacking)}", at_key=True)
+
+
+def _merging(draft: Draft, groups: tuple[Group, ...] | None) -> None:
+    """Small groups are merged by what was known before anything was asked."""
+    block, merged = draft.spec.groups, draft.merged
+    if block is None or not draft.sure("groups"):
+        return
+    if draft.spec.data.weights == "noisy" and draft.sure("data.weights"):
+        message = "needs weights that are known beforehand, and data.weights is noisy"
+        merged.add(("groups", "smallest"), message, at_key=True)
+    if any(block.merged in (group.name, group.segment, group.tier) for group in groups or ()):
+        path: KeyPath = ("groups", "merged") if draft.written("groups.merged") else ("groups",)
+        message = f'"{block.merged}" is a segment, tier or group itself; choose another name for the merged one'
+        merged.add(path, message, at_key=path == ("groups",))
 
 
 def _shares(segments: tuple[str, ...]) -> list[float]:

@@ -190,6 +190,8 @@ def expectation(root: Mapping[str, Any], path: KeyPath) -> str:
 
 def _describe(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
     kind = schema.get("type")
+    if kind == "string" and schema.get("format") == "date":
+        return "a date, as 2026-01-31"
     if kind == "string":
         if "pattern" in schema:
             length = f"at most {schema['maxLength']} " if "maxLength" in schema else "text of "

@@ -90,6 +90,11 @@ class DataBlock(Block):
     text: Column | TextBlock | None = Field(
         default_factory=_text_unless_messages, description='column of the text (default "text"), or two columns'
     )
+    time: Column | None = Field(
+        default=None,
+        description="column that says when a record was written, for plugins that ask: ISO 8601 (without a zone: UTC), "
+        "a date, or seconds since 1970",
+    )
     attributes: tuple[Column, ...] = Field(
         default=(), max_length=100, description="the public columns that segmentation may read"
     )
@@ -177,6 +182,17 @@ class SensitivityBlock(Block):
         if self.weights is not None and len(self.weights) != len(self.scores):
             raise ValueError(f"weights: must be {len(self.scores)}, one for each score")
         return self
+
+
+class GroupsBlock(Block):
+    """Small privacy groups are merged, by weights that are public or declared."""
+
+    smallest: Fraction = Field(
+        description="groups with a smaller weight become one; where that is still too small, the next smallest joins"
+    )
+    merged: Annotated[str, Field(pattern=NAME, max_length=100)] = Field(
+        default="rest", description="name of that one group; its ε is the strictest of those that it holds"
+    )
 
 
 class SessionBlock(Block):
@@ -345,6 +361,7 @@ class Spec(Block):
     sensitivity: SensitivityBlock | None = Field(
         default=None, description="risk tiers by each user's own records; none: one tier"
     )
+    groups: GroupsBlock | None = Field(default=None, description="small groups are merged; none: all stay as they are")
     noise: PluginBlock = Field(
         default=PluginBlock(type="uniform"), description="a plugin that sets each group's ε, and what reaches it"
     )

@@ -29,6 +29,7 @@ class Starter:
         candidates: Columns that could be declared public attributes.
         encoding_guessed: Whether the encoding in `source` is only likely.
         runner_up: The column that is the next best guess of the user.
+        time: The column that says when a record was written, if one plainly does.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Starter:
     candidates: Sequence[str] = ()
     encoding_guessed: bool = False
     runner_up: str | None = None
+    time: str | None = None
 
 
 def scalar(text: str) -> str:
@@ -70,7 +72,7 @@ data:
   user: {scalar(s.user)} § (?) {s.why_user}{_runner_up(s)};
 § says who a record belongs to: all records of one user are protected together
 {_learnt(s)}
-{_attributes(s)}
+{_time(s)}{_attributes(s)}
   max_tokens: 128 § of a training example; short texts of one user are packed into it
   holdout: {{users: 0.1, visibility: public}} § (?) these users are never trained on, and give up
 § protection: exact statistics of their texts are published; 0 evaluates nothing; visibility: private keeps them
@@ -145,6 +147,12 @@ def _learnt(s: Starter) -> str:
         "messages": f"  messages: {scalar(s.text)}",
     }[s.form]
     return f"{line} § (?) {s.why_text}"
+
+
+def _time(s: Starter) -> str:
+    if s.time is None:
+        return ""
+    return f"  # time: {scalar(s.time)} § (?) when a record was written, for rules by time, as usage (sessions)\n"
 
 
 def _attributes(s: Starter) -> str:

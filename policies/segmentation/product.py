@@ -93,6 +93,11 @@ class Product(Segmenter):
         self._merged = _merged(self.parts, self.parameters.merge)
 
     @property
+    def uses_times(self) -> bool:
+        """Where either part does."""
+        return any(part.uses_times for part in self.parts)
+
+    @property
     def segments(self) -> tuple[str, ...] | None:
         """The first part's segments in their order, each with all of the second's; merged ones where first met."""
         return None if self._merged is None else tuple(dict.fromkeys(self._merged.values()))

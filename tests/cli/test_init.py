@@ -311,6 +311,52 @@ def test_who_wrote_it_is_told_by_plain_names_first(
     assert not [line for line in written.splitlines()[5:] if "#  " in line]
 
 
+def timed(column: str, values: list[Any]) -> list[dict[str, Any]]:
+    return [row | {column: values[i % len(values)]} for i, row in enumerate(rows(users=30))]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "found"),
+    [
+        ("created_at", ["2026-01-31T12:00:00Z", "2026-02-01T12:00:00Z", None], True),
+        ("when", ["2026-01-31 12:00", "2026-02-01 12:00", "2026-02-03 12:00"], True),
+        ("sentDate", ["2026-01-31", "2026-02-01", ""], True),
+        ("timestamp", [1_769_860_800, 1_769_860_801, 1_769_860_900], True),
+        ("timestamp", [1_769_860_800_000, 1_769_860_801_000, 1_769_860_900_000], False),
+        ("score", [1_769_860_800, 1_769_860_801, 1_769_860_900], False),
+        ("time", [3, 4, 5], False),
+        ("time", ["12:00", "13:00", "14:00"], False),
+        ("birth_date", ["1980-01-31"], False),
+        ("when", ["2026-01-31", "2026-02-01", "soon"], False),
+        ("when", ["2026-01-31", None, None, None], False),
+    ],
+)
+def test_a_column_of_times_is_proposed(
+    column: str, values: list[Any], found: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a comment, and no value of it. Red when any number, or a date that is the same in all records of a user,
+    is taken for the time of a record; or when the proposal would not be a valid line."""
+    Path("posts.jsonl").write_bytes(jsonl(timed(column, values)))
+    assert guess("posts.jsonl").time == (column if found else None)
+    assert main.run_app(["init", "mine", "--data", "posts.jsonl"]) == 0
+    text = Path("mine.yaml").read_text(encoding="utf-8")
+    assert (f"  # time: {column} " in text) == found
+    assert "2026" not in text
+    assert "1769" not in text
+    if found:
+        Path("mine.yaml").write_text(text.replace(f"  # time: {column} ", f"  time: {column} "), encoding="utf-8")
+        assert make_plan("mine.yaml", ["sampling.expected=5"]).spec.data.time == column
+
+
+def test_a_column_of_arrow_timestamps_is_proposed() -> None:
+    """Red when what Arrow calls a time is no time here."""
+    moments = [pyarrow.scalar(1_769_860_800 + i, pyarrow.timestamp("s")) for i in range(3)]
+    Path("posts.parquet").write_bytes(parquet_bytes(timed("at", [m.as_py() for m in moments])))
+    found = guess("posts.parquet")
+    assert found.time == "at"
+    assert "at" not in found.attributes
+
+
 def test_a_path_that_the_locale_cannot_write_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

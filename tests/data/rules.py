@@ -47,6 +47,23 @@ class One(Statistic):
         return 1.0
 
 
+class Pauses(Statistic):
+    """A user's times, as a room was given them."""
+
+    def value(self, user):
+        return [-1.0 if time is None else time for time in user.times]
+
+
+class LastTime(OwnRecordsSegmenter):
+    """Two segments, by whether a user wrote after 1970."""
+
+    segments = ("early", "late")
+    uses_times = True
+
+    def assign(self, user):
+        return "late" if max(time for time in user.times if time is not None) > 0 else "early"
+
+
 class TokenRule(OwnRecordsSegmenter):
     """Two segments, by an edge that was learned."""
 

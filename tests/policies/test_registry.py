@@ -37,7 +37,16 @@ def test_every_built_in_plugin_is_found_and_of_its_kind():
             assert issubclass(registry.get(name), registry.base)
     assert set(plugins.noise) >= {"uniform", "scale", "sample", "none"}
     assert set(plugins.sensitivity) >= {"volume", "identifiers"}
-    assert set(plugins.segmentation) >= {"attribute", "usage", "none", "length", "rule", "product"}
+    assert set(plugins.segmentation) >= {
+        "attribute",
+        "usage",
+        "none",
+        "length",
+        "rule",
+        "product",
+        "time_of_day",
+        "recency",
+    }
     assert set(plugins.source) >= {"jsonl", "shakespeare", "synthetic"}
 
 

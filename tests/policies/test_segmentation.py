@@ -68,7 +68,7 @@ def test_every_count_has_one_segment_and_more_usage_never_a_lower_one(edges, cou
         ({"edges": (0, 3)}, "greater than or equal to 1"),
         ({"names": ("few", "many")}, "2 edges make 3 segments"),
         ({"names": ("few", "few", "many")}, "the same name twice"),
-        ({"measure": "words"}, "'records', 'examples' or 'tokens'"),
+        ({"measure": "words"}, "'records', 'examples', 'tokens', 'sessions' or 'active_days'"),
         ({"edge": 3}, "Extra inputs"),
     ],
 )

@@ -440,7 +440,7 @@ def test_combinations_are_merged_by_a_public_map():
         ({"first": USAGE | {"edgs": 3}}, ("first", "edgs"), 'unknown parameter; did you mean "edges"?'),
         ({"first": USAGE | {"edges": [4, 2]}}, ("first", "edges"), "must rise"),
         ({"first": USAGE | {"edges": ["3"]}}, ("first", "edges", 0), "input should be a valid integer"),
-        ({"first": USAGE | {"measure": "words"}}, ("first", "measure"), "'records', 'examples' or 'tokens'"),
+        ({"first": USAGE | {"measure": "words"}}, ("first", "measure"), "'tokens', 'sessions' or 'active_days'"),
         ({"second": {"type": "rule", "rules": [{"name": "a", "when": "x>1"}]}}, ("second", "rules", 0, "when"), '"x"'),
         ({"first": {"type": "attribute", "column": "plan"}}, ("first",), "its segments must be given"),
         ({"merge": {"a": ["few+breif"]}}, ("merge", "a"), 'did you mean "few+brief"?'),

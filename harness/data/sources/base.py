@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness import plugins
+from harness.data.times import time_of
 from harness.errors import ArgumentError
 from harness.spec.models import DataBlock, private_columns
 
@@ -37,6 +38,7 @@ class Columns:
         attributes: The declared public columns.
         completion: What is to be learnt, if `text` is a prompt. Private.
         chat: Whether `text` holds messages.
+        time: Says when a record was written. Private.
     """
 
     user: str
@@ -44,6 +46,7 @@ class Columns:
     attributes: tuple[str, ...] = ()
     completion: str | None = None
     chat: bool = False
+    time: str | None = None
 
     @classmethod
     def of(cls, data: DataBlock) -> Columns:
@@ -58,9 +61,14 @@ class Columns:
                 raise ArgumentError(f'data.attributes: "{column}" is the {key.rpartition(".")[2]}, which is private')
             if data.user == column:
                 raise ArgumentError(f'data.user and {key} are the same column "{data.user}"')
+            if data.time == column:
+                raise ArgumentError(f'data.time and {key} are the same column "{data.time}"')
+        if data.time is not None and data.time in (data.user, *data.attributes):
+            raise ArgumentError(f'data.time: the column "{data.time}" is declared as something else as well')
         text, *rest = private.values()
         attributes = tuple(dict.fromkeys(data.attributes))
-        return cls(data.user, text, attributes, rest[0] if rest else None, chat=data.messages is not None)
+        completion = rest[0] if rest else None
+        return cls(data.user, text, attributes, completion, chat=data.messages is not None, time=data.time)
 
     def declared(self) -> list[tuple[str, str]]:
         """Every column that is read, after the spec's key for it."""
@@ -68,6 +76,8 @@ class Columns:
             private = [("data.text.prompt", self.text), ("data.text.completion", self.completion)]
         else:
             private = [("data.messages" if self.chat else "data.text", self.text)]
+        if self.time is not None:
+            private.append(("data.time", self.time))
         return [("data.user", self.user), *private, *(("data.attributes", name) for name in self.attributes)]
 
     @property
@@ -99,6 +109,7 @@ class Record:
         attributes: Their declared public columns; None where a value is missing.
         where: Its place in the source, as in ``line 17``.
         turns: The parts of a pair or of a conversation; none of a plain text.
+        time: When it was written, in seconds since 1970 (UTC); None: it is not known, or not asked.
     """
 
     user: str
@@ -106,6 +117,7 @@ class Record:
     attributes: Mapping[str, str | None]
     where: str
     turns: tuple[Turn, ...] = ()
+    time: float | None = None
 
 
 @dataclass(frozen=True)
@@ -273,7 +285,7 @@ def make_record(
     Args:
         user: The value of the user column; None if it is missing.
         text: The value of the column `Columns.text`; None if it is missing.
-        values: Holds the public columns, and the completion, by name; others are ignored.
+        values: Holds the public columns, the completion and the time, by name; others are ignored.
         columns: What is read.
         where: The place in the source.
     """
@@ -284,14 +296,19 @@ def make_record(
     turns = _turns(text, values, columns)
     if isinstance(turns, str):
         return BadRecord(where, turns, name, attributes)
+    time, problem = time_of(values.get(columns.time)) if columns.time is not None else (None, "")
+    if problem:
+        return BadRecord(where, problem, name, attributes)
     whole = "\n".join(turn.content for turn in turns) if turns else str(text)
-    return Record(name, whole, attributes, where, turns)
+    return Record(name, whole, attributes, where, turns, time)
 
 
 def remade(record: Record, columns: Columns) -> Record | BadRecord:
     """The same record, checked again: it may come from anybody's plugin."""
     text: object = record.text
     values: dict[str, object] = dict(record.attributes)
+    if columns.time is not None:
+        values[columns.time] = record.time
     if columns.chat:
         text = [{"role": turn.role, "content": turn.content} for turn in record.turns]
     elif columns.completion is not None:

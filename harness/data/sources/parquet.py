@@ -8,10 +8,12 @@ from typing import Any
 
 from harness.data.sources.base import BadRecord
 from harness.data.sources.files import COMPRESSED, FileSource, Seen, Values, shown
+from harness.data.times import SECONDS_PER_DAY, Moment
 from harness.errors import ArgumentError
 
 _ROWS = 512
 _BUFFER = 1 << 20
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 class Parquet(FileSource):
@@ -39,7 +41,7 @@ def parquet_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple
                 yield from ((f"row {n}", {}) for n in range(1, rows + 1))
                 return
             for batch in file.iter_batches(batch_size=_ROWS, columns=wanted, use_threads=False):
-                for row in batch.to_pylist():
+                for row in _rows_of(batch):
                     number += 1
                     yield f"row {number}", row
             return
@@ -62,7 +64,7 @@ def arrow_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[s
                 seen.add(dict.fromkeys(names), batch.num_rows)
                 kept = batch.select([name for name in names if name in keep])
                 for start in range(0, batch.num_rows, _ROWS):
-                    part = kept.slice(start, _ROWS).to_pylist() or [{}] * min(_ROWS, batch.num_rows - start)
+                    part = _rows_of(kept.slice(start, _ROWS)) or [{}] * min(_ROWS, batch.num_rows - start)
                     for row in part:
                         number += 1
                         yield f"row {number}", row
@@ -70,6 +72,31 @@ def arrow_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[s
     except pa.ArrowException:
         pass  # what it says may quote the file
     raise ArgumentError(f"{seen.key}: {shown(path)} is not an Arrow file, or is damaged")
+
+
+def _rows_of(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch. Python's own dates would refuse a year 10000, or nanoseconds, with all of the batch."""
+    if not any(map(_is_time, batch.schema.types)):
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    columns = [_moments(column) if _is_time(column.type) else column.to_pylist() for column in batch.columns]
+    return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _moments(column: Any) -> list[Moment | None]:
+    import pyarrow as pa
+
+    if pa.types.is_date32(column.type):
+        days = column.cast(pa.int32()).to_pylist()
+        return [None if day is None else Moment(float(day * SECONDS_PER_DAY)) for day in days]
+    unit = _PER_SECOND["ms" if pa.types.is_date64(column.type) else column.type.unit]
+    return [None if number is None else Moment(number / unit) for number in column.cast(pa.int64()).to_pylist()]
+
+
+def _is_time(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 def _refuse_compressed(path: Path, format_: str, seen: Seen) -> None:

@@ -23,9 +23,10 @@ from harness.plugins import PluginParameters
 class Synthetic(RecordSource):
     """Made users who write support tickets, chat messages, health notes or code reviews, with known risks.
 
-    Columns: ``user`` (u000000, u000001, …), ``text``, and those of ``demographics`` (plan, region and age_band if
-    none are given). Records are computed as they are read: a million users take no memory. Everything is public and
-    follows from the parameters alone, so that results can be repeated; no person is behind any of it.
+    Columns: ``user`` (u000000, u000001, …), ``text``, ``time`` (which rises), and those of ``demographics`` (plan,
+    region and age_band if none are given). Records are computed as they are read: a million users take no memory.
+    Everything is public and follows from the parameters alone, so that results can be repeated; no person is behind
+    any of it.
     """
 
     Parameters = SyntheticParameters
@@ -42,8 +43,10 @@ class Synthetic(RecordSource):
         for i in range(len(made)):
             user = made.user(i)
             values: dict[str, object] = {"user": user, **made.attributes(i)}
+            times = iter(made.times(i) if columns.time is not None else ())
             for j, text in enumerate(made.texts(i)):
                 values["text"] = text
+                values["time"] = next(times, None)
                 yield make_record(user, text, values, columns, f"user {user} record {j}")
 
     def public(self, columns: Columns) -> Iterator[tuple[str, Mapping[str, str | None]]]:
@@ -64,8 +67,8 @@ class Synthetic(RecordSource):
 
     def _check(self, columns: Columns) -> None:
         known = (*PRIVATE_COLUMNS, *self.parameters.demographics)
-        for what, expected in (("user", columns.user), ("text", columns.text)):
-            if expected != what:
+        for what, expected in (("user", columns.user), ("text", columns.text), ("time", columns.time)):
+            if expected not in (what, None):
                 raise ArgumentError(f'data.{what}: in the source synthetic, the column of the {what} is "{what}"')
         for name in columns.attributes:
             if name not in self.parameters.demographics:

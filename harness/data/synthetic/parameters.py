@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat
@@ -13,7 +14,7 @@ Positive = Annotated[FiniteFloat, Field(gt=0)]
 OutlierKind = Literal["style", "topic", "volume"]
 
 MAX_RECORDS = 100_000
-PRIVATE_COLUMNS = ("user", "text")
+PRIVATE_COLUMNS = ("user", "text", "time")
 
 _BY_LAW = {"lognormal": ("median", "mean", "sigma"), "zipf": ("exponent",), "fixed": ("count",)}
 
@@ -105,6 +106,22 @@ class OutliersParameters(PluginParameters):
     )
 
 
+class TimesParameters(PluginParameters):
+    """When users write, where the spec names ``data.time: time``. All in UTC."""
+
+    until: date = Field(
+        default=date(2026, 1, 31), ge=date(1970, 1, 1), description="the last day on which anybody writes"
+    )
+    days: Annotated[int, Field(ge=1, le=36_500, strict=True)] = Field(
+        default=365, description="everything is written within so many days"
+    )
+    session: Annotated[FiniteFloat, Field(ge=1, le=1000)] = Field(
+        default=3.0, description="mean records of one sitting, a few minutes apart"
+    )
+    night: Rate = Field(default=0.2, description="fraction of users who write between 22 and 6 o'clock")
+    lapsed: Rate = Field(default=0.2, description="fraction of users who wrote nothing in the second half of the days")
+
+
 class SyntheticParameters(PluginParameters):
     """A made population."""
 
@@ -133,6 +150,7 @@ class SyntheticParameters(PluginParameters):
     households: HouseholdsParameters = Field(default=HouseholdsParameters(), description="users who share facts")
     copies: CopiesParameters = Field(default=CopiesParameters(), description="text copied from other users")
     outliers: OutliersParameters = Field(default=OutliersParameters(), description="users unlike the others")
+    times: TimesParameters = Field(default=TimesParameters(), description="when users write")
 
 
 def check(parameters: SyntheticParameters) -> None:

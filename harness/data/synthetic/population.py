@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from harness.data.synthetic import identifiers, words
 from harness.data.synthetic.draws import Draws, Shuffle, Weighted
+from harness.data.synthetic.moments import Habits, habits_of, moments
 from harness.data.synthetic.parameters import OutlierKind, SyntheticParameters, check
 from harness.data.synthetic.scenarios import SCENARIOS
 from harness.data.synthetic.scenarios.base import EXTRAS
@@ -111,6 +112,14 @@ class Population:
                 yield self._text(i, j, secret)
             else:
                 yield f"{text} {secret}" if secret else text
+
+    def times(self, i: int) -> list[int]:
+        """When a user wrote each record, in their order: seconds since 1970."""
+        return moments(self._draws, self.parameters.times, i, self._profile(i).records)
+
+    def habits(self, i: int) -> Habits:
+        """When a user writes at all."""
+        return habits_of(self._draws, self.parameters.times, i)
 
     def volume(self, i: int) -> int:
         """How many records a user has."""
