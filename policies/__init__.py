@@ -14,7 +14,9 @@ segmentation.register("time_of_day", "policies.segmentation.time_of_day:TimeOfDa
 segmentation.register("recency", "policies.segmentation.recency:Recency")
 segmentation.register("rule", "policies.segmentation.rule:Rule")
 segmentation.register("product", "policies.segmentation.product:Product")
-segmentation.reserve("kmeans", "mixture", "anomaly")
+segmentation.register("kmeans", "policies.segmentation.kmeans:KMeans")
+segmentation.register("mixture", "policies.segmentation.mixture:Mixture")
+segmentation.register("anomaly", "policies.segmentation.anomaly:Anomaly")
 
 sensitivity.register("volume", "policies.sensitivity.volume:Volume")
 sensitivity.register("identifiers", "policies.sensitivity.identifiers:Identifiers")

@@ -46,6 +46,9 @@ def test_every_built_in_plugin_is_found_and_of_its_kind():
         "product",
         "time_of_day",
         "recency",
+        "kmeans",
+        "mixture",
+        "anomaly",
     }
     assert set(plugins.source) >= {"jsonl", "shakespeare", "synthetic"}
 
@@ -75,9 +78,8 @@ def test_a_reserved_name_is_said_to_come(registry):
         registry.get("later")
     assert caught.value.not_built
     assert caught.value.key == ("type",)
-    for kind, name in ((plugins.sensitivity, "exposure"), (plugins.segmentation, "kmeans")):
-        with pytest.raises(PluginError, match="not built yet"):
-            kind.get(name)
+    with pytest.raises(PluginError, match="not built yet"):
+        plugins.sensitivity.get("exposure")
 
 
 def test_what_can_not_be_private_is_refused_with_a_reason(registry):

@@ -434,7 +434,7 @@ def test_combinations_are_merged_by_a_public_map():
     ("changes", "key", "message"),
     [
         ({"first": {"type": "usagee"}}, ("first", "type"), 'there is no segmentation "usagee"; did you mean "usage"?'),
-        ({"second": {"type": "kmeans"}}, ("second", "type"), "is not built yet"),
+        ({"second": {"type": "kmeans"}}, ("second", "type"), "learns from noisy answers"),
         ({"first": {"type": "tests.data.rules:Rule"}}, ("first", "type"), "does not come with uudp"),
         ({"first": {"type": "usage"}}, ("first",), 'the parameter "edges" is missing'),
         ({"first": USAGE | {"edgs": 3}}, ("first", "edgs"), 'unknown parameter; did you mean "edges"?'),
