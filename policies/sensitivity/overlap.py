@@ -25,7 +25,7 @@ COUNTS = "users per bucket"
 class OverlapParameters(PluginParameters):
     """Parameters of `overlap`."""
 
-    size: int = Field(default=8, ge=1, le=100, description="words in a row that make a shingle")
+    size: int = Field(default=12, ge=1, le=100, description="words in a row that make a shingle")
     most: int = Field(
         default=64, ge=1, le=1000, description="at most so many different shingles of a user count and are looked at"
     )
@@ -59,7 +59,23 @@ class OverlapParameters(PluginParameters):
 class Overlap(SessionScore):
     """The share of a user's text that many other users have too, from 0 (none) to 1 (a share of `high`, or more).
 
-    @TEXT@
+    One noisy histogram, charged to every user, counts the users per hash bucket of shingles (`size` words in a row). A
+    user counts for at most `most` shingles, those with the smallest hashes, so that users who share text keep the same
+    ones. A shingle counts as shared in proportion to how many others have it, whole from `users` on; the score is the
+    mean over the user's shingles, where the noise (noise_multiplier × √most on a count) averages out to about
+    noise_multiplier / users. Text that is shared is in the data even without the user; or it gives them away, as one
+    of a circle who know it: which of the two is for the spec to say, by the tier that it puts high scores into.
+
+    It finds text that at least a few times noise_multiplier users share. It does not find pairs: no answer that
+    protects a user can tell whether one other has their text. Measured on 2,000 made support customers, groups of whom
+    had half of their records in common with k - 1 others, at 5 % false alarms: with the defaults it finds 97 % at
+    k = 80, 84 % at 40, 23 % at 20, 12 % at 10, 2 % at 5 and none at 2; with a quarter of the noise 99, 99, 38, 6, 0 and
+    0 %, since made text itself repeats. With shingles of 16 words that is 97, 82, 40, 16, 4 and 0 %, and 100, 100, 95,
+    32, 14 and 0 %. The households and single copies of the synthetic source are not found (area under the ROC curve
+    0.51 and 0.57 with the defaults; by chance 0.5).
+
+    Limits: shingles that share a bucket count together (the median count, which chance adds, is taken off); a changed
+    word changes `size` shingles; of a user with more than `most` shingles a sample is looked at.
     """
 
     Parameters = OverlapParameters
