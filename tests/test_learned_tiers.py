@@ -9,6 +9,7 @@ import pytest
 from dp_accounting import dp_event
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 
+from harness.cli.plan import describe
 from harness.errors import ArgumentError, BudgetError
 from harness.planning import make_plan, settle
 from harness.planning.learners import cuts, learners
@@ -97,6 +98,9 @@ def test_the_settled_plan_has_the_edges_and_costs_what_was_reserved(tmp_path):
     assert after.edges == (0.25, 0.5)
     assert after.pending == ()
     assert after.document()["tiers"]["edges"] == [0.25, 0.5]
+    shown = [describe(p.document()) for p in (plan, after)]
+    assert "  tiers       cut at the quantiles 0.5, 0.9 of the score (noisy answers)" in shown[0]
+    assert "  tiers       cut at 0.250, 0.500 (noisy answers)" in shown[1]
     assert (after.mechanism, after.guarantee.total) == (plan.mechanism, plan.guarantee.total)
     cheaper = planned(tmp_path, (RARITY | {"noise_multiplier": 9.0},))
     with pytest.raises(BudgetError, match="would not be the one that was accounted"):

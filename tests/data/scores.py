@@ -56,7 +56,7 @@ class Learner(SessionScore):
             session.ask("users", One())
             session.ask("users", One("other"))
         if how == "caught":
-            return Learned(1.0 if _refused(session) else 0.0)
+            return Learned(0.0 if _refused(session) else 1e9)
         if how == "remembers":
             return Remembering(session.ask("median", Tokens()).value)
         if how == "no score":
