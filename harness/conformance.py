@@ -29,6 +29,7 @@ from harness.plugins import (
     PublicSegmenter,
     Segmenter,
     SensitivityScore,
+    SessionScore,
     SessionSegmenter,
     Source,
 )
@@ -40,6 +41,7 @@ _TIERS: dict[type[Plugin], Access] = {
     OwnRecordsSegmenter: Access.OWN_RECORDS,
     OwnRecordsScore: Access.OWN_RECORDS,
     SessionSegmenter: Access.SESSION,
+    SessionScore: Access.SESSION,
 }
 _DRAWS = (0, 1, 2)
 """Of the noise of a session over made users."""
@@ -70,7 +72,7 @@ def check_segmenter(cls: type[Segmenter], parameters: Mapping[str, Any] | None =
 
 
 def check_score(cls: type[SensitivityScore], parameters: Mapping[str, Any] | None = None) -> None:
-    """Checks a sensitivity score: as `check_segmenter`; and that every score is a number in [0, 1]."""
+    """Checks a sensitivity score, or one that learns: as `check_segmenter`; and that scores are numbers in [0, 1]."""
     _check_kind(cls, SensitivityScore)
     _check_users(cls, dict(parameters or {}))
 
@@ -191,7 +193,7 @@ class _Watched(dict[str, str | None]):
 def _answers(cls: type[Any], parameters: Mapping[str, Any], *, backwards: bool) -> list[Any]:
     """What one instance says of all users, in the order of the users."""
     plugin = _build(cls, parameters)
-    if isinstance(plugin, SessionSegmenter):
+    if isinstance(plugin, SessionSegmenter | SessionScore):
         rules = [_learned(plugin, _build(cls, parameters), draw) for draw in _DRAWS]
         return [answer for rule in rules for answer in _asked(rule, _users(plugin), plugin, backwards=backwards)]
     if isinstance(plugin, PublicSegmenter):
@@ -213,7 +215,7 @@ def _asked(plugin: Any, users: Sequence[Any], announced: Any, *, backwards: bool
     return answers
 
 
-def _learned(plugin: SessionSegmenter, other: SessionSegmenter, draw: int) -> OwnRecordsSegmenter:
+def _learned(plugin: Any, other: Any, draw: int) -> OwnRecordsSegmenter | OwnRecordsScore:
     """The rule that two instances learn alike."""
     from harness.data import portable, trial
 
@@ -231,7 +233,7 @@ def _learned(plugin: SessionSegmenter, other: SessionSegmenter, draw: int) -> Ow
 
 def _check_answers(plugin: Any, answers: list[Any]) -> None:
     name = type(plugin).__name__
-    if isinstance(plugin, OwnRecordsScore):
+    if isinstance(plugin, SensitivityScore):
         for value in answers:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise ConformanceError(f"{name} gives the score {value!r}; a score is a number in [0, 1]")

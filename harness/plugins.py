@@ -9,6 +9,8 @@ and each tier is a type of its own, so that the harness can hand over that and n
 - `OwnRecordsSegmenter`: the records of one user, one user at a time, keeping nothing between users; as a
   `MixedSegmenter` that user's declared public columns as well;
 - `SessionSegmenter`: no records at all; it asks a metered `PrivateSession`, whose noisy answers are charged.
+
+A score that says how much is at stake for a user is an `OwnRecordsScore`, or a `SessionScore` that learns one.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from harness.queries import Answer, Query
+from harness.queries import Answer, Query, bucket_of
 from harness.registry import Page, Plugin, PluginError, PluginParameters, Registry, suggest
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "Source",
     "Statistic",
     "UserRecords",
+    "bucket_of",
     "noise",
     "resolve_by_group",
     "segmentation",

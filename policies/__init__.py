@@ -20,7 +20,9 @@ segmentation.register("anomaly", "policies.segmentation.anomaly:Anomaly")
 
 sensitivity.register("volume", "policies.sensitivity.volume:Volume")
 sensitivity.register("identifiers", "policies.sensitivity.identifiers:Identifiers")
-sensitivity.reserve("secrets", "rarity", "overlap", "exposure")
+sensitivity.register("rarity", "policies.sensitivity.rarity:Rarity")
+sensitivity.register("overlap", "policies.sensitivity.overlap:Overlap")
+sensitivity.reserve("secrets", "exposure")
 
 noise.register("uniform", "policies.noise.uniform:Uniform")
 noise.register("scale", "policies.noise.scale:Scale")

@@ -127,7 +127,7 @@ def describe(document: Mapping[str, Any]) -> list[str]:
             f"{_cell(g['noise_multiplier'], 3, 8)}{_cell(g['sampling_rate'], 5, 9)}{_cell(g['noise_to_signal'], 4, 14)}"
         )
     lines.append("")
-    lines += _levers(document) + _candidates(document)
+    lines += _tiers(document["tiers"]) + _levers(document) + _candidates(document)
     if document["holdout"]:
         h = document["holdout"]
         lines.append(f"  hold-out    ε = {f.epsilon(h['epsilon'])} by {h['evaluations']} noisy evaluations")
@@ -166,6 +166,16 @@ def _levers(document: Mapping[str, Any]) -> list[str]:
             for g in groups
         ]
     return [*lines, ""] if lines else []
+
+
+def _tiers(known: Mapping[str, Any] | None) -> list[str]:
+    """Where the score is cut into risk tiers, where noisy answers say."""
+    if known is None or known["from"] == "declared":
+        return []
+    if known["edges"] is None:
+        where = ", ".join(f"{q:g}" for q in known["quantiles"])
+        return [f"  tiers       cut at the quantiles {where} of the score (noisy answers)", ""]
+    return ["  tiers       cut at " + ", ".join(f"{edge:.3f}" for edge in known["edges"]) + " (noisy answers)", ""]
 
 
 def _candidates(document: Mapping[str, Any]) -> list[str]:

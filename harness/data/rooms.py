@@ -2,7 +2,8 @@
 
 - The *user room* imports a plugin and then forks once per user: the fork is handed the records of that one user,
   answers and ends. So nothing passes from one user to another, whatever the plugin keeps, and where.
-- The *fitting room* runs `SessionSegmenter.fit`. It has no data at all; it asks through a pipe.
+- The *fitting room* runs `fit` of a `SessionSegmenter` or `SessionScore`. It has no data at all; it asks through a
+  pipe.
 
 A room is started fresh: no inherited memory, descriptors, environment or working folder; behind the walls of
 `harness.data.walls`, whose limits hold here too. What a room sends is JSON that is looked at, never a pickle. What a
@@ -30,6 +31,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from harness.data import portable
+from harness.data.learning import Kind, learnt
 from harness.data.quiet import LOG
 from harness.data.within import message, receive
 from harness.errors import ArgumentError, MachineError
@@ -263,27 +265,29 @@ def run_fit(
     *,
     who: str,
     private_dir: Path | None,
+    kind: Kind = "segmenter",
     refused: Sequence[Path] = (),
     seconds: float = FIT_SECONDS,
 ) -> Described:
-    """Runs `SessionSegmenter.fit` in a fitting room, and closes the session.
+    """Runs `fit` of a plugin that learns in a fitting room, and closes the session.
 
     Args:
-        thing: The segmenter.
+        thing: The plugin.
         session: What it asks.
         who: The plugin's name, for errors.
         private_dir: Gets what the plugin prints and raises; None: nobody does.
+        kind: What it is.
         refused: Folders in which it may read nothing.
         seconds: Time for its own work between two questions.
 
     Returns:
-        The rule, not rebuilt: only a user room ever does that.
+        The rule or score, not rebuilt: only a user room ever does that.
 
     Raises:
         ArgumentError: It raised an error, was out of time, or gave no rule.
     """
     folders = [str(path) for path in (*refused, *([private_dir] if private_dir is not None else []))]
-    room = _Room({"task": "fit", "thing": asdict(thing), "refused": folders})
+    room = _Room({"task": "fit", "kind": kind, "thing": asdict(thing), "refused": folders})
     try:
         for sent in _messages(room, seconds):
             if "ask" in sent:
@@ -293,7 +297,7 @@ def run_fit(
             if "failed" in sent:
                 _note(private_dir, who, sent["failed"])
                 raise ArgumentError(f"the plugin {who} raised an error{_hint(private_dir)}")
-            return _rule(sent, who)
+            return _rule(sent, who, kind)
     except OSError:
         pass  # it has gone
     finally:
@@ -315,8 +319,8 @@ def _answered(session: DeclaredSession, sent: dict[str, Any]) -> dict[str, Any]:
         return {"refused": error.message}
 
 
-def _rule(sent: dict[str, Any], who: str) -> Described:
+def _rule(sent: dict[str, Any], who: str, kind: Kind) -> Described:
     try:
         return portable.described(sent.get("rule"), sent.get("attributes"))
     except PluginError:
-        raise ArgumentError(f"the plugin {who} gave no own-records rule") from None
+        raise ArgumentError(f"the plugin {who} gave no {learnt(kind)}") from None

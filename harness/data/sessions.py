@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from harness.cache import machine_errors, secret_key
 from harness.data import asking, guard, portable
+from harness.data.learning import Learner, kind_of, learnt, rule_of
 from harness.data.quiet import LOG, Quiet
 from harness.data.rooms import UserRoom, ask_all, run_fit
 from harness.data.store import Corpus
 from harness.errors import ArgumentError
 from harness.files import private_folder, write_private
 from harness.packages import name_of
-from harness.plugins import OwnRecordsSegmenter, PluginError, SessionSegmenter, Statistic, UserRecords
+from harness.plugins import PluginError, Statistic, UserRecords
 from harness.privacy.randomness import Randomness
 from harness.privacy.session import AnswerFolder, DeclaredSession, read_record
 from harness.queries import Answer, Described, Query
@@ -128,9 +129,9 @@ def _made(times: bool) -> tuple[UserRecords, ...]:
 class Session:
     """The private session of a run, bound to its training users."""
 
-    def __init__(self, declared: DeclaredSession, users: _Users) -> None:
+    def __init__(self, declared: DeclaredSession, users: _Users, rule: str = RULE) -> None:
         """As `open_session` makes it."""
-        self._declared, self._users = declared, users
+        self._declared, self._users, self._rule = declared, users, rule
 
     def count_users(self, query: str = USERS) -> Answer:
         """Answers `users_query`."""
@@ -154,40 +155,53 @@ class Session:
         counts = [int(count) for count in self._users.corpus.n_examples[self._users.users]]
         return self._column(query, "examples", "", counts)
 
-    def fit(self, segmenter: SessionSegmenter) -> Described:
-        """Runs a segmenter's `fit`; what it asks is answered, and nothing afterwards.
+    def score_quantiles(self, values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+        """Answers every declared query, each a `tiers.score_query`, in their order.
+
+        Args:
+            values: [users of the corpus] the combined score of each user. Private, and each user's own: a function of
+                their records, constants and earlier answers.
+        """
+        own = [float(value) for value in values[self._users.users]]
+        queries = self._declared.queries
+        answers = [self._column(query.name, "combined scores", json.dumps(own), own) for query in queries]
+        return tuple(float(answer.value) for answer in answers)  # type: ignore[arg-type]
+
+    def fit(self, learner: Learner) -> Described:
+        """Runs a plugin's `fit`; what it asks is answered, and nothing afterwards.
 
         The rule is kept in the private folder: a resumed run is given the same one, and runs nothing.
 
         Returns:
-            The own-records rule, as data: who trusts it with records rebuilds it in a user room.
+            The own-records rule or score, as data: who trusts it with records rebuilds it in a user room.
 
         Raises:
             ArgumentError: It fails, asks what it had not declared, or gives no rule.
         """
-        path = self._users.private_dir / RULE
-        thing = asking.described(segmenter)
+        path = self._users.private_dir / self._rule
+        thing = asking.described(learner)
         kept = read_record(path) if path.exists() else {}
         if kept.get("of") == asdict(thing):
             self._declared.close()
             return Described(**kept["rule"])
-        trusted = asking.is_built_in(segmenter)
+        trusted = asking.is_built_in(learner)
         self._users.trusted.append(trusted)
-        self._users.who.append(name_of(type(segmenter)))
+        self._users.who.append(name_of(type(learner)))
         if trusted:
-            rule = self._fit_here(segmenter)
+            rule = self._fit_here(learner)
         else:
-            who, where = self._users.who[-1], self._users.private_dir
-            rule = run_fit(thing, self._declared, who=who, private_dir=where, refused=self._users.refused)
+            users, kind = self._users, kind_of(learner)
+            where, refused = users.private_dir, users.refused
+            rule = run_fit(thing, self._declared, who=users.who[-1], private_dir=where, kind=kind, refused=refused)
         self._declared.close()
         write_private(path, json.dumps({"of": asdict(thing), "rule": asdict(rule)}).encode())
         return rule
 
-    def _fit_here(self, segmenter: SessionSegmenter) -> Described:
-        rule = guard.guarded(segmenter, lambda: segmenter.fit(_Local(self._declared)), self._users.private_dir)
-        if not isinstance(rule, OwnRecordsSegmenter):
-            raise ArgumentError(f"the plugin {self._users.who[-1]} gave no own-records rule")
-        return portable.describe(rule)
+    def _fit_here(self, learner: Learner) -> Described:
+        found = guard.guarded(learner, lambda: learner.fit(_Local(self._declared)), self._users.private_dir)
+        with contextlib.suppress(PluginError):
+            return portable.describe(rule_of(learner, found))
+        raise ArgumentError(f"the plugin {self._users.who[-1]} gave no {learnt(kind_of(learner))}")
 
     def _column(self, query: str, name: str, own: str, values: Sequence[object]) -> Answer:
         """A question of the harness itself, its statistic computed here."""
@@ -201,7 +215,7 @@ class Session:
 
 
 class _Local:
-    """The session, as a built-in segmenter's `fit` sees it."""
+    """The session, as a built-in plugin's `fit` sees it."""
 
     def __init__(self, declared: DeclaredSession) -> None:
         self._declared = declared
@@ -219,6 +233,7 @@ def open_session(
     private_dir: Path,
     cache_dir: Path,
     record: str = RECORD,
+    rule: str = RULE,
 ) -> Session:
     """Opens the session of a run, or opens it again after a crash.
 
@@ -227,11 +242,12 @@ def open_session(
     Args:
         corpus: Whose users it is about.
         users: The numbers of the training users.
-        queries: Everything that may be asked, the segmenter's and the harness's own.
+        queries: Everything that may be asked in it, by one plugin or by the harness itself.
         randomness: The run's.
         private_dir: Of the run: gets the record of the answers.
         cache_dir: Keeps answers for other runs on the same data.
         record: Name of the file of the answers.
+        rule: Name of the file of what is learnt.
 
     Raises:
         ArgumentError: The queries can't be declared like that.
@@ -247,6 +263,6 @@ def open_session(
     who = _Users(corpus, with_records, fingerprint.hexdigest(), private_dir, refused, ["the harness"], [False], {})
     kept = AnswerFolder(cache_dir / ANSWERS)
     try:
-        return Session(DeclaredSession(queries, who, randomness, private_dir / record, kept), who)
+        return Session(DeclaredSession(queries, who, randomness, private_dir / record, kept), who, rule)
     except PluginError as error:
         raise ArgumentError(f"session: {error.message}") from None

@@ -1,4 +1,4 @@
-"""A private session over made users, on which a segmenter that learns can be tried. No private record is read."""
+"""A private session over made users, on which a plugin that learns can be tried. No private record is read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 
 from harness.data import portable
-from harness.plugins import Answer, OwnRecordsSegmenter, PluginError, SessionSegmenter, Statistic, UserRecords
+from harness.data.learning import Learner, Rule, rule_of
+from harness.plugins import Answer, PluginError, Statistic, UserRecords
 from harness.privacy import contributions
 from harness.privacy.randomness import KEY_BYTES, Randomness
 from harness.privacy.session import check_queries, noisy_answer
@@ -16,13 +17,13 @@ from harness.queries import Described
 class TrialSession:
     """Answers the declared queries, each for one statistic, with noise that is known. Not private: for made users."""
 
-    def __init__(self, segmenter: SessionSegmenter, users: Sequence[UserRecords], draw: int) -> None:
+    def __init__(self, learner: Learner, users: Sequence[UserRecords], draw: int) -> None:
         """Takes the users, and which of the possible draws of noise it is.
 
         Raises:
             PluginError: The queries can't be declared like that.
         """
-        self._queries = {query.name: query for query in check_queries(segmenter.queries)}
+        self._queries = {query.name: query for query in check_queries(learner.queries)}
         self._users = users
         self._randomness = Randomness(draw.to_bytes(KEY_BYTES, "big"))
         self._asked: dict[str, object] = {}
@@ -39,16 +40,14 @@ class TrialSession:
         return noisy_answer(asked, contributions.total(asked, values), self._randomness, query)
 
 
-def learn(segmenter: SessionSegmenter, users: Sequence[UserRecords], draw: int) -> OwnRecordsSegmenter:
-    """The rule that `segmenter` learns from made users, rebuilt from what travels of it.
+def learn(learner: Learner, users: Sequence[UserRecords], draw: int) -> Rule:
+    """The rule or score that `learner` learns from made users, rebuilt from what travels of it.
 
     Raises:
         PluginError: It asks what it may not, or gives no rule, or one that can't be rebuilt.
     """
-    rule = segmenter.fit(TrialSession(segmenter, users, draw))
-    if not isinstance(rule, OwnRecordsSegmenter):
-        raise PluginError(f"gives a {type(rule).__name__} in place of an own-records rule")
-    return portable.rebuild(_described(rule), OwnRecordsSegmenter)  # type: ignore[type-abstract]
+    rule = rule_of(learner, learner.fit(TrialSession(learner, users, draw)))
+    return portable.rebuild(_described(rule), type(rule))
 
 
 def _described(thing: object) -> Described:

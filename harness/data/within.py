@@ -19,12 +19,12 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.data import portable
+from harness.data.learning import base_of, rule_of
 from harness.data.walls import Walls, close_all_but
 from harness.plugins import (
     OwnRecordsScore,
     OwnRecordsSegmenter,
     PluginError,
-    SessionSegmenter,
     Statistic,
     UserRecords,
 )
@@ -224,12 +224,9 @@ def _fit(descriptor: int, job: Any, walls: Walls) -> None:
         return _listen(descriptor)
 
     try:
-        segmenter = portable.rebuild(_described(job["thing"]), SessionSegmenter)  # type: ignore[type-abstract]
+        learner = portable.rebuild(_described(job["thing"]), base_of(job["kind"]))
         close_all_but([descriptor])
-        rule = segmenter.fit(_Asking(ask))
-        if not isinstance(rule, OwnRecordsSegmenter):
-            raise PluginError(f"`fit` gave a {type(rule).__name__} in place of an own-records rule")
-        path, attributes = portable.parts(rule)
+        path, attributes = portable.parts(rule_of(learner, learner.fit(_Asking(ask))))
         last: Any = {"rule": path, "attributes": attributes}
     except BaseException as error:
         last = {"failed": "".join(traceback.format_exception(error))}

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from harness.planning.basis import Basis, Population
-from harness.plugins import SessionSegmenter
+from harness.planning.learners import cuts, learners
 from harness.privacy.accounting import Accountant, charges_epsilon
 from harness.privacy.calibration import noise_multiplier
 from harness.privacy.exposure import Exposure
@@ -62,8 +62,8 @@ def questions(basis: Basis, population: Population) -> Questions:
     counts = "noisy" in (population.source, population.weights_source)
     counts = counts or (spec.data.population == "noisy" or (spec.data.weights == "noisy" and len(basis.groups) > 1))
     charges = [Charge(GROUPS, one)] if counts else []
-    if isinstance(basis.segmenter, SessionSegmenter):
-        charges += [Charge(f"segmentation: {q.name}", q.noise_multiplier) for q in basis.segmenter.queries]
+    charges += [charge for learner in learners(basis) for charge in learner.charges]
+    charges += [Charge(query.name, query.noise_multiplier) for query in cuts(basis)]
     unit, per_user = spec.sampling.unit, spec.sampling.examples_per_user
     median, decides = (Charge(EXAMPLES, one),), unit != "user"
     asks = basis.proposal.epsilon is not None and (unit == "auto" or per_user == "auto")

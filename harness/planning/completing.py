@@ -14,6 +14,7 @@ from harness.errors import ArgumentError, BudgetError
 from harness.planning.asking import Questions, questions
 from harness.planning.basis import Basis, Population
 from harness.planning.choosing import Choice, choose
+from harness.planning.learners import groups_learnt
 from harness.planning.plan import Plan
 from harness.plugins import OwnRecordsSegmenter, SessionSegmenter
 from harness.privacy import calibration
@@ -117,8 +118,14 @@ def calibrated(basis: Basis, population: Population, asked: Questions, median: f
     return Calibrated(mechanism, epsilon, delta, choice, _largest(basis, mechanism, delta))
 
 
-def settle(plan: Plan, population: Population, median: float | None) -> Plan:
+def settle(plan: Plan, population: Population, median: float | None, edges: tuple[float, ...] | None = None) -> Plan:
     """The plan after the private session has answered: it must lie under the one that was shown and reserved.
+
+    Args:
+        plan: The one before.
+        population: With the noisy counts.
+        median: The noisy median of examples per user, where it was asked.
+        edges: Of the risk tiers, where they are noisy answers.
 
     Raises:
         BudgetError: It would not; nothing is trained then.
@@ -132,7 +139,7 @@ def settle(plan: Plan, population: Population, median: float | None) -> Plan:
     )
     if not (kept and same_cost and (plan.chosen_later or _same_exposure(plan.mechanism, settled.mechanism))):
         raise BudgetError("the plan is refused: with the noisy answers it would not be the one that was accounted")
-    return dataclasses.replace(settled, ledger=plan.ledger, memory=plan.memory)
+    return dataclasses.replace(settled, ledger=plan.ledger, memory=plan.memory, answered_edges=edges)
 
 
 def _same_exposure(bound: Mechanism, settled: Mechanism) -> bool:
@@ -152,7 +159,7 @@ def _same_exposure(bound: Mechanism, settled: Mechanism) -> bool:
 
 def _largest(basis: Basis, mechanism: Mechanism, delta: float) -> float | None:
     """ε of any user where the groups themselves are learnt from noisy answers: nothing less can be claimed then."""
-    if not isinstance(basis.segmenter, SessionSegmenter):
+    if not groups_learnt(basis):
         return None
     spec = basis.loaded.spec
     value = largest_epsilon(mechanism, delta, spec.privacy.accountant)

@@ -40,6 +40,7 @@ def document(plan: Plan) -> dict[str, Any]:
         },
         "weights_from": population.weights_source,
         "groups": [_group(plan, i) for i in range(len(mechanism.groups))],
+        "tiers": _tiers(plan),
         "charges": _charges(plan),
         "holdout": _holdout(plan),
         "pending": list(plan.pending),
@@ -78,11 +79,24 @@ def _group(plan: Plan, i: int) -> dict[str, Any]:
         "sampling_rate": group.sampling_rate,
         "steps": group.steps,
         "examples_per_user": group.examples_per_user,
-        "noise_to_signal": noise_to_signal(plan.mechanism, i) if not plan.pending else None,
+        "noise_to_signal": noise_to_signal(plan.mechanism, i) if not plan.levers_pending else None,
     }
     if plan.trade_offs:
         found |= {"delta_at_zero": plan.trade_offs[i][0][1], "curve": [list(p) for p in plan.trade_offs[i]]}
     return found
+
+
+def _tiers(plan: Plan) -> dict[str, Any] | None:
+    """Names of the risk tiers from the least at stake to the most, and the edges between them."""
+    if plan.sensitivity is None:
+        return None
+    quantiles, edges = plan.sensitivity.quantiles, plan.edges
+    return {
+        "names": list(plan.sensitivity.names),
+        "edges": None if edges is None else list(edges),
+        "from": "noisy" if quantiles else "declared",
+        "quantiles": list(quantiles),
+    }
 
 
 def _charges(plan: Plan) -> list[dict[str, Any]]:

@@ -34,6 +34,7 @@ class Plan:
         choice: What the spec left open, and how it was chosen; None without privacy.
         ledger: What the ledger said; None: the spec wants none.
         memory: What a worker needs, and what is free here; None: nobody has looked.
+        answered_edges: Of the risk tiers, where they are noisy quantiles and known by now.
     """
 
     basis: Basis
@@ -46,6 +47,7 @@ class Plan:
     choice: Choice | None
     ledger: LedgerView | None = None
     memory: Room | None = None
+    answered_edges: tuple[float, ...] | None = None
 
     @property
     def loaded(self) -> LoadedSpec:
@@ -83,8 +85,20 @@ class Plan:
         return bool(self.mechanism.choice)
 
     @property
+    def edges(self) -> tuple[float, ...] | None:
+        """Where the combined score is cut into risk tiers; None: nowhere, or it is not known yet."""
+        public = self.sensitivity.edges if self.sensitivity is not None else None
+        return self.answered_edges if public is None else public
+
+    @property
     def pending(self) -> tuple[str, ...]:
         """Keys of the spec whose values wait for noisy answers."""
+        tiers = self.sensitivity is not None and self.edges is None
+        return (*self.levers_pending, "sensitivity.tiers.edges") if tiers else self.levers_pending
+
+    @property
+    def levers_pending(self) -> tuple[str, ...]:
+        """Those on which the mechanism's numbers depend."""
         sampling = self.spec.sampling
         waiting = {
             "data.population": not self.population.users_known,

@@ -8,14 +8,13 @@ user and emptying a user move the exact answer alike.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.queries import Answer, Query
+from harness.queries import Answer, Query, bucket_of
 
 Grains = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -162,12 +161,6 @@ def total(query: Query, values: Iterable[object]) -> list[int]:
             whole = [a + int(b) for a, b in zip(whole, part, strict=True)]
             part[:], users = 0, 0
     return [a + int(b) for a, b in zip(whole, part, strict=True)]
-
-
-def bucket_of(key: str, buckets: int) -> int:
-    """The bucket of a key, by a public hash."""
-    digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).digest()
-    return int.from_bytes(digest, "big") % buckets
 
 
 def answer(query: Query, noisy: Floats) -> Answer:

@@ -64,6 +64,26 @@ def charge_rows(record: RunRecord) -> list[dict[str, str]]:
     ]
 
 
+def tiers(record: RunRecord) -> tuple[str, str] | None:
+    """Where the score is cut into risk tiers, and where the edges come from; None where there are no tiers."""
+    held = block(record.plan, "tiers")
+    names = [str(name) for name in _listed(held, "names")]
+    if not names:
+        return None
+    edges = [number(edge) for edge in _listed(held, "edges")]
+    quantiles = ", ".join(f.significant(number(q)) for q in _listed(held, "quantiles"))
+    note = f"noisy quantiles ({quantiles}) of the score, charged" if quantiles else "edges declared in the spec"
+    if len(edges) != len(names) - 1:
+        return ", ".join(names), note
+    parts = [f"{name} below {f.significant(edge)}" for name, edge in zip(names, edges, strict=False)]
+    return ", ".join([*parts, f"{names[-1]} from there on"]), note
+
+
+def _listed(held: Mapping[str, Any], key: str) -> list[Any]:
+    found = held.get(key)
+    return found if isinstance(found, list) else []
+
+
 def _noise(charge: Mapping[str, Any]) -> str:
     multiplier, count = number(charge.get("noise_multiplier")), number(charge.get("count"))
     if multiplier is None:

@@ -316,6 +316,8 @@ def _how(record: RunRecord) -> Iterator[Fact]:
     unit = str(sampling.get("unit") or "user")
     yield Fact("Sampling", f"Poisson, by {unit}", answers.per_step(expected, unit, items(plan, "groups")))
     yield from _moves(plan)
+    if (tiers := answers.tiers(record)) is not None:
+        yield Fact("Risk tiers", *tiers)
     users, held = number(population.get("users")), number(population.get("holdout_users"))
     sources = {"public": "counted, and declared public", "noisy": "counted with noise, and charged"}
     note = sources.get(str(population.get("from")), "declared in the spec")

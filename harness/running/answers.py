@@ -15,47 +15,72 @@ import numpy.typing as npt
 
 from harness.data.asking import is_built_in
 from harness.data.groups import assign_groups
-from harness.data.sessions import Session, examples_query, group_sizes_query, open_session
+from harness.data.sessions import RECORD, RULE, Session, examples_query, group_sizes_query, open_session
 from harness.data.store import Corpus
-from harness.data.tiers import assign_tiers
+from harness.data.tiers import combined_scores, cut, monotone
+from harness.errors import MachineError
 from harness.files import as_json, write_private
 from harness.planning import Plan, Population, settle
 from harness.planning.asking import EXAMPLES, GROUPS
 from harness.planning.completing import weights_of
-from harness.plugins import OwnRecordsSegmenter, SessionSegmenter
+from harness.planning.learners import Learner, cuts, learners
+from harness.plugins import OwnRecordsSegmenter, SessionScore
 from harness.privacy.randomness import load_key
 from harness.queries import Query
 from harness.training.job import Folder
 
 COUNTS = "counts.json"
 """In the private folder: the answers to the harness's own questions."""
+CUTS = "cuts.json"
+"""The same for the quantiles at which risk tiers are cut."""
+EDGES = "edges.json"
+"""The edges that these lead to."""
 
 
 def assigned_groups(plan: Plan, corpus: Corpus, folder: Folder, cache: Path) -> npt.NDArray[np.int16]:
     """Each user's group, as an index into the mechanism's; -1 for groups without training users. Private.
 
-    Where groups are learnt, the segmenter asks its session here: its charge must have been reserved and touched.
+    Where groups are learnt, whoever learns asks here: all charges must have been reserved and touched.
     """
     segmenter = plan.segmenter
     segments = segmenter.segments or ()
-    session = None
-    if isinstance(segmenter, SessionSegmenter):
-        charged = {c.what: c.noise_multiplier for c in plan.mechanism.charges}
-        if any(charged.get(f"segmentation: {q.name}") != q.noise_multiplier for q in segmenter.queries):
-            raise RuntimeError("a query of the segmentation is not what was accounted")
-        session = _open(corpus, tuple(segmenter.queries), folder, cache, None)
+    found = learners(plan.basis)
+    _check_accounted(plan, found)
+    opened = {one.score: _opened_for(one, corpus, folder, cache) for one in found}
     assigned: npt.NDArray[np.integer] = assign_groups(
-        corpus, segmenter, segments, private_dir=folder.private, session=session
+        corpus, segmenter, segments, private_dir=folder.private, session=opened.pop(None, None)
     )
     tiers = plan.sensitivity.names if plan.sensitivity is not None else (None,)
     if plan.sensitivity is not None:
-        assigned = assigned.astype(np.int64) * len(tiers) + assign_tiers(
-            corpus, plan.sensitivity, private_dir=folder.private
-        )
+        sessions = {place: session for place, session in opened.items() if place is not None}
+        values = combined_scores(corpus, plan.sensitivity, private_dir=folder.private, sessions=sessions)
+        edges = plan.sensitivity.edges
+        if edges is None:
+            asked = _open(corpus, cuts(plan.basis), folder, cache, CUTS)
+            edges = monotone(asked.score_quantiles(values))
+            write_private(folder.private / EDGES, as_json({"edges": list(edges)}).encode())
+        assigned = assigned.astype(np.int64) * len(tiers) + cut(values, edges)
     index = {(one.segment, one.tier): i for i, held in enumerate(plan.basis.holds) for one in held}
     places = np.array([index.get((s, t), -1) for s in segments for t in tiers], dtype=np.int16)
-    found: npt.NDArray[np.int16] = places[assigned]
-    return found
+    groups: npt.NDArray[np.int16] = places[assigned]
+    return groups
+
+
+def _check_accounted(plan: Plan, found: tuple[Learner, ...]) -> None:
+    """What is about to be asked is what everybody was charged for, no more and no less."""
+    asked = [(charge.what, charge.noise_multiplier) for learner in found for charge in learner.charges]
+    asked += [(query.name, query.noise_multiplier) for query in cuts(plan.basis)]
+    charged = [(c.what, c.noise_multiplier) for c in plan.mechanism.charges if c.what not in (GROUPS, EXAMPLES)]
+    if asked != charged or any(charge.count != 1 for charge in plan.mechanism.charges):
+        raise RuntimeError("what would be asked is not what was accounted")
+
+
+def _opened_for(learner: Learner, corpus: Corpus, folder: Folder, cache: Path) -> Session:
+    """The part of the session in which a plugin asks: its answers, and what it learns, in files of their own."""
+    if learner.score is None:
+        return _open(corpus, learner.queries, folder, cache)
+    place = learner.score + 1
+    return _open(corpus, learner.queries, folder, cache, f"session-score-{place}.json", f"score-{place}.json")
 
 
 def foreign_rules(plan: Plan) -> bool:
@@ -64,6 +89,7 @@ def foreign_rules(plan: Plan) -> bool:
     Whether it fails, and so whether the run ends, says something about a record: then the run is charged before.
     """
     scores = plan.sensitivity.scores if plan.sensitivity is not None else ()
+    scores = tuple(score for score in scores if not isinstance(score, SessionScore))
     rules = [plan.segmenter] if isinstance(plan.segmenter, OwnRecordsSegmenter) else []
     return not all(is_built_in(rule) for rule in (*rules, *scores))
 
@@ -82,7 +108,7 @@ def load_groups(folder: Folder) -> npt.NDArray[np.int16]:
 
 
 def ask(plan: Plan, corpus: Corpus, groups: npt.NDArray[np.int16], folder: Folder, cache: Path) -> Plan:
-    """Asks what the plan waits for, and settles it.
+    """Asks what the plan still waits for, and settles it.
 
     Args:
         plan: With everything reserved and touched.
@@ -98,16 +124,21 @@ def ask(plan: Plan, corpus: Corpus, groups: npt.NDArray[np.int16], folder: Folde
         BudgetError: The settled plan would not be the accounted one.
     """
     queries = _queries(plan)
-    if not queries:
+    learnt = plan.sensitivity is not None and plan.sensitivity.edges is None
+    if not (queries or learnt):
         return plan
-    session = _open(corpus, queries, folder, cache, COUNTS)
     names = {query.name for query in queries}
     counts: dict[str, float] = {}
-    if GROUPS in names:
-        noisy = session.group_sizes(groups, GROUPS).noisy
-        counts = {g.name: value for g, value in zip(plan.groups, noisy, strict=True)}
-    median = float(session.examples_per_user(EXAMPLES).value) if EXAMPLES in names else None  # type: ignore[arg-type]
-    write_private(_settled(folder), as_json({"counts": counts, "median": median}).encode())
+    median = None
+    if queries:
+        session = _open(corpus, queries, folder, cache, COUNTS)
+        if GROUPS in names:
+            noisy = session.group_sizes(groups, GROUPS).noisy
+            counts = {g.name: value for g, value in zip(plan.groups, noisy, strict=True)}
+        if EXAMPLES in names:
+            median = float(session.examples_per_user(EXAMPLES).value)  # type: ignore[arg-type]
+    edges = read_edges(folder) if learnt else None
+    write_private(_settled(folder), as_json({"counts": counts, "median": median, "edges": edges}).encode())
     return settled(plan, folder)
 
 
@@ -117,7 +148,22 @@ def settled(plan: Plan, folder: Folder) -> Plan:
     if not path.exists():
         return plan
     answers = json.loads(path.read_text())
-    return settle(plan, _population(plan, answers["counts"]), answers["median"])
+    edges = answers.get("edges")
+    known = None if edges is None else tuple(map(float, edges))
+    return settle(plan, _population(plan, answers["counts"]), answers["median"], known)
+
+
+def read_edges(folder: Folder) -> list[float]:
+    """Where risk tiers were cut, as the answers said; written before the groups that follow from it.
+
+    Raises:
+        MachineError: The file is damaged.
+    """
+    path = folder.private / EDGES
+    try:
+        return [float(edge) for edge in json.loads(path.read_text())["edges"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise MachineError(f"{path} is damaged") from None
 
 
 def _settled(folder: Folder) -> Path:
@@ -146,7 +192,8 @@ def _queries(plan: Plan) -> tuple[Query, ...]:
     return tuple(found)
 
 
-def _open(corpus: Corpus, queries: tuple[Query, ...], folder: Folder, cache: Path, record: str | None) -> Session:
+def _open(
+    corpus: Corpus, queries: tuple[Query, ...], folder: Folder, cache: Path, record: str = RECORD, rule: str = RULE
+) -> Session:
     users = corpus.users(holdout=False)
-    more = {} if record is None else {"record": record}
-    return open_session(corpus, users, queries, load_key(folder.key), folder.private, cache, **more)
+    return open_session(corpus, users, queries, load_key(folder.key), folder.private, cache, record, rule)

@@ -143,21 +143,32 @@ class ModelBlock(Block):
 
 
 class TiersBlock(Block):
-    """Risk tiers: public edges cut the combined score."""
+    """Risk tiers: edges cut the combined score. They are public constants, or noisy quantiles of all users' scores."""
 
-    edges: tuple[Fraction, ...] = Field(
-        min_length=1, max_length=20, description="rising; a score equal to one lies above it"
+    edges: tuple[Fraction, ...] | None = Field(
+        default=None, min_length=1, max_length=20, description="rising; a score equal to one lies above it"
+    )
+    quantiles: tuple[Fraction, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=20,
+        description="in place of edges: shares of users, rising; the edges are noisy, charged quantiles of the score",
     )
     names: tuple[Annotated[str, Field(pattern=NAME)], ...] = Field(
-        min_length=1, description="one name more than edges, from the least at stake to the most"
+        min_length=1, description="one name more than edges or quantiles, from the least at stake to the most"
     )
 
     @model_validator(mode="after")
     def _fits(self) -> TiersBlock:
-        if any(a >= b for a, b in pairwise(self.edges)):
-            raise ValueError("edges: must rise")
-        if len(self.names) != len(self.edges) + 1:
-            raise ValueError(f"names: must be {len(self.edges) + 1}, one more than edges")
+        if self.edges is not None and self.quantiles is not None:
+            raise ValueError("quantiles: give either edges or quantiles, not both")
+        what, cuts = ("edges", self.edges) if self.quantiles is None else ("quantiles", self.quantiles)
+        if cuts is None:
+            raise ValueError("one of edges and quantiles must be given")
+        if any(a >= b for a, b in pairwise(cuts)):
+            raise ValueError(f"{what}: must rise")
+        if len(self.names) != len(cuts) + 1:
+            raise ValueError(f"names: must be {len(cuts) + 1}, one more than {what}")
         if len(set(self.names)) != len(self.names):
             raise ValueError("names: the same name twice")
         return self

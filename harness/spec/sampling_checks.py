@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from harness.plugins import Access
 from harness.spec.draft import Draft
 from harness.spec.merging import Merged
-from harness.spec.problems import COMMAND_LINE
+from harness.spec.problems import COMMAND_LINE, KeyPath
 
 
 def check_sampling(draft: Draft) -> None:
@@ -12,6 +13,7 @@ def check_sampling(draft: Draft) -> None:
     _sampling(draft)
     _unit(draft)
     _noisy(draft)
+    _learnt(draft)
 
 
 def _sampling(draft: Draft) -> None:
@@ -78,6 +80,20 @@ def _noisy(draft: Draft) -> None:
     if data.weights == "noisy" and draft.spec.noise.type in ("sample", "product") and draft.sure("noise"):
         message = f"noisy does not go with noise.type: {draft.spec.noise.type}, whose rates depend on them; give them"
         merged.add(("data", "weights"), message)
+
+
+def _learnt(draft: Draft) -> None:
+    """Without noise there is no ε that a noisy answer could be part of."""
+    if draft.spec.noise.type != "none" or not draft.sure("noise"):
+        return
+    message = "{} noisy answers, and a run without noise promises nothing: there is nothing to charge"
+    for block, plugin in draft.plugins.items():
+        if getattr(plugin, "access", None) is Access.SESSION:
+            draft.merged.add((*block, "type"), message.format("it learns from"))
+    sensitivity = draft.spec.sensitivity
+    if sensitivity is not None and sensitivity.tiers.quantiles is not None and draft.sure("sensitivity"):
+        path: KeyPath = ("sensitivity", "tiers", "quantiles")
+        draft.merged.add(path, message.format("the edges are"), at_key=True)
 
 
 def _weaker(merged: Merged) -> str:

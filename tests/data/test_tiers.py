@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from harness import plugins
-from harness.data.tiers import Sensitivity, assign_tiers
+from harness.data.tiers import Sensitivity, combined_scores, cut
 from harness.errors import ArgumentError
 from harness.plugins import UserRecords
 from harness.spec.privacy_groups import groups_of
@@ -34,12 +35,16 @@ def test_volume_is_logarithmic_between_its_constants(count, score, measure):
 
 
 def test_a_user_on_an_edge_is_in_the_stricter_tier_and_scores_are_combined():
-    """Break: `bisect_left`; or the smallest score in place of the largest."""
+    """Break: `side="left"`; or the smallest score in place of the largest."""
     user = UserRecords(("x", "y"), (1, 1), 1)
     half, one = volume(), volume(high=2)
-    assert sensitivity(half, edges=(0.5,), names=("low", "high")).tier((half.score(user),)) == 1
-    assert sensitivity(half, one).tier((half.score(user), one.score(user))) == 2
+    assert cut(np.array([half.score(user), 0.0, 1.0]), (0.5,)).tolist() == [1, 0, 1]
+    assert sensitivity(half, one).combine((half.score(user), one.score(user))) == 1.0
     assert sensitivity(half, one, weights=(3.0, 1.0)).combine((0.5, 1.0)) == 0.625
+
+
+def assign_tiers(made, assessed, **more):
+    return cut(combined_scores(made, assessed, **more), assessed.edges)
 
 
 def test_every_user_has_the_tier_of_their_own_records(posts, write_jsonl, make_data, build):

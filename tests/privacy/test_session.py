@@ -16,7 +16,7 @@ from harness.errors import MachineError
 from harness.privacy import contributions, session
 from harness.privacy.randomness import Randomness
 from harness.privacy.session import AnswerFolder, DeclaredSession
-from harness.queries import Answer, Described, Query
+from harness.queries import Answer, Described, Query, bucket_of
 from harness.registry import PluginError
 
 KEY = bytes(range(32))
@@ -114,7 +114,7 @@ def test_a_contribution_is_clipped_the_same_way_each_time():
     assert counted[0] > 0
     assert counted == [counted[0], counted[0], 0, counted[0]]
     assert not contributions.contribution(histogram, [["a"], 3, None]).any()
-    assert contributions.bucket_of("a key", 1000) == 942
+    assert bucket_of("a key", 1000) == 942
     unit = contributions.grain_of(QUERIES[3])
     found = contributions.contribution(QUERIES[3], [3.0, 0.0, 4.0]) * unit
     assert found == pytest.approx([0.6, 0.0, 0.8])

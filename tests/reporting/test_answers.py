@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.reporting import answers
+from harness.reporting import answers, view
 from harness.reporting.model_card import model_card
 from harness.reporting.moving import moving
 from harness.reporting.reasons import group_reason
@@ -194,3 +195,24 @@ def test_the_model_card_says_what_was_trained(make_run: Callable[..., Path], kin
     card = model_card(make_run(plan, privacy, metrics))
     assert f"\n{words}" in card
     assert f"\n- {kind}\n" in card
+
+
+def test_risk_tiers_are_told_by_their_edges(record: Callable[[str], RunRecord]) -> None:
+    """Which are public, or noisy answers. Red when the source of the edges, or an edge, is left out."""
+    plain = record("plain")
+    assert answers.tiers(plain) is None
+    tiers: dict[str, Any] = {
+        "names": ["low", "mid", "high"],
+        "edges": [0.2, 0.4312],
+        "from": "declared",
+        "quantiles": [],
+    }
+    told = answers.tiers(replace(plain, plan={**plain.plan, "tiers": tiers}))
+    assert told == ("low below 0.2, mid below 0.431, high from there on", "edges declared in the spec")
+    tiers |= {"from": "noisy", "quantiles": [0.5, 0.9]}
+    noisy = replace(plain, plan={**plain.plan, "tiers": tiers})
+    assert answers.tiers(noisy) == (told[0], "noisy quantiles (0.5, 0.9) of the score, charged")
+    facts = {fact.name: (fact.value, fact.note) for fact in view._how(noisy)}
+    assert facts["Risk tiers"] == answers.tiers(noisy)
+    tiers["edges"] = None
+    assert answers.tiers(noisy) == ("low, mid, high", "noisy quantiles (0.5, 0.9) of the score, charged")
