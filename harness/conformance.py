@@ -161,8 +161,9 @@ def _build(cls: type[Any], parameters: Mapping[str, Any]) -> Any:
     return cls.of(cls.Parameters.model_validate(dict(parameters)))
 
 
-def _users(columns: Sequence[str] = ()) -> list[Any]:
-    """Made users: from nothing to a lot, some alike; with any values in the public columns."""
+def _users(columns: Sequence[str] = (), *, model: bool = False) -> list[Any]:
+    """Made users: from nothing to a lot, some alike; with any values in the public columns, and views for a `model`."""
+    from harness.data.views import made_view
     from harness.plugins import UserRecords
 
     found = []
@@ -170,7 +171,9 @@ def _users(columns: Sequence[str] = ()) -> list[Any]:
         counts = tuple(1 + (7 * u + 11 * p) % (20 * u + 1) for p in range(u % 9))
         texts = tuple(f"user {u} writes {'ab ' * (count % 50)}" for count in counts)
         attributes = _Watched(dict.fromkeys(columns, _VALUES[u % len(_VALUES)]))
-        found.append(UserRecords(texts, counts, max(1, sum(counts) // 64) if counts else 0, attributes))
+        examples = max(1, sum(counts) // 64) if counts else 0
+        view = made_view(u, min(examples, 8), 16) if model else None
+        found.append(UserRecords(texts, counts, examples, attributes, model=view))
     return found
 
 
@@ -191,13 +194,15 @@ def _answers(cls: type[Any], parameters: Mapping[str, Any], *, backwards: bool) 
     plugin = _build(cls, parameters)
     if isinstance(plugin, SessionSegmenter):
         rules = [_learned(plugin, _build(cls, parameters), draw) for draw in _DRAWS]
-        return [answer for rule in rules for answer in _asked(rule, _users(), plugin, backwards=backwards)]
+        users: list[Any] = _users(model=plugin.uses_model)
+        return [one for rule in rules for one in _asked(rule, users, plugin, backwards=backwards)]
     if isinstance(plugin, PublicSegmenter):
         domain = {column: _VALUES[:3] for column in plugin.columns}
         plugin = plugin.bind(domain)
-        users: list[Any] = [_Watched(dict.fromkeys(plugin.columns, v)) for v in _VALUES]
+        users = [_Watched(dict.fromkeys(plugin.columns, v)) for v in _VALUES]
     else:
-        users = _users(plugin.columns if isinstance(plugin, MixedSegmenter) else ())
+        columns = plugin.columns if isinstance(plugin, MixedSegmenter) else ()
+        users = _users(columns, model=plugin.uses_model)
     return _asked(plugin, users, plugin, backwards=backwards)
 
 
@@ -219,7 +224,8 @@ def _learned(plugin: SessionSegmenter, other: SessionSegmenter, draw: int) -> Ow
     try:
         if plugin.queries != other.queries:
             raise PluginError("declares other queries the second time")
-        rule, again = trial.learn(plugin, _users(), draw), trial.learn(other, _users(), draw)
+        users = _users(model=plugin.uses_model)
+        rule, again = trial.learn(plugin, users, draw), trial.learn(other, users, draw)
         if portable.parts(rule) != portable.parts(again):
             raise PluginError("learns another rule from the same answers")
     except PluginError as error:

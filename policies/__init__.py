@@ -16,7 +16,9 @@ segmentation.reserve("kmeans", "mixture", "anomaly")
 
 sensitivity.register("volume", "policies.sensitivity.volume:Volume")
 sensitivity.register("identifiers", "policies.sensitivity.identifiers:Identifiers")
-sensitivity.reserve("secrets", "rarity", "overlap", "exposure")
+sensitivity.register("exposure", "policies.sensitivity.exposure:Exposure")
+sensitivity.register("composite", "policies.sensitivity.composite:Composite")
+sensitivity.reserve("secrets", "rarity", "overlap")
 
 noise.register("uniform", "policies.noise.uniform:Uniform")
 noise.register("scale", "policies.noise.scale:Scale")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from harness import plugins
 from harness.data import asking, guard
+from harness.data.views import Views, seen, shown
 from harness.errors import ArgumentError
 from harness.packages import name_of
 from harness.plugins import OwnRecordsScore, SensitivityScore
@@ -56,7 +57,9 @@ class Sensitivity:
         return bisect_right(self.edges, self.combine(values))
 
 
-def assign_tiers(corpus: Corpus, sensitivity: Sensitivity, *, private_dir: Path | None = None) -> npt.NDArray[np.int16]:
+def assign_tiers(
+    corpus: Corpus, sensitivity: Sensitivity, *, private_dir: Path | None = None, views: Views | None = None
+) -> npt.NDArray[np.int16]:
     """The tier of every user, as an index into `sensitivity.names`. Private.
 
     A score is asked of each user afresh, so that it can keep nothing of one for the next: see `asking`.
@@ -65,20 +68,24 @@ def assign_tiers(corpus: Corpus, sensitivity: Sensitivity, *, private_dir: Path 
         corpus: The users.
         sensitivity: How they are assessed.
         private_dir: Gets the details of a plugin's failure; None: nobody does.
+        views: How the base model sees the users; for scores that use it.
 
     Raises:
         ArgumentError: A score fails, or is no number in [0, 1]. The message names the plugin alone.
     """
-    columns = [_scores(corpus, score, private_dir) for score in sensitivity.scores]
+    columns = [_scores(corpus, score, private_dir, views) for score in sensitivity.scores]
     found = (sensitivity.tier(tuple(map(float, values))) for values in zip(*columns, strict=True))
     return np.fromiter(found, dtype=np.int16, count=corpus.n_users)
 
 
-def _scores(corpus: Corpus, score: SensitivityScore, private_dir: Path | None) -> npt.NDArray[np.float64]:
+def _scores(
+    corpus: Corpus, score: SensitivityScore, private_dir: Path | None, views: Views | None
+) -> npt.NDArray[np.float64]:
     """What one score says of all users, shape [users]."""
     if not isinstance(score, OwnRecordsScore):
         raise ArgumentError(f"sensitivity: {name_of(type(score))} is no score of a user's own records")
-    users = (corpus.own_records(user) for user in range(corpus.n_users))
+    its = shown(score, views)
+    users = (seen(corpus.own_records(user), user, its) for user in range(corpus.n_users))
     answers = asking.ask_each(score, "score", users, private_dir, refused=(corpus.folder,))
     return np.fromiter((_number(score, a, private_dir) for a in answers), dtype=np.float64, count=corpus.n_users)
 

@@ -21,6 +21,7 @@ from typing import Any
 from harness.data import portable
 from harness.data.walls import Walls, close_all_but
 from harness.plugins import (
+    ModelView,
     OwnRecordsScore,
     OwnRecordsSegmenter,
     PluginError,
@@ -162,11 +163,18 @@ def _answer(own: int, thing: Any, method: str) -> None:
     try:
         given = _listen(own)
         texts, counts = tuple(given["texts"]), tuple(given["token_counts"])
-        user = UserRecords(texts, counts, given["examples"], given["attributes"])
+        user = UserRecords(texts, counts, given["examples"], given["attributes"], model=_view(given["model"]))
         document = {"answer": _plain(getattr(thing, method)(user)), "failed": False}
     except BaseException as error:
         heard.write("".join(traceback.format_exception(error)))
     _send(own, document | {"log": heard.getvalue()})
+
+
+def _view(given: Any) -> ModelView | None:
+    """What the base model makes of the user, from JSON."""
+    if given is None:
+        return None
+    return ModelView(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
 
 
 def _plain(value: Any) -> Any:

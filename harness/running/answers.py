@@ -18,6 +18,7 @@ from harness.data.groups import assign_groups
 from harness.data.sessions import Session, examples_query, group_sizes_query, open_session
 from harness.data.store import Corpus
 from harness.data.tiers import assign_tiers
+from harness.data.views import Views, shown, uses_model
 from harness.files import as_json, write_private
 from harness.planning import Plan, Population, settle
 from harness.planning.asking import EXAMPLES, GROUPS
@@ -31,10 +32,13 @@ COUNTS = "counts.json"
 """In the private folder: the answers to the harness's own questions."""
 
 
-def assigned_groups(plan: Plan, corpus: Corpus, folder: Folder, cache: Path) -> npt.NDArray[np.int16]:
+def assigned_groups(
+    plan: Plan, corpus: Corpus, folder: Folder, cache: Path, views: Views | None = None
+) -> npt.NDArray[np.int16]:
     """Each user's group, as an index into the mechanism's; -1 for groups without training users. Private.
 
-    Where groups are learnt, the segmenter asks its session here: its charge must have been reserved and touched.
+    Where groups are learnt, the segmenter asks its session here: its charge must have been reserved and touched. Where
+    a plugin uses the base model's view of users, there must be `views`.
     """
     segmenter = plan.segmenter
     segments = segmenter.segments or ()
@@ -43,14 +47,14 @@ def assigned_groups(plan: Plan, corpus: Corpus, folder: Folder, cache: Path) -> 
         charged = {c.what: c.noise_multiplier for c in plan.mechanism.charges}
         if any(charged.get(f"segmentation: {q.name}") != q.noise_multiplier for q in segmenter.queries):
             raise RuntimeError("a query of the segmentation is not what was accounted")
-        session = _open(corpus, tuple(segmenter.queries), folder, cache, None)
+        session = _open(corpus, tuple(segmenter.queries), folder, cache, None, shown(segmenter, views))
     assigned: npt.NDArray[np.integer] = assign_groups(
-        corpus, segmenter, segments, private_dir=folder.private, session=session
+        corpus, segmenter, segments, private_dir=folder.private, session=session, views=views
     )
     tiers = plan.sensitivity.names if plan.sensitivity is not None else (None,)
     if plan.sensitivity is not None:
         assigned = assigned.astype(np.int64) * len(tiers) + assign_tiers(
-            corpus, plan.sensitivity, private_dir=folder.private
+            corpus, plan.sensitivity, private_dir=folder.private, views=views
         )
     index = {(g.segment, g.tier): i for i, g in enumerate(plan.groups)}
     places = np.array([index.get((s, t), -1) for s in segments for t in tiers], dtype=np.int16)
@@ -66,6 +70,12 @@ def foreign_rules(plan: Plan) -> bool:
     scores = plan.sensitivity.scores if plan.sensitivity is not None else ()
     rules = [plan.segmenter] if isinstance(plan.segmenter, OwnRecordsSegmenter) else []
     return not all(is_built_in(rule) for rule in (*rules, *scores))
+
+
+def model_is_used(plan: Plan) -> bool:
+    """Whether the base model is to look at users before their groups are known: then the run is charged before."""
+    scores = plan.sensitivity.scores if plan.sensitivity is not None else ()
+    return any(uses_model(one) for one in (plan.segmenter, *scores))
 
 
 def save_groups(groups: npt.NDArray[np.int16], folder: Folder) -> None:
@@ -146,7 +156,14 @@ def _queries(plan: Plan) -> tuple[Query, ...]:
     return tuple(found)
 
 
-def _open(corpus: Corpus, queries: tuple[Query, ...], folder: Folder, cache: Path, record: str | None) -> Session:
+def _open(
+    corpus: Corpus,
+    queries: tuple[Query, ...],
+    folder: Folder,
+    cache: Path,
+    record: str | None,
+    views: Views | None = None,
+) -> Session:
     users = corpus.users(holdout=False)
     more = {} if record is None else {"record": record}
-    return open_session(corpus, users, queries, load_key(folder.key), folder.private, cache, **more)
+    return open_session(corpus, users, queries, load_key(folder.key), folder.private, cache, **more, views=views)

@@ -66,7 +66,7 @@ def test_a_reserved_name_is_said_to_come(registry):
         registry.get("later")
     assert caught.value.not_built
     assert caught.value.key == ("type",)
-    for kind, name in ((plugins.sensitivity, "exposure"), (plugins.segmentation, "kmeans")):
+    for kind, name in ((plugins.sensitivity, "overlap"), (plugins.segmentation, "kmeans")):
         with pytest.raises(PluginError, match="not built yet"):
             kind.get(name)
 
