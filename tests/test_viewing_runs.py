@@ -100,6 +100,16 @@ def failing(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException) -
     monkeypatch.setattr(Viewer, "view", view)
 
 
+def noting(whole: Any, name: str, order: list[str]) -> Any:
+    """A method that notes that it was called."""
+
+    def noted(self: Any, *given: Any) -> Any:
+        order.append(name)
+        return whole(self, *given)
+
+    return noted
+
+
 def test_a_plan_loads_no_model(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Break: compute views where the plan is made."""
 
@@ -117,12 +127,7 @@ def test_users_are_seen_once_after_the_charge(place: Workplace, monkeypatch: pyt
     """Groups follow from the kept views. Break: touch after the look, or before the model is there."""
     order: list[str] = []
     for cls, name in ((Viewer, "__init__"), (spending.Spending, "touch"), (Viewer, "view")):
-
-        def noted(self: Any, *given: Any, _name: str = name, _whole: Any = getattr(cls, name)) -> Any:
-            order.append(_name)
-            return _whole(self, *given)
-
-        monkeypatch.setattr(cls, name, noted)
+        monkeypatch.setattr(cls, name, noting(getattr(cls, name), name, order))
     listening = begin(place)
     assert list(dict.fromkeys(order)) == ["__init__", "touch", "view"]
     folder = Folder(place.run_folder())

@@ -174,7 +174,8 @@ def _view(given: Any) -> ModelView | None:
     """What the base model makes of the user, from JSON."""
     if given is None:
         return None
-    return ModelView(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+    losses, tails, guessed = (tuple(given[name]) for name in ("losses", "tails", "guessed"))
+    return ModelView(losses, tails, guessed, given["gradient_norm"], tuple(given["embedding"]))
 
 
 def _plain(value: Any) -> Any:

@@ -75,7 +75,7 @@ def foreign_rules(plan: Plan) -> bool:
 def model_is_used(plan: Plan) -> bool:
     """Whether the base model is to look at users before their groups are known: then the run is charged before."""
     scores = plan.sensitivity.scores if plan.sensitivity is not None else ()
-    return any(uses_model(one) for one in (plan.segmenter, *scores))
+    return uses_model(plan.segmenter) or any(map(uses_model, scores))
 
 
 def save_groups(groups: npt.NDArray[np.int16], folder: Folder) -> None:

@@ -132,7 +132,7 @@ class Viewer:
         width = min(self._longest, -(-longest // _WIDTH) * _WIDTH)
         size = _rows_at_once(width)
         numbers: list[tuple[float, float, float]] = []
-        gradient, hidden, count = 0.0, 0.0, 0
+        gradient, hidden, count = np.zeros(sum(w.numel() for w in self._weights)), np.zeros(()), 0
         for start in range(0, len(tokens), size):
             part = slice(start, start + size)
             rows = self._rows(tokens[part], predicted[part], width)
@@ -146,7 +146,7 @@ class Viewer:
         self._seen.clear()
         each = list(zip(*numbers, strict=True))
         norm = float(np.linalg.norm(gradient)) / max(1, count)
-        return ModelView(each[0], each[1], each[2], norm if math.isfinite(norm) else 0.0, _unit(np.asarray(hidden)))
+        return ModelView(each[0], each[1], each[2], norm if math.isfinite(norm) else 0.0, _unit(hidden))
 
     def _rows(self, tokens: list[NDArray[Any]], predicted: list[NDArray[np.bool_]], width: int) -> Rows:
         """One row per example, filled up with token 0, which nothing to its left sees."""
@@ -177,7 +177,8 @@ class Viewer:
         wanted = rows.targets.flatten()[rows.predicted]
         size = max(1, CHUNK_BYTES // (4 * len(head.layer.weight)))
         with torch.no_grad():
-            parts = [_of_logits(head.layer, *both) for both in zip(hidden.split(size), wanted.split(size), strict=True)]
+            some = zip(torch.split(hidden, size), torch.split(wanted, size), strict=True)
+            parts = [_of_logits(head.layer, *both) for both in some]
         each, right, back = (torch.cat(found) for found in zip(*parts, strict=True))
         losses = torch.zeros(rows.targets.shape, device=each.device).flatten().index_copy_(0, rows.predicted, each)
         guessed = torch.zeros_like(losses, dtype=torch.bool).index_copy_(0, rows.predicted, right)
