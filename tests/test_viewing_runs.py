@@ -24,8 +24,8 @@ from harness.training.viewing import Viewer
 from tests.launching import CANARY, PERSON, Workplace, read_json, secret_posts
 
 EXPOSURE = {
-    "scores": [{"type": "exposure", "measure": "loss", "low": 3, "high": 8}],
-    "tiers": {"edges": [0.4], "names": ["low", "high"]},
+    "scores": [{"type": "exposure", "measure": "loss", "low": 4.25, "high": 6.25}],
+    "tiers": {"edges": [0.5], "names": ["low", "high"]},
 }
 
 
@@ -135,7 +135,7 @@ def test_users_are_seen_once_after_the_charge(place: Workplace, monkeypatch: pyt
     assert order.count("view") == corpus.n_users
     views, groups = KeptViews(folder.views), np.load(folder.members)
     losses = [float(np.mean(views(user).losses)) for user in range(corpus.n_users)]
-    assert groups.tolist() == [int(loss >= 5) for loss in losses]
+    assert groups.tolist() == [int(loss >= 5.25) for loss in losses]
     assert set(groups.tolist()) == {0, 1}
     assert charged(place) == "touched"
     assert not any("%" in note for note in listening.notes)  # how many users there are is not public
