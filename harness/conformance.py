@@ -164,7 +164,8 @@ def _build(cls: type[Any], parameters: Mapping[str, Any]) -> Any:
 
 
 def _users(plugin: Any, columns: Sequence[str] = ()) -> list[Any]:
-    """Made users: from nothing to a lot, some alike; with any values in the public columns, some times not known."""
+    """Made users: from nothing to a lot, some alike; with any values in the public columns, and what `plugin` uses."""
+    from harness.data.views import made_view
     from harness.plugins import UserRecords
 
     found = []
@@ -174,7 +175,9 @@ def _users(plugin: Any, columns: Sequence[str] = ()) -> list[Any]:
         attributes = _Watched(dict.fromkeys(columns, _VALUES[u % len(_VALUES)]))
         times = tuple(None if (u + p) % 5 == 0 else 1.7e9 - 7e4 * u + 900 * p * p for p in range(len(counts)))
         known = times if plugin.uses_times else ()
-        found.append(UserRecords(texts, counts, max(1, sum(counts) // 64) if counts else 0, attributes, known))
+        examples = max(1, sum(counts) // 64) if counts else 0
+        view = made_view(u, min(examples, 8), 16) if plugin.uses_model else None
+        found.append(UserRecords(texts, counts, examples, attributes, known, view))
     return found
 
 

@@ -16,6 +16,7 @@ from harness.data.holdout import is_holdout
 from harness.data.quiet import Quiet
 from harness.data.sources.base import Columns, RecordSource
 from harness.data.users import Users
+from harness.data.views import Views, seen, shown
 from harness.errors import ArgumentError, UserError
 from harness.packages import name_of as described
 from harness.plugins import (
@@ -134,6 +135,7 @@ def assign_groups(
     *,
     private_dir: Path | None = None,
     session: Session | None = None,
+    views: Views | None = None,
 ) -> npt.NDArray[np.int16]:
     """The segment of every user, as an index into `segments`. Private unless the rule is public.
 
@@ -145,6 +147,7 @@ def assign_groups(
         segments: The public names of all segments.
         private_dir: Gets the details of a plugin's failure; None: nobody does.
         session: What a `SessionSegmenter` asks; its charge is reserved.
+        views: How the base model sees the users; for a rule that uses it.
 
     Raises:
         ArgumentError: The rule fails, or names an unknown segment. The message names the plugin alone.
@@ -164,18 +167,18 @@ def assign_groups(
     elif not isinstance(segmenter, OwnRecordsSegmenter):
         raise ArgumentError(f"segmentation: {described(type(segmenter))} has no access tier")
     index = {name: i for i, name in enumerate(names)}
-    users = _own_records(corpus, segmenter)
+    users = _own_records(corpus, segmenter, shown(segmenter, views))
     refused = (corpus.folder,)
     answers = asking.ask_each(segmenter, "assign", users, private_dir, rule=rule, refused=refused)
     places = (_place(segmenter, answer, index, private_dir) for answer in answers)
     return np.fromiter(places, dtype=np.int16, count=corpus.n_users)
 
 
-def _own_records(corpus: Corpus, segmenter: Segmenter) -> Iterator[UserRecords]:
-    """Each user's records; with the public columns that the rule declares, where it reads any."""
+def _own_records(corpus: Corpus, segmenter: Segmenter, views: Views | None) -> Iterator[UserRecords]:
+    """Each user's records, with the view if there is one; and the public columns that the rule declares, if any."""
     columns = segmenter.columns if isinstance(segmenter, MixedSegmenter) else ()
     for user in range(corpus.n_users):
-        records = corpus.own_records(user)
+        records = seen(corpus.own_records(user), user, views)
         if columns:
             attributes = corpus.attributes(user)
             records = replace(records, attributes={column: attributes[column] for column in columns})

@@ -19,6 +19,7 @@ from harness.data.learning import Learner, kind_of, learnt, rule_of
 from harness.data.quiet import LOG, Quiet
 from harness.data.rooms import UserRoom, ask_all, run_fit
 from harness.data.store import Corpus
+from harness.data.views import Views, made_view, seen
 from harness.errors import ArgumentError
 from harness.files import private_folder, write_private
 from harness.packages import name_of
@@ -72,6 +73,7 @@ class _Users:
     who: list[str]
     trusted: list[bool]
     columns: dict[Described, Sequence[object]]
+    views: Views | None = None
 
     def values(self, statistic: Described) -> Iterable[object]:
         """What the statistic says of each user, not yet clipped."""
@@ -80,7 +82,14 @@ class _Users:
         return self._here(statistic) if self.trusted[-1] else self._in_room(statistic)
 
     def _records(self) -> Iterator[UserRecords]:
-        return (self.corpus.own_records(int(user)) for user in self.users)
+        return (seen(self.corpus.own_records(int(user)), int(user), self.views) for user in self.users)
+
+    def _made(self) -> Iterator[UserRecords]:
+        made = _made(self.corpus.has_times)
+        if self.views is None:
+            return iter(made)
+        width = self.views.width
+        return (replace(u, model=made_view(i, u.examples, width)) for i, u in enumerate(made))
 
     def _here(self, statistic: Described) -> Iterator[object]:
         with Quiet(self.private_dir):
@@ -95,7 +104,7 @@ class _Users:
             return UserRoom(statistic, "value", who=who, private_dir=self.private_dir, refused=self.refused)
 
         with room() as first:
-            if any(first.ask(user).failed for user in _made(self.corpus.has_times)):
+            if any(first.ask(user).failed for user in self._made()):
                 raise ArgumentError(
                     f"the plugin {who} raised an error, or took too long, for a made user"
                     f"; see {self.private_dir.name}/{LOG}"
@@ -234,6 +243,7 @@ def open_session(
     cache_dir: Path,
     record: str = RECORD,
     rule: str = RULE,
+    views: Views | None = None,
 ) -> Session:
     """Opens the session of a run, or opens it again after a crash.
 
@@ -248,6 +258,7 @@ def open_session(
         cache_dir: Keeps answers for other runs on the same data.
         record: Name of the file of the answers.
         rule: Name of the file of what is learnt.
+        views: How the base model sees the users; for a plugin that uses it, and None for any other.
 
     Raises:
         ArgumentError: The queries can't be declared like that.
@@ -258,9 +269,13 @@ def open_session(
         asked = np.ascontiguousarray(users, dtype=np.int64)
         fingerprint = hmac.new(secret_key(cache_dir), corpus.fingerprint.encode() + b"\0", hashlib.sha256)
         fingerprint.update(asked.tobytes())
+        if views is not None:  # another model's views of the same users are other data
+            fingerprint.update(b"\0" + views.identity.encode())
     with_records = asked[corpus.n_records[asked] > 0]
     refused = (cache_dir, corpus.folder)
-    who = _Users(corpus, with_records, fingerprint.hexdigest(), private_dir, refused, ["the harness"], [False], {})
+    who = _Users(
+        corpus, with_records, fingerprint.hexdigest(), private_dir, refused, ["the harness"], [False], {}, views
+    )
     kept = AnswerFolder(cache_dir / ANSWERS)
     try:
         return Session(DeclaredSession(queries, who, randomness, private_dir / record, kept), who, rule)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from harness import plugins
 from harness.data import asking, guard
+from harness.data.views import Views, seen, shown
 from harness.errors import ArgumentError
 from harness.packages import name_of
 from harness.plugins import OwnRecordsScore, SensitivityScore, SessionScore
@@ -73,6 +74,7 @@ def combined_scores(
     *,
     private_dir: Path | None = None,
     sessions: Mapping[int, Session] | None = None,
+    views: Views | None = None,
 ) -> Floats:
     """One number in [0, 1] for every user, shape [users]. Private.
 
@@ -83,12 +85,13 @@ def combined_scores(
         sensitivity: How they are assessed.
         private_dir: Gets the details of a plugin's failure; None: nobody does.
         sessions: What each `SessionScore` asks, by its place among the scores; its charge is reserved.
+        views: How the base model sees the users; for scores that use it.
 
     Raises:
         ArgumentError: A score fails, or is no number in [0, 1]. The message names the plugin alone.
     """
     opened = sessions or {}
-    columns = [_scores(corpus, score, private_dir, opened.get(i)) for i, score in enumerate(sensitivity.scores)]
+    columns = [_scores(corpus, score, private_dir, opened.get(i), views) for i, score in enumerate(sensitivity.scores)]
     found = (sensitivity.combine(tuple(map(float, values))) for values in zip(*columns, strict=True))
     return np.fromiter(found, dtype=np.float64, count=corpus.n_users)
 
@@ -108,7 +111,9 @@ def monotone(edges: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(edge) for edge in np.maximum.accumulate(np.asarray(edges, dtype=np.float64)))
 
 
-def _scores(corpus: Corpus, score: SensitivityScore, private_dir: Path | None, session: Session | None) -> Floats:
+def _scores(
+    corpus: Corpus, score: SensitivityScore, private_dir: Path | None, session: Session | None, views: Views | None
+) -> Floats:
     """What one score says of all users, shape [users]."""
     rule = None
     if isinstance(score, SessionScore):
@@ -117,7 +122,8 @@ def _scores(corpus: Corpus, score: SensitivityScore, private_dir: Path | None, s
         rule = session.fit(score)
     elif not isinstance(score, OwnRecordsScore):
         raise ArgumentError(f"sensitivity: {name_of(type(score))} has no access tier")
-    users = (corpus.own_records(user) for user in range(corpus.n_users))
+    its = shown(score, views)
+    users = (seen(corpus.own_records(user), user, its) for user in range(corpus.n_users))
     answers = asking.ask_each(score, "score", users, private_dir, rule=rule, refused=(corpus.folder,))
     return np.fromiter((_number(score, a, private_dir) for a in answers), dtype=np.float64, count=corpus.n_users)
 

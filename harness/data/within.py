@@ -22,6 +22,7 @@ from harness.data import portable
 from harness.data.learning import base_of, rule_of
 from harness.data.walls import Walls, close_all_but
 from harness.plugins import (
+    ModelView,
     OwnRecordsScore,
     OwnRecordsSegmenter,
     PluginError,
@@ -162,11 +163,20 @@ def _answer(own: int, thing: Any, method: str) -> None:
     try:
         given = _listen(own)
         texts, counts, times = (tuple(given[name]) for name in ("texts", "token_counts", "times"))
-        user = UserRecords(texts, counts, given["examples"], given["attributes"], times=times)
+        view = _view(given["model"])
+        user = UserRecords(texts, counts, given["examples"], given["attributes"], times, view)
         document = {"answer": _plain(getattr(thing, method)(user)), "failed": False}
     except BaseException as error:
         heard.write("".join(traceback.format_exception(error)))
     _send(own, document | {"log": heard.getvalue()})
+
+
+def _view(given: Any) -> ModelView | None:
+    """What the base model makes of the user, from JSON."""
+    if given is None:
+        return None
+    losses, tails, guessed = (tuple(given[name]) for name in ("losses", "tails", "guessed"))
+    return ModelView(losses, tails, guessed, given["gradient_norm"], tuple(given["embedding"]))
 
 
 def _plain(value: Any) -> Any:

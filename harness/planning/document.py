@@ -6,9 +6,10 @@ import importlib.metadata
 from dataclasses import asdict
 from typing import Any
 
+from harness.data.views import uses_model
 from harness.planning.plan import Plan, noise_to_signal
 from harness.planning.room import CPU_TOKENS
-from harness.plugins import noise
+from harness.plugins import Segmenter, SensitivityScore, noise
 from harness.privacy.accounting import charges_epsilon, choice_epsilon
 from harness.privacy.mechanism import Charge
 
@@ -157,6 +158,10 @@ def notes(plan: Plan) -> list[str]:
     if plan.guarantee.own_records:
         found.append("Groups depend on users' own records: which user is in which group is private.")
     found += _merged_in_words(plan)
+    if any(map(uses_model, _rules(plan))):
+        found.append(
+            "The base model looks at users, one at a time, before groups are known; the run is charged before."
+        )
     if plan.mechanism.holdout is not None:
         found.append("Hold-out users are protected too: what is said of them is noisy, within the budget of their own.")
     elif spec.data.holdout.users > 0 or spec.data.holdout.file is not None:
@@ -190,6 +195,11 @@ def _merged_in_words(plan: Plan) -> list[str]:
                 f"holds {names}, with the strictest ε of theirs."
             )
     return found
+
+
+def _rules(plan: Plan) -> tuple[Segmenter | SensitivityScore, ...]:
+    """What puts users into groups."""
+    return (plan.segmenter, *(plan.sensitivity.scores if plan.sensitivity is not None else ()))
 
 
 def _full_in_words(plan: Plan) -> list[str]:

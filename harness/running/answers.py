@@ -18,6 +18,7 @@ from harness.data.groups import assign_groups
 from harness.data.sessions import RECORD, RULE, Session, examples_query, group_sizes_query, open_session
 from harness.data.store import Corpus
 from harness.data.tiers import combined_scores, cut, monotone
+from harness.data.views import Views, shown, uses_model
 from harness.errors import MachineError
 from harness.files import as_json, write_private
 from harness.planning import Plan, Population, settle
@@ -37,23 +38,26 @@ EDGES = "edges.json"
 """The edges that these lead to."""
 
 
-def assigned_groups(plan: Plan, corpus: Corpus, folder: Folder, cache: Path) -> npt.NDArray[np.int16]:
+def assigned_groups(
+    plan: Plan, corpus: Corpus, folder: Folder, cache: Path, views: Views | None = None
+) -> npt.NDArray[np.int16]:
     """Each user's group, as an index into the mechanism's; -1 for groups without training users. Private.
 
-    Where groups are learnt, whoever learns asks here: all charges must have been reserved and touched.
+    Where groups are learnt, whoever learns asks here: all charges must have been reserved and touched. Where a plugin
+    uses the base model's view of users, there must be `views`.
     """
     segmenter = plan.segmenter
     segments = segmenter.segments or ()
     found = learners(plan.basis)
     _check_accounted(plan, found)
-    opened = {one.score: _opened_for(one, corpus, folder, cache) for one in found}
+    opened = {one.score: _opened_for(plan, one, corpus, folder, cache, views) for one in found}
     assigned: npt.NDArray[np.integer] = assign_groups(
-        corpus, segmenter, segments, private_dir=folder.private, session=opened.pop(None, None)
+        corpus, segmenter, segments, private_dir=folder.private, session=opened.pop(None, None), views=views
     )
     tiers = plan.sensitivity.names if plan.sensitivity is not None else (None,)
     if plan.sensitivity is not None:
         sessions = {place: session for place, session in opened.items() if place is not None}
-        values = combined_scores(corpus, plan.sensitivity, private_dir=folder.private, sessions=sessions)
+        values = combined_scores(corpus, plan.sensitivity, private_dir=folder.private, sessions=sessions, views=views)
         edges = plan.sensitivity.edges
         if edges is None:
             asked = _open(corpus, cuts(plan.basis), folder, cache, CUTS)
@@ -75,12 +79,16 @@ def _check_accounted(plan: Plan, found: tuple[Learner, ...]) -> None:
         raise RuntimeError("what would be asked is not what was accounted")
 
 
-def _opened_for(learner: Learner, corpus: Corpus, folder: Folder, cache: Path) -> Session:
+def _opened_for(
+    plan: Plan, learner: Learner, corpus: Corpus, folder: Folder, cache: Path, views: Views | None
+) -> Session:
     """The part of the session in which a plugin asks: its answers, and what it learns, in files of their own."""
     if learner.score is None:
-        return _open(corpus, learner.queries, folder, cache)
+        return _open(corpus, learner.queries, folder, cache, views=shown(plan.segmenter, views))
+    assert plan.sensitivity is not None
+    its = shown(plan.sensitivity.scores[learner.score], views)
     place = learner.score + 1
-    return _open(corpus, learner.queries, folder, cache, f"session-score-{place}.json", f"score-{place}.json")
+    return _open(corpus, learner.queries, folder, cache, f"session-score-{place}.json", f"score-{place}.json", its)
 
 
 def foreign_rules(plan: Plan) -> bool:
@@ -92,6 +100,12 @@ def foreign_rules(plan: Plan) -> bool:
     scores = tuple(score for score in scores if not isinstance(score, SessionScore))
     rules = [plan.segmenter] if isinstance(plan.segmenter, OwnRecordsSegmenter) else []
     return not all(is_built_in(rule) for rule in (*rules, *scores))
+
+
+def model_is_used(plan: Plan) -> bool:
+    """Whether the base model is to look at users before their groups are known: then the run is charged before."""
+    scores = plan.sensitivity.scores if plan.sensitivity is not None else ()
+    return uses_model(plan.segmenter) or any(map(uses_model, scores))
 
 
 def save_groups(groups: npt.NDArray[np.int16], folder: Folder) -> None:
@@ -193,7 +207,13 @@ def _queries(plan: Plan) -> tuple[Query, ...]:
 
 
 def _open(
-    corpus: Corpus, queries: tuple[Query, ...], folder: Folder, cache: Path, record: str = RECORD, rule: str = RULE
+    corpus: Corpus,
+    queries: tuple[Query, ...],
+    folder: Folder,
+    cache: Path,
+    record: str = RECORD,
+    rule: str = RULE,
+    views: Views | None = None,
 ) -> Session:
     users = corpus.users(holdout=False)
-    return open_session(corpus, users, queries, load_key(folder.key), folder.private, cache, record, rule)
+    return open_session(corpus, users, queries, load_key(folder.key), folder.private, cache, record, rule, views)

@@ -23,7 +23,15 @@ from harness.planning import Plan
 from harness.planning.room import look_at_memory
 from harness.privacy.randomness import create_key, destroy_key
 from harness.reporting.reasons import explained
-from harness.running.answers import ask, assigned_groups, foreign_rules, load_groups, save_groups, settled
+from harness.running.answers import (
+    ask,
+    assigned_groups,
+    foreign_rules,
+    load_groups,
+    model_is_used,
+    save_groups,
+    settled,
+)
 from harness.running.assessing import write_assessment
 from harness.running.folders import (
     FAILED,
@@ -45,6 +53,7 @@ from harness.running.folders import (
     write_privacy,
 )
 from harness.running.spending import Spending, entered, give_back_unbegun
+from harness.running.viewing import views_of
 from harness.running.watching import Observer, Watch
 from harness.training.job import Failure, Folder, Job, halvings
 from harness.training.model import Base
@@ -127,7 +136,7 @@ def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
     except KeyboardInterrupt:
         if not _begun(folder):
             shutil.rmtree(folder.root, ignore_errors=True)
-            spent = "what its plugins' code may have read stays charged" if foreign_rules(plan) else "nothing was spent"
+            spent = _what_is_charged(plan)
             raise Interrupted(f"stopped before training; {spent}, and nothing is left") from None
         if status_of(folder) == RUNNING:
             set_status(settled(plan, folder), folder, INTERRUPTED)
@@ -144,6 +153,13 @@ def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
         if error is caught:
             raise
         raise error from None
+
+
+def _what_is_charged(plan: Plan) -> str:
+    """Of a run that is stopped before training."""
+    if foreign_rules(plan):
+        return "what its plugins' code may have read stays charged"
+    return "what the base model may have read stays charged" if model_is_used(plan) else "nothing was spent"
 
 
 def _place_of(error: Exception, folder: Folder) -> Path:
@@ -195,14 +211,14 @@ def _prepare(
         if not plan.asked.pending:  # groups that can't be assigned leave nothing behind
             if foreign_rules(plan):
                 spending.touch()
-            save_groups(assigned_groups(plan, corpus, folder, cache), folder)
+            _assign(plan, corpus, base, folder, cache, observer, spending)
         create_key(folder.key, key)
         write_released(folder.root / "spec.yaml", _yaml(plan))
         _write_plan(plan, base, folder)
     set_status(settled(plan, folder), folder, RUNNING, parts)
     if plan.asked.pending:
         spending.touch()
-        plan = _ask(plan, corpus, base, folder, cache, observer)
+        plan = _ask(plan, corpus, base, folder, cache, observer, spending)
     write_assessment(plan, corpus, load_groups(folder), folder)
     held = plan.holdout_users if plan.mechanism.holdout is not None else None
     job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan), held)
@@ -233,11 +249,23 @@ def fitted(plan: Plan, base: Base, *, resume: bool) -> Plan:
     return dataclasses.replace(plan, memory=room)
 
 
-def _ask(plan: Plan, corpus: Corpus, base: Base, folder: Folder, cache: Path, observer: Observer) -> Plan:
+def _assign(
+    plan: Plan, corpus: Corpus, base: Base, folder: Folder, cache: Path, observer: Observer, spending: Spending
+) -> None:
+    """Finds every user's group, and keeps it for the workers."""
+    views = None
+    if model_is_used(plan):
+        views = views_of(plan, corpus, base, folder, _device(plan), observer, spending.touch)
+    save_groups(assigned_groups(plan, corpus, folder, cache, views), folder)
+
+
+def _ask(
+    plan: Plan, corpus: Corpus, base: Base, folder: Folder, cache: Path, observer: Observer, spending: Spending
+) -> Plan:
     """The private session, if it was not held before; what it says is noisy, and may be shown."""
     observer.note("session: asking for noisy answers, which are charged")
     if not folder.members.exists():  # a resumed run keeps its groups, whatever became of the rule
-        save_groups(assigned_groups(plan, corpus, folder, cache), folder)
+        _assign(plan, corpus, base, folder, cache, observer, spending)
     found = ask(plan, corpus, load_groups(folder), folder, cache)
     _write_plan(found, base, folder)
     set_status(found, folder, RUNNING)
@@ -360,6 +388,7 @@ def _finish(plan: Plan, folder: Folder, spending: Spending) -> RunResult:
     destroy_key(folder.key)
     shutil.rmtree(folder.private / "checkpoints", ignore_errors=True)
     shutil.rmtree(folder.private / "ray", ignore_errors=True)
+    shutil.rmtree(folder.views, ignore_errors=True)
     spending.finish()
     write_privacy(plan, folder, FINISHED)
     summary = summarize(folder.root)

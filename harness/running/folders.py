@@ -114,6 +114,7 @@ def lease(folder: Folder) -> Iterator[None]:
 def remove_unbegun(folder: Folder) -> None:
     """Removes a run that has not begun, and its key in any case; what says why records or plugins failed stays."""
     destroy_key(folder.key)
+    shutil.rmtree(folder.views, ignore_errors=True)
     known = {folder.lease.name, "job.json", ENTRY, folder.members.name}
     # A kill in the middle of a file leaves the beginning of it, under a name that begins with a dot.
     if all(path.name in known or path.name.startswith(".") for path in folder.private.iterdir()):

@@ -123,6 +123,11 @@ class Folder:
         return self.private / "groups.npy"
 
     @property
+    def views(self) -> Path:
+        """How the base model sees each user, until the run ends. Private."""
+        return self.private / "views"
+
+    @property
     def progress(self) -> Path:
         """How far training is, for the driver's progress line."""
         return self.private / "progress.json"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Self, cast
+from typing import Annotated, Self, cast
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from harness.plugins import (
     MixedSegmenter,
@@ -22,20 +21,13 @@ from harness.plugins import (
     segmentation,
     suggest,
 )
+from policies.parts import Part, built
 
 SEPARATOR = "+"
 """Between the names of two segments; ``/`` stands between segment and tier."""
 MOST_SEGMENTS = 1000
 
 Name = Annotated[str, Field(min_length=1, max_length=500)]
-
-
-class Part(PluginParameters):
-    """A segmentation, as a spec writes one: its type, and its parameters beside it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(min_length=1, max_length=200, description="name of a segmentation that comes with uudp")
 
 
 class ProductParameters(PluginParameters):
@@ -94,8 +86,13 @@ class Product(Segmenter):
 
     @property
     def uses_times(self) -> bool:
-        """Where either part does."""
+        """Whether a part does."""
         return any(part.uses_times for part in self.parts)
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether a part does."""
+        return any(part.uses_model for part in self.parts)
 
     @property
     def segments(self) -> tuple[str, ...] | None:
@@ -167,42 +164,10 @@ def _part(key: str, wanted: Part) -> Segmenter:
     Raises:
         PluginError: There is none, it refuses its parameters, or it can't be combined; the key is that of the product.
     """
-    given = {name: value for name, value in (wanted.model_extra or {}).items() if value is not None}
-    try:
-        cls = segmentation.get(wanted.type)
-        # Only what comes with uudp runs beside records in the harness's own process.
-        if cls.__module__.partition(".")[0] != "policies":
-            raise PluginError(
-                f'"{wanted.type}" does not come with uudp: only such segmentations are combined', ("type",)
-            )
-        part = cls.of(cls.Parameters.model_validate_json(json.dumps(given), strict=True))
-    except PluginError as error:
-        near = suggest(wanted.type, error.candidates) if error.key == ("type",) else None
-        message = error.message + (f'; did you mean "{near}"?' if near else "")
-        raise PluginError(message, (key, *error.key), not_built=error.not_built) from None
-    except ValidationError as error:
-        path, message = _refusal(error, list(cls.Parameters.model_fields))
-        raise PluginError(message, (key, *path)) from None
+    part = built(segmentation, wanted, (key,))
     if not isinstance(part, PublicSegmenter | OwnRecordsSegmenter):
         raise PluginError(f'"{wanted.type}" learns from noisy answers: it can\'t be combined yet', (key, "type"))
     return part
-
-
-def _refusal(error: ValidationError, known: Sequence[str]) -> tuple[tuple[str | int, ...], str]:
-    """The key path and the message of the first thing that a part's model refuses."""
-    first: Any = error.errors(include_url=False, include_input=False)[0]
-    path: tuple[str | int, ...] = tuple(first["loc"])
-    if first["type"] == "extra_forbidden":
-        near = suggest(str(path[-1]), known)
-        return path, "unknown parameter" + (
-            f'; did you mean "{near}"?' if near else f" (there are: {', '.join(known)})"
-        )
-    if first["type"] == "missing":
-        return path[:-1], f'the parameter "{path[-1]}" is missing'
-    if first["type"] == "value_error":
-        name, colon, rest = str(first["ctx"]["error"]).partition(": ")
-        return ((*path, name), rest) if colon and name in known else (path, str(first["ctx"]["error"]))
-    return path, first["msg"][:1].lower() + first["msg"][1:]
 
 
 def _columns_of(part: Segmenter) -> tuple[str, ...]:
@@ -221,7 +186,8 @@ def _asked(part: Segmenter, user: UserRecords | None, attributes: Mapping[str, s
     if isinstance(part, PublicSegmenter):
         return part.assign(shown)
     if isinstance(part, OwnRecordsSegmenter) and user is not None:
-        return part.assign(replace(user, attributes=shown))
+        model, times = user.model if part.uses_model else None, user.times if part.uses_times else ()
+        return part.assign(replace(user, attributes=shown, model=model, times=times))
     raise TypeError("a part has no access tier")
 
 

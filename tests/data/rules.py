@@ -545,3 +545,54 @@ FITS = {
     "failing": lambda self, session, argument: TokenRule(session.ask("users", AlwaysFailing()).value),
     "loud": lambda self, session, argument: TokenRule(session.ask("users", Loud()).value),
 }
+
+
+# --- who uses the base model's view -------------------------------------------------------------------------
+
+
+class Seen(OwnRecordsScore):
+    """A number that every part of the view has a part in; 0 without one."""
+
+    uses_model = True
+
+    def score(self, user):
+        if user.model is None:
+            return 0.0
+        view = user.model
+        parts = (*view.losses, *view.tails, *view.guessed, view.gradient_norm, *view.embedding)
+        return abs(sum(x * (i + 1) for i, x in enumerate(parts))) / 200
+
+
+class SeenRule(OwnRecordsSegmenter):
+    uses_model = True
+    segments = ("known", "new")
+
+    def __init__(self, parameters, edge=3.0):
+        super().__init__(parameters)
+        self.edge = edge
+
+    def assign(self, user):
+        return self.segments[user.model.losses[0] > self.edge]
+
+
+class SeenLoss(Statistic):
+    def value(self, user):
+        return user.model.losses[0] if user.model.losses else 0.0
+
+
+class SeenLearner(SessionSegmenter):
+    uses_model = True
+    segments = ("known", "new")
+    queries = (Query("losses", "sum", 1e-6, low=0.0, high=10.0),)
+
+    def fit(self, session):
+        return SeenRule(self.parameters, float(session.ask("losses", SeenLoss()).value))
+
+
+class Unsure(OwnRecordsScore):
+    @property
+    def uses_model(self):
+        return 1 / 0
+
+    def score(self, user):
+        return 0.0

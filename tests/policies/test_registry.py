@@ -79,7 +79,7 @@ def test_a_reserved_name_is_said_to_come(registry):
     assert caught.value.not_built
     assert caught.value.key == ("type",)
     with pytest.raises(PluginError, match="not built yet"):
-        plugins.sensitivity.get("exposure")
+        plugins.sensitivity.get("secrets")
 
 
 def test_what_can_not_be_private_is_refused_with_a_reason(registry):
