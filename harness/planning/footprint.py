@@ -34,6 +34,9 @@ WHOLE_BELOW = 100_000
 GATHERED = 1_000_000_000
 """ZeRO 3 keeps up to so many gathered elements for the next use of their layer."""
 
+FILE_BYTES = 512 * MIB
+"""Most bytes of weights that are written into one file, and held for that, but for a larger single one."""
+
 _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}
 _FLAT_VECTORS = 4
 # Per token and word of the vocabulary: softmax, its gradient and that of the logits, in float32, are there at once,
@@ -59,6 +62,7 @@ class Setting:
         moments: Numbers that the optimizer keeps per trained weight.
         gpu: Whether a GPU computes.
         units: Units in a micro-batch, at most; None: by `tokens` and `longest`.
+        spreads: Whether a unit's examples may lie in several micro-batches.
     """
 
     tokens: int
@@ -74,6 +78,7 @@ class Setting:
     moments: int
     gpu: bool
     units: int | None = None
+    spreads: bool = False
 
     @classmethod
     def of(cls, spec: Spec, shape: Shape, tokens: int, *, gpu: bool) -> Setting:
@@ -94,6 +99,7 @@ class Setting:
             full=full,
             moments=0 if optimizer.type == "sgd" and not optimizer.momentum else _MOMENTS[optimizer.type],
             gpu=gpu,
+            spreads=spec.sampling.unit != "example" and spec.sampling.examples_per_user != 1,
         )
 
     @property
@@ -132,7 +138,9 @@ def predict(shape: Shape, setting: Setting) -> Footprint:
     s = setting
     parts = {"process": GPU_CONTEXT if s.gpu else PROCESS, **_weights(shape, s), **_trained(s)}
     resting = sum(parts.values())
-    units = 0 if s.full else 4 * s.most_units * s.coordinates
+    # Where all weights are trained, a unit's gradient is there only if its micro-batches are several; one may end where
+    # the next begins. It is not divided among workers.
+    units = 4 * s.coordinates * ((2 if s.spreads else 0) if s.full else s.most_units)
     kept, working = _activations(shape, s)
     head = min(_HEAD_BYTES[s.base_bytes] * s.tokens * shape.vocabulary, HEAD or math.inf)
     parts["unit gradients"] = units
@@ -140,13 +148,19 @@ def predict(shape: Shape, setting: Setting) -> Footprint:
     parts["head"] = int(max(head, working))
     if not s.gpu:
         parts["holes"] = int(_hole_share(s) * s.tokens * shape.layers * _layer(shape, s)) + parts.get("gathered", 0)
-    # After the backward pass activations are gone, and the units' gradients are there twice; while the base is loaded
-    # in another type, so are its files.
-    largest = max(sum(parts.values()), resting + 2 * units, resting + _loading(shape, s))
+    # After the backward pass activations are gone, and the units' gradients of adapters are there twice; while the base
+    # is loaded in another type, so are its files; a checkpoint holds what goes into a file.
+    largest = max(
+        sum(parts.values()),
+        resting + (units if s.full else 2 * units),
+        resting + _loading(shape, s),
+        resting + (0 if s.gpu else _writing(shape, s)),
+    )
     parts["loading"] = max(0, largest - sum(parts.values()))
     host: dict[str, int] = {}
     if s.gpu:
         host["process"] = PROCESS
+        host["writing"] = _writing(shape, s)
         if s.offload != "none":
             host["optimizer"] = parts.pop("optimizer")
         if s.offload == "parameters":
@@ -226,6 +240,15 @@ def _loading(shape: Shape, s: Setting) -> int:
         or abs(shape.file_bytes / (s.base_bytes * shape.parameters) - 1) < 0.01
     )
     return 0 if same else shape.file_bytes
+
+
+def _writing(shape: Shape, s: Setting) -> int:
+    """What the first worker holds of the weights, or of as large a part of the optimizer's state, to write it.
+
+    A weight that is gathered for it is there twice.
+    """
+    states = max(1, s.moments)
+    return min(4 * s.coordinates * states, FILE_BYTES) + 8 * min(s.coordinates, shape.largest)
 
 
 def with_tokens(setting: Setting, tokens: int) -> Setting:

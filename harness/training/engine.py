@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.spec.models import OptimizerBlock
+from harness.training.gathered import Gathered
 from harness.training.gradients import UnitGradients
 from harness.training.ranks import own_ranks
 
@@ -170,14 +171,19 @@ class Engine:
             UserError: DeepSpeed left the step out, as it does where a gradient's norm is beyond the numbers: what is
                 trained would no longer be what was accounted.
         """
-        from deepspeed.utils import safe_set_full_grad
+        self._step_on(lambda trainable: trainable.view(gradient))
+
+    def _step_on(self, gradient_of: Callable[[Parameter], Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_grad, safe_set_local_grad
 
         for trainable in self.trainables:
-            value = trainable.view(gradient)
+            parameter, value = trainable.parameter, gradient_of(trainable)
             if self.stage == 0:
-                trainable.parameter.grad = value.to(trainable.parameter.dtype).clone()
+                parameter.grad = value.to(parameter.dtype).clone()
+            elif self.stage == 3:
+                safe_set_local_grad(parameter, _own_part(parameter, value))
             else:
-                safe_set_full_grad(trainable.parameter, value)
+                safe_set_full_grad(parameter, value)
         self._take_step()
 
     def _take_step(self) -> None:
@@ -242,17 +248,31 @@ class Engine:
         ]
         return torch.cat([p.detach().reshape(-1).float().cpu() for p in parts])
 
-    def parameters(self) -> dict[str, Tensor]:
-        """The trainable weights by name, whole, float32, on the CPU; collective."""
+    def gradient_of(self, trainable: Parameter) -> Tensor:
+        """A parameter's part of that, in its shape, on the device; collective."""
+        from deepspeed.utils import safe_get_full_grad
+
+        parameter: Any = trainable.parameter
+        held: Any = parameter.grad if self.stage == 0 else safe_get_full_grad(parameter)
+        return held.detach().float().reshape(trainable.shape)  # type: ignore[no-any-return]
+
+    def forget_gradient(self) -> None:
+        """The micro-batches since the last step have never been; above stage 0."""
+        self._engine.optimizer.zero_grad()
+
+    def parameters(self) -> Mapping[str, Tensor]:
+        """The trainable weights by name, whole, float32, each gathered when it is looked up, which is collective."""
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return {
-            t.name: (t.parameter if self.stage == 0 else safe_get_full_fp32_param(t.parameter))
-            .detach()
-            .to("cpu", torch.float32, copy=True)
-            .reshape(t.shape)
-            for t in self.trainables
-        }
+        known = {t.name: t for t in self.trainables}
+
+        def gather(name: str) -> Tensor:
+            trainable = known[name]
+            parameter = trainable.parameter
+            value: Any = parameter if self.stage == 0 else safe_get_full_fp32_param(parameter)
+            return value.detach().float().reshape(trainable.shape)  # type: ignore[no-any-return]
+
+        return Gathered(list(known), gather)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         optimizer = self._engine.optimizer
@@ -261,25 +281,23 @@ class Engine:
         assert isinstance(optimizer, torch.optim.Optimizer)
         return optimizer
 
-    def optimizer_state(self) -> tuple[dict[str, Tensor], int]:
-        """The optimizer's state, whole and by name (``exp_avg/<parameter>``), and its step count; collective."""
+    def optimizer_state(self) -> tuple[Mapping[str, Tensor], int]:
+        """The optimizer's state by name (``exp_avg/<parameter>``), as `parameters`, and its step count."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         optimizer = self._optimizer()
-        kinds = self._state_kinds()
-        state: dict[str, Tensor] = {}
-        for trainable in self.trainables:
-            for kind in kinds:
-                value = (
-                    optimizer.state[trainable.parameter][kind]
-                    if self.stage == 0
-                    else safe_get_full_optimizer_state(trainable.parameter, kind)
-                )
-                state[f"{kind}/{trainable.name}"] = (
-                    value.detach().to("cpu", torch.float32, copy=True).reshape(trainable.shape)
-                )
+        known = {f"{kind}/{t.name}": (kind, t) for kind in self._state_kinds() for t in self.trainables}
+
+        def gather(name: str) -> Tensor:
+            kind, trainable = known[name]
+            parameter = trainable.parameter
+            value: Any = (
+                optimizer.state[parameter][kind] if self.stage == 0 else safe_get_full_optimizer_state(parameter, kind)
+            )
+            return value.detach().float().reshape(trainable.shape)  # type: ignore[no-any-return]
+
         steps = [int(s["step"]) for s in optimizer.state.values() if "step" in s]
-        return state, max(steps, default=0)
+        return Gathered(list(known), gather), max(steps, default=0)
 
     def _state_kinds(self) -> tuple[str, ...]:
         held = {k for s in self._optimizer().state.values() for k, v in s.items() if v is not None}
@@ -289,8 +307,8 @@ class Engine:
         """Puts weights and optimizer back, at any stage and number of workers; collective.
 
         Args:
-            parameters: As `parameters` gave them.
-            state: As `optimizer_state` gave it.
+            parameters: As `parameters` gave them; each is looked up once.
+            state: As `optimizer_state` gave it; the same.
             steps: The optimizer's step count.
             idle: Function that runs one empty micro-batch.
         """
@@ -302,34 +320,46 @@ class Engine:
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         idle()
-        self.step(torch.zeros(sum(t.size for t in self.trainables), device=self.device))
+        self._step_on(lambda trainable: torch.zeros(trainable.shape, device=self.device))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self._set_state(state, steps)
 
     def _set_weights(self, parameters: Mapping[str, Tensor]) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
         for trainable in self.trainables:
             weight = parameters[trainable.name]
             if self.stage == 0:
                 trainable.parameter.data.copy_(weight)
+            elif self.stage == 3:
+                safe_set_local_fp32_param(trainable.parameter, _own_part(trainable.parameter, weight))
             else:
                 safe_set_full_fp32_param(trainable.parameter, weight.to(self.device))
 
     def _set_state(self, state: Mapping[str, Tensor], steps: int) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         optimizer = self._optimizer()
         for held in optimizer.state.values():
             if "step" in held:
                 held["step"] = torch.full_like(held["step"], float(steps))
-        kinds = self._state_kinds()
-        for trainable in self.trainables:
-            for kind in kinds:
+        for kind in self._state_kinds():
+            for trainable in self.trainables:
                 # Before the first step there was none, and the one that changes nothing has left weight decay in it.
-                value = state.get(f"{kind}/{trainable.name}", torch.zeros(trainable.shape))
+                name, parameter = f"{kind}/{trainable.name}", trainable.parameter
+                value = state[name] if name in state else torch.zeros(trainable.shape)
                 if self.stage == 0:
-                    optimizer.state[trainable.parameter][kind].copy_(value)
+                    optimizer.state[parameter][kind].copy_(value)
+                elif self.stage == 3:
+                    safe_set_local_optimizer_state(parameter, _own_part(parameter, value), kind)
                 else:
-                    safe_set_full_optimizer_state(trainable.parameter, value.to(self.device), kind)
+                    safe_set_full_optimizer_state(parameter, value.to(self.device), kind)
+
+
+def _own_part(parameter: Any, value: Tensor) -> Tensor:
+    """This rank's part of what belongs to a parameter that ZeRO-3 has divided: flat, padded with zeros."""
+    size = parameter.ds_tensor.numel()
+    start = own_ranks().rank * size
+    own = value.reshape(-1)[start : start + size].to(parameter.ds_tensor.device, torch.float32)
+    return torch.nn.functional.pad(own, (0, size - own.numel()))

@@ -14,7 +14,7 @@ https://doi.org/10.1137/18M1226312).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ArgumentError
-from harness.training.layers import Layer, find_layers, looked_up, normalised, scale_of
+from harness.training.layers import Layer, Weight, find_layers, looked_up, normalised, scale_of
 from harness.training.layout import Layout
 
 _ROUNDING = 2.0**-24
 """Of float32."""
 MOST_PRODUCTS = 1 << 25
 """Elements of per-unit products that live at a time, if a single unit's has no more (128 MiB)."""
+Parts = Mapping[str, Tensor]
+"""One unit's gradient, float32, by the weights' names and in their shapes; maybe of some weights alone."""
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,6 @@ class Ghost:
 
     Attributes:
         weights: All trained parameters.
-        size: Number of coordinates.
         errors: What rounding may have made of the gradients behind the last `norms`, float64, [units]; private.
     """
 
@@ -123,7 +125,6 @@ class Ghost:
             ArgumentError: A trainable weight is in a layer of a kind that is not covered.
         """
         self.weights, self.layers = find_layers(model)
-        self.size = sum(weight.size for weight in self.weights)
         self.listening = False
         self._watching = False
         self._axes: dict[str, int] = {}
@@ -132,14 +133,18 @@ class Ghost:
             watch = self._watch_embedding if layer.kind == "embedding" else self._watch_layer
             layer.module.register_forward_hook(_for(watch, layer), with_kwargs=True)
 
-    def begin(self, layout: Layout, ids: Tensor, whole: Mapping[int, Tensor] | None = None) -> None:
+    def zeros(self, device: torch.device, share: slice = _ALL) -> Parts:
+        """Room for one unit's gradient, or for that of some weights."""
+        return {weight.name: torch.zeros(weight.shape, device=device) for weight in self.weights[share]}
+
+    def begin(self, layout: Layout, ids: Tensor, whole: Mapping[int, Parts] | None = None) -> None:
         """Starts a micro-batch.
 
         Args:
             layout: Whose its tokens are.
             ids: Its tokens, [rows, width].
-            whole: Units whose gradients are materialised, by their places in the micro-batch: flat buffers, float32,
-                [coordinates], that this micro-batch's share is added to. Their norms are of no use then.
+            whole: Units whose gradients are materialised, by their places in the micro-batch; what this micro-batch
+                has of them is added. Of a unit that is not in it alone the norm found is of no use then.
         """
         self._rows, self._width = ids.shape
         self._units, self._whole = layout.units, dict(whole or {})
@@ -229,12 +234,11 @@ class Ghost:
                 # At [s, t]: the head's gradient at s, in the row of the token at t.
                 at_tokens = torch.gather(g, 2, ids.unsqueeze(1).expand(-1, bucket.longest, -1))
                 self._kept.setdefault(layer.name, []).append((at_tokens, x))
-        for slot, flat in self._whole.items():
+        for slot, part in self._materialised(layer.weight):
             g, x = gradients[self._places[slot]], inputs[self._places[slot]]
-            if layer.weight is not None:
-                layer.weight.view(flat).add_(x.T @ g if layer.transposed else g.T @ x)
-            if layer.bias is not None:
-                layer.bias.view(flat).add_(g.sum(0))
+            part.add_(x.T @ g if layer.transposed else g.T @ x)
+        for slot, part in self._materialised(layer.bias):
+            part.add_(gradients[self._places[slot]].sum(0))
 
     # --- embeddings -----------------------------------------------------------------------------------------
 
@@ -256,9 +260,9 @@ class Ghost:
             for bucket, (at_tokens, x) in zip(self._buckets, self._kept[layer.tied], strict=True):
                 e = bucket.take(gradients, mask=True)
                 self._add(bucket.slots, 2 * _shared(at_tokens, x, e))
-        for slot, flat in self._whole.items():
+        for slot, part in self._materialised(layer.weight):
             places = self._places[slot]
-            layer.weight.view(flat).index_add_(0, ids[places], gradients[places])
+            part.index_add_(0, ids[places], gradients[places])
 
     # --- normalisations -------------------------------------------------------------------------------------
 
@@ -272,8 +276,8 @@ class Ghost:
             flat = by_token.reshape(len(self._ids), -1)
             for bucket in self._buckets:
                 self._add_error(bucket, _sizes(bucket.take(flat, mask=True)))
-            for slot, flat in self._whole.items():
-                weight.view(flat).add_(sums[slot])
+            for slot, part in self._materialised(weight):
+                part.add_(sums[slot])
 
     def _by_token(self, layer: Layer, values: Tensor) -> Tensor:
         """[rows, tokens, n]; of attention heads that are normalised, the sum over heads."""
@@ -286,6 +290,12 @@ class Ghost:
             return values.sum(3 - self._axes[layer.name])
         return values.reshape(self._rows, self._width, -1)
 
+    def _materialised(self, weight: Weight | None) -> Iterator[tuple[int, Tensor]]:
+        """Where a weight's gradient of a unit goes, with the unit's place."""
+        for slot, parts in self._whole.items():
+            if weight is not None and weight.name in parts:
+                yield slot, parts[weight.name]
+
     def _add(self, slots: Tensor, squares: Tensor) -> None:
         self._squares.index_add_(0, slots, squares)
 
@@ -294,6 +304,12 @@ class Ghost:
         # By the unit's own tokens: how many fill it up depends on others.
         error = 2 * (sizes > 0).sum(1).sqrt() * _ROUNDING * sizes.sum(1)
         self._errors.index_add_(0, bucket.slots, error.square())
+
+
+def norm_of(parts: Parts) -> Tensor:
+    """The norm of a whole gradient: float64, []."""
+    norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts.values()]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _for(watch: Callable[..., Tensor], layer: Layer) -> Callable[..., Tensor]:

@@ -2,7 +2,7 @@
 
 Where all parameters are trained, the norm of a unit's gradient is computed from what enters a layer and from the
 gradient at its output. That is right only for layers whose formula is known, and only if no weight is used anywhere
-else; `ghost.verify` compares with autograd before anything is trained.
+else; `verifying` compares with autograd before anything is trained.
 """
 
 from __future__ import annotations
@@ -73,8 +73,6 @@ class Layer:
 def find_layers(model: nn.Module) -> tuple[tuple[Weight, ...], tuple[Layer, ...]]:
     """All trainable weights in the order of the model's parameters, and the layers that have them.
 
-    Must be called before DeepSpeed partitions the parameters.
-
     Raises:
         ArgumentError: A weight is not float32, or its layer is of a kind whose units' norms are not known.
     """
@@ -85,8 +83,9 @@ def find_layers(model: nn.Module) -> tuple[tuple[Weight, ...], tuple[Layer, ...]
             continue
         if parameter.dtype != torch.float32:
             raise ArgumentError(f"{name}: where all parameters are trained, they must be float32")
-        weights[id(parameter)] = Weight(name, parameter, tuple(parameter.shape), offset)
-        offset += parameter.numel()
+        weight = Weight(name, parameter, tuple(getattr(parameter, "ds_shape", parameter.shape)), offset)
+        weights[id(parameter)] = weight
+        offset += weight.size
     layers: list[Layer] = []
     for name, module in model.named_modules():
         held = dict(module.named_parameters(recurse=False, remove_duplicate=False))

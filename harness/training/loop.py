@@ -33,6 +33,7 @@ from harness.training.engine import Engine
 from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.head import install_loss_head, plain_head
+from harness.training.initial import Initial
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, keep_tokens, microbatch_tokens, try_out
 from harness.training.model import build_model, frozen_factors, save_adapter
@@ -46,7 +47,7 @@ from harness.training.remembering import verdict_of
 from harness.training.schedule import learning_rate
 from harness.training.two_pass import TwoPassUpdate, check_one_noise
 from harness.training.updating import AdapterUpdate, Shares, Update
-from harness.training.whole_model import save_model, watched
+from harness.training.whole_model import save_model, watched_engine
 
 Release = Callable[[Mapping[str, Any]], None]
 PRIVATE, ORDINARY = "private", "ordinary"
@@ -133,8 +134,11 @@ def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanis
     optimizer, sharding = spec.train.optimizer, spec.compute.deepspeed
     if spec.model.adapter.type == "full":
         check_one_noise(job.device, sharding.stage, own_ranks().world)
-        ghost = watched(model, device)
-        engine = Engine(model, ghost.weights, optimizer, sharding.stage, sharding.offload, calling=True)
+        ghost, engine = watched_engine(
+            model,
+            device,
+            lambda weights: Engine(model, weights, optimizer, sharding.stage, sharding.offload, calling=True),
+        )
         apart = sharding.stage == 3 or spec.compute.gradient_checkpointing
         return TwoPassUpdate(engine, ghost, inputs.corpus, mechanism, inputs.randomness, apart=apart), False
     trainables = find_trainables(model)
@@ -169,7 +173,7 @@ class Series:
         self.update, self.packs = _make_update(model, job, inputs, mechanism)
         self.engine = self.update.engine
         self.device = self.engine.device
-        self.initial = self.engine.parameters()
+        self.initial = Initial.of(self.engine.parameters(), self.device)
         # What goes from step to step beside the engine's own state; a checkpoint holds all of it.
         self.factor = 1.0
         self.rows: list[Mapping[str, Any]] = []
@@ -197,26 +201,28 @@ class Series:
             due = step % every == 0 or step == total
             if due:
                 whole = self.job.spec.model.adapter.type == "full"
-                check_moves(self.engine.parameters(), self.initial, step, private=self.mechanism.private, whole=whole)
+                current, private = self.engine.parameters(), self.mechanism.private
+                check_moves(current, self.initial, step, self.device, private=private, whole=whole)
                 self._evaluate(step)
             if due or stop:
                 self._checkpoint(step)
             if stop and step < total:
                 return False
         if self.name == PRIVATE:
-            parameters = self.engine.parameters()
-            target = self.folder.trained(self.job.spec.model.adapter.type)
-            write_first(lambda: self._save(parameters, target), target, self.device)
+            self._save()
         return True
 
-    def _save(self, parameters: Mapping[str, torch.Tensor], target: Path) -> None:
-        model = self.job.spec.model
-        if target.exists():
+    def _save(self) -> None:
+        """Saves what was trained, once; collective."""
+        model, target = self.job.spec.model, self.folder.trained(self.job.spec.model.adapter.type)
+        if any_rank(self.ranks.rank == 0 and target.exists(), self.device):
             return
+        parameters = self.engine.parameters()
         if model.adapter.type == "full":
-            save_model(self.engine.module, parameters, self.job.base, target)
+            save_model(self.engine.module, parameters, self.job.base, target, self.device)
         else:
-            save_adapter(self.engine.module, {**self.frozen, **parameters}, model.base, target)
+            whole = {**self.frozen, **{name: value.cpu() for name, value in parameters.items()}}
+            write_first(lambda: save_adapter(self.engine.module, whole, model.base, target), target, self.device)
 
     # --- one step -------------------------------------------------------------------------------------------
 
@@ -244,7 +250,7 @@ class Series:
     # --- beginning, releasing, ending -----------------------------------------------------------------------
 
     def _resume(self) -> int:
-        checkpoint = checkpoints.load_newest(self.folder.checkpoints(self.name))
+        checkpoint = checkpoints.load_together(self.folder.checkpoints(self.name), self.device)
         released = max((r["step"] for r in released_rows(self.folder.metrics) if r["series"] == self.name), default=-1)
         if self.ranks.world > 1:
             # Nobody writes before everybody has read, or the ranks could begin from different places.
@@ -259,7 +265,7 @@ class Series:
                 self._evaluate(0)
             self._checkpoint(0)
             return 0
-        if checkpoint.initial != checkpoints.digest_of({**self.frozen, **self.initial}):
+        if checkpoint.initial != self.initial.digest(self.frozen):
             raise MachineError("the adapter's initial weights differ from those of the interrupted run")
         self.rows, self.factor = list(checkpoint.rows), checkpoint.clip_factor
         self.engine.restore(
@@ -316,15 +322,10 @@ class Series:
 
     def _checkpoint(self, step: int) -> None:
         """Makes the state durable, and only then releases its metrics; collective."""
-        parameters = self.engine.parameters()
-        state, count = self.engine.optimizer_state()
-
-        def write() -> None:
-            initial = checkpoints.digest_of({**self.frozen, **self.initial})
-            checkpoint = Checkpoint(step, parameters, state, count, self.rows, initial, self.factor)
-            checkpoints.save(self.folder.checkpoints(self.name), checkpoint)
-
-        write_first(write, self.folder.private, self.device)
+        parameters, (state, count) = self.engine.parameters(), self.engine.optimizer_state()
+        initial = self.initial.digest(self.frozen)
+        checkpoint = Checkpoint(step, parameters, state, count, self.rows, initial, self.factor)
+        checkpoints.save(self.folder.checkpoints(self.name), checkpoint, self.device)
         self._publish()
 
     def _publish(self) -> None:

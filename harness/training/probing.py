@@ -14,16 +14,18 @@ from harness.errors import ArgumentError, UserError
 from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine
 from harness.training.gradients import UnitGradients
+from harness.training.initial import Initial
 from harness.training.layout import Layout
+from harness.training.ranks import own_ranks, tell
 
 
-def probe(engine: Engine, sink: UnitGradients, initial: Mapping[str, Tensor], longest: int) -> None:
+def probe(engine: Engine, sink: UnitGradients, initial: Initial, longest: int) -> None:
     """Sees on made-up tokens that the model computes and that the adapter can learn; collective.
 
     Args:
         engine: The model.
         sink: What collects gradients; it is reset.
-        initial: The adapter's weights by name.
+        initial: The adapter's weights.
         longest: Most tokens that an example can have.
 
     Raises:
@@ -59,7 +61,7 @@ def probe(engine: Engine, sink: UnitGradients, initial: Mapping[str, Tensor], lo
     for trainable in sink.trainables:
         if trainable.view(sink.total).any():
             continue
-        if not initial[trainable.name].any():
+        if trainable.name in initial.zeros:
             raise UserError(f"{trainable.name} gets no gradient: it would stay zero; leave it out of the targets")
         # LoRA's first factor has none until its second one, zero at first, has moved.
         if ".lora_A." not in trainable.name:
@@ -121,18 +123,20 @@ def check_causal(engine: Engine) -> None:
 
 def check_moves(
     current: Mapping[str, Tensor],
-    initial: Mapping[str, Tensor],
+    initial: Initial,
     step: int,
+    device: torch.device,
     *,
     private: bool,
     whole: bool = False,
 ) -> None:
-    """Every trainable weight must have moved: one that didn't is not covered by clipping and noise.
+    """Every trainable weight must have moved: one that didn't is not covered by clipping and noise. Collective.
 
     Args:
-        current: The weights after `step` steps, by name.
+        current: The weights after `step` steps, by name, each looked up once; rank 0 judges.
         initial: And before the first.
         step: How many steps were taken.
+        device: Of the collective.
         private: Whether there is noise.
         whole: Whether all parameters are trained. Some have no gradient but rounding (a key's bias, which softmax
             ignores); without noise they may stay.
@@ -140,9 +144,20 @@ def check_moves(
     Raises:
         UserError: A weight did not move, or is no longer finite.
     """
-    for name, value in current.items():
+    # Without noise, LoRA's first factor has no gradient until its second one, zero at first, has moved.
+    must_move = private or (step > 1 and not whole)
+    first = own_ranks().rank == 0
+    verdict = torch.zeros(2, dtype=torch.int64)
+    for place, (name, value) in enumerate(current.items()):
+        if not first or verdict[0]:
+            continue  # the others still need this rank to gather
         if not bool(torch.isfinite(value).all()):
-            raise UserError(f"{name} is no longer finite after {step} steps; try a smaller train.optimizer.lr")
-        # Without noise, LoRA's first factor has no gradient until its second one, zero at first, has moved.
-        if (private or (step > 1 and not whole)) and torch.equal(value, initial[name]):
-            raise UserError(f"{name} has not moved in {step} steps: the adapter would stay what it was")
+            verdict = torch.tensor([1, place])
+        elif must_move and initial.is_at(name, value):
+            verdict = torch.tensor([2, place])
+    problem, place = tell(verdict, device).tolist()
+    name = list(current)[place]
+    if problem == 1:
+        raise UserError(f"{name} is no longer finite after {step} steps; try a smaller train.optimizer.lr")
+    if problem == 2:
+        raise UserError(f"{name} has not moved in {step} steps: the adapter would stay what it was")

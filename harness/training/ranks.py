@@ -38,6 +38,58 @@ def any_rank(happened: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
+def tell(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """What rank 0 has of a tensor whose shape all know, on the CPU; collective.
+
+    Args:
+        values: What this rank has.
+        device: Of the collective.
+    """
+    if own_ranks().world == 1:
+        return values.cpu()
+    told = values.to(device)
+    dist.broadcast(told, src=0)
+    return told.cpu()
+
+
+class First:
+    """Rank 0 writes, a piece at a time; where it can't, all ranks give up together, and none waits for another.
+
+    After a failure nothing more is written, but all go on to the end, where they `agree`: what is written may be
+    gathered from all of them on the way.
+    """
+
+    def __init__(self, place: Path) -> None:
+        """Takes what is written, for the message."""
+        self._place = place
+        self._problem: MachineError | None = None
+
+    def do(self, write: Callable[[], None]) -> None:
+        """One piece of the work, of rank 0 alone."""
+        from safetensors import SafetensorError
+
+        if own_ranks().rank != 0 or self._problem is not None:
+            return
+        try:
+            write()
+        except MachineError as error:
+            self._problem = error
+        except (OSError, SafetensorError) as error:
+            self._problem = unwritable(error, self._place)
+
+    def agree(self, device: torch.device) -> None:
+        """Whether all was written; collective.
+
+        Args:
+            device: Of the collective.
+
+        Raises:
+            MachineError: The disk is full or not writable.
+        """
+        if any_rank(self._problem is not None, device):
+            raise self._problem or MachineError("the first worker could not write")
+
+
 def write_first(write: Callable[[], None], folder: Path, device: torch.device) -> None:
     """Rank 0 writes; where it can't, all ranks give up together, and none waits for another. Collective.
 
@@ -49,18 +101,9 @@ def write_first(write: Callable[[], None], folder: Path, device: torch.device) -
     Raises:
         MachineError: The disk is full or not writable.
     """
-    from safetensors import SafetensorError
-
-    problem: MachineError | None = None
-    if own_ranks().rank == 0:
-        try:
-            write()
-        except MachineError as error:
-            problem = error
-        except (OSError, SafetensorError) as error:
-            problem = unwritable(error, folder)
-    if any_rank(problem is not None, device):
-        raise problem or MachineError("the first worker could not write")
+    first = First(folder)
+    first.do(write)
+    first.agree(device)
 
 
 @contextlib.contextmanager

@@ -6,13 +6,13 @@ gradients. DeepSpeed adds it up over micro-batches and workers, as in any traini
 the end of the step, before its optimizer sees it.
 
 Norms of a unit's parts don't add up. A unit that is spread over several micro-batches has its gradient materialised,
-in one buffer of the model's size, for its norm alone.
+in buffers of the model's size, for its norm alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,8 @@ from harness.privacy.randomness import Randomness
 from harness.training.adapting import bits_of
 from harness.training.batches import Rows, Tokens, collate_units, pad, token_losses
 from harness.training.engine import Engine
-from harness.training.ghost import Ghost
+from harness.training.ghost import Ghost, Parts, norm_of
+from harness.training.initial import Initial
 from harness.training.layout import Layout
 from harness.training.noise import noisy_part
 from harness.training.probing import check_causal
@@ -146,8 +147,8 @@ class TwoPassUpdate:
         rows = _with_positions(pad([[0, 0]], self.device))
         self.engine.accumulate(lambda model: 0.0 * token_losses(model, rows).sum(), last=last)
 
-    def probe(self, initial: Mapping[str, Tensor], longest: int) -> None:
-        """See `Update`. That every weight gets a gradient was seen before DeepSpeed had the model."""
+    def probe(self, initial: Initial, longest: int) -> None:
+        """See `Update`. That every weight gets a gradient was seen when the model was verified."""
         check_causal(self.engine)
         count: int = self.engine.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
         made_up = [count - 1 - i % count for i in range(max(16, longest))]
@@ -168,22 +169,22 @@ class TwoPassUpdate:
     def _look_ahead(self, batches: Sequence[_Batch], rounds: int) -> None:
         """Finds the norms that are not found on the way: of spread units, or, where passes are apart, of all."""
         # The unit that goes on: its gradient so far, and where its parts are.
-        whole: Tensor | None = None
+        whole: Parts | None = None
         parts: list[tuple[_Batch, int]] = []
         for one in batches:
             if not (self.apart or one.spread):
                 continue
             last = len(one.batch.units) - 1
-            own: dict[int, Tensor] = {}
+            own: dict[int, Parts] = {}
             if one.carried and whole is not None:
                 own[0] = whole
                 parts.append((one, 0))
             goes_on = one.carried and one.batch.continues and last == 0
             if one.batch.continues and not goes_on:
-                own[last] = torch.zeros(self.ghost.size, dtype=torch.float32, device=self.device)
+                own[last] = self.ghost.zeros(self.device)
             self._norm_pass(self.engine.module, one, own, keep=False)
             if one.carried and whole is not None and not goes_on:
-                _complete(parts, torch.linalg.vector_norm(whole, dtype=torch.float64))
+                _complete(parts, norm_of(whole))
                 whole = None
             if one.batch.continues and not goes_on:
                 whole, parts = own[last], [(one, last)]
@@ -191,7 +192,7 @@ class TwoPassUpdate:
             for _ in range(rounds - len(batches)):
                 self._idle_norm_pass()
 
-    def _norm_pass(self, model: Any, one: _Batch, whole: dict[int, Tensor], *, keep: bool) -> Tensor:
+    def _norm_pass(self, model: Any, one: _Batch, whole: dict[int, Parts], *, keep: bool) -> Tensor:
         """Fills in the norms; returns the units' losses, [units]."""
         self.ghost.begin(one.layout, one.rows.inputs, whole)
         losses = _unit_losses(model, one)

@@ -5,7 +5,7 @@ Where the trained coordinates are few (adapters), each unit's gradient is materi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from harness.training.adapting import bits_of
 from harness.training.batches import Tokens, collate_units, pad, summed_loss, weighted_loss
 from harness.training.engine import Engine
 from harness.training.gradients import UnitGradients
+from harness.training.initial import Initial
 from harness.training.layout import Layout, to_device
 from harness.training.noise import noisy_mean
 from harness.training.probing import probe
@@ -80,11 +81,11 @@ class Update(Protocol):
         """A micro-batch of weight zero, to stay in step with the other ranks, or for an empty cohort."""
         ...
 
-    def probe(self, initial: Mapping[str, Tensor], longest: int) -> None:
+    def probe(self, initial: Initial, longest: int) -> None:
         """Sees on made-up tokens that the model computes and can learn; collective.
 
         Args:
-            initial: The trained weights by name.
+            initial: The trained weights.
             longest: Most tokens that an example can have.
 
         Raises:
@@ -164,6 +165,6 @@ class AdapterUpdate:
         self.engine.backward(weighted_loss(pad([[0, 0]], self.device), [0.0]), self.sink, last=last)
         self.sink.finish(torch.ones(1, dtype=torch.float64, device=self.device), continues=False)
 
-    def probe(self, initial: Mapping[str, Tensor], longest: int) -> None:
+    def probe(self, initial: Initial, longest: int) -> None:
         """See `Update`."""
         probe(self.engine, self.sink, initial, longest)

@@ -26,6 +26,7 @@ from harness.training.batches import pad, weighted_loss
 from harness.training.engine import Engine
 from harness.training.evaluation import evaluate
 from harness.training.gradients import UnitGradients, find_trainables
+from harness.training.initial import digest_of
 from harness.training.job import Failure, Folder, Job
 from harness.training.layout import Layout
 from harness.training.loop import PRIVATE, Inputs, Series
@@ -45,7 +46,7 @@ def _series(run_dir: Path) -> Series:
 
 
 def _weights(of: Engine) -> Weights:
-    return {name: value.numpy() for name, value in of.parameters().items()}
+    return {name: value.numpy().copy() for name, value in of.parameters().items()}
 
 
 def trained(run_dirs: Sequence[Path]) -> list[tuple[Weights, Weights]]:
@@ -100,10 +101,10 @@ def train_beside_others(run_dir: Path) -> str | None:
 
 def complaint_about_weights(run_dir: Path, value: float) -> str:
     """What is said of weights that are all `value`."""
-    initial = _series(run_dir).initial
-    beyond = {name: torch.full_like(weight, value) for name, weight in initial.items()}
+    series = _series(run_dir)
+    beyond = {name: torch.full_like(weight, value) for name, weight in series.engine.parameters().items()}
     with pytest.raises(UserError) as caught:
-        check_moves(beyond, initial, 1, private=False)
+        check_moves(beyond, series.initial, 1, series.device, private=False)
     return str(caught.value)
 
 
@@ -155,10 +156,10 @@ def crashed_in_checkpoint(run_dir: Path, step: int, *, orderly: bool) -> tuple[s
     rows: list[tuple[str, int]] = []
     real = checkpoints.save
 
-    def fails(folder: Path, checkpoint: Any) -> None:
+    def fails(folder: Path, checkpoint: Any, device: torch.device) -> None:
         if checkpoint.step == step:
             raise MachineError("the disk is full") if orderly else Crash
-        real(folder, checkpoint)
+        real(folder, checkpoint, device)
 
     with mock.patch.object(checkpoints, "save", fails):
         try:
@@ -533,7 +534,7 @@ def loaded(base: Path, stage: int, dtype: Any, seed: int) -> dict[str, Any]:
     adapter = {n: torch.from_numpy(values[n]) for n, p in model.named_parameters() if p.requires_grad}
     return {
         "own": own, "whole": whole, "most": live.most, "values": values, "types": types,
-        "initial": checkpoints.digest_of(adapter),
+        "initial": digest_of(adapter),
     }  # fmt: skip
 
 

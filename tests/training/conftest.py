@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import make_run, save_base
+from tests.tiny import make_run, save_base, save_tokenizer
 from tests.training.workers import Workers
 
 
@@ -29,6 +29,33 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tied_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with one matrix for input and output embeddings."""
     return save_base(tmp_path_factory.mktemp("models") / "tied", tied=True)
+
+
+@pytest.fixture(scope="session")
+def deep_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose single layers are small: 8 MB in float32, of which the largest matrix is 2 %."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "deep"
+    folder.mkdir()
+    eos = save_tokenizer(folder).eos_token_id
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=128,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=12,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=eos,
+        eos_token_id=eos,
+        pad_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,10 @@ import torch
 
 from harness.errors import MachineError
 from harness.training import checkpoints
-from harness.training.checkpoints import Checkpoint, digest_of, load_newest, save
+from harness.training.checkpoints import Checkpoint, load_newest, save
+from harness.training.initial import digest_of
+
+FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json", "sha256.json")
 
 
 def made(step: int) -> Checkpoint:
@@ -91,7 +94,7 @@ def test_a_crash_while_saving_leaves_the_older_one(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
 
 
-@pytest.mark.parametrize("name", ["parameters.safetensors", "optimizer.safetensors", "state.json", "sha256.json"])
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "zeroed", "removed", "flipped"])
 def test_a_damaged_one_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
     """Broken by trusting the files: half a checkpoint would be resumed from."""
@@ -136,7 +139,9 @@ def test_the_files_are_for_the_owner_alone(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "step-00000001"
     assert [stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "new", folder)] == [0o700, 0o700]
     files = {p.name: stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()}
-    assert files == dict.fromkeys((*checkpoints.FILES, "sha256.json"), 0o600)
+    assert files == dict.fromkeys(
+        ("parameters.safetensors", "optimizer.safetensors", "state.json", "sha256.json"), 0o600
+    )
 
 
 def test_loading_runs_no_pickle(tmp_path: Path) -> None:

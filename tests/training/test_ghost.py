@@ -18,7 +18,7 @@ from harness.training.batches import Rows, collate_units, token_losses
 from harness.training.ghost import Ghost
 from harness.training.layout import Layout
 from harness.training.verifying import verify
-from harness.training.whole_model import prepare, watched
+from harness.training.whole_model import prepare
 from tests.training.whole import FAMILIES, make_model
 
 CPU = torch.device("cpu")
@@ -89,7 +89,9 @@ def expected_gradients(model: Any, texts: Texts, parts: Parts) -> list[Tensor]:
     return found
 
 
-def norms_of(model: Any, ghost: Ghost, rows: Rows, layout: Layout, whole: dict[int, Tensor] | None = None) -> Tensor:
+def norms_of(
+    model: Any, ghost: Ghost, rows: Rows, layout: Layout, whole: dict[int, ghosts.Parts] | None = None
+) -> Tensor:
     ghost.begin(layout, rows.inputs, whole)
     losses = layout.sums(token_losses(model, rows).unsqueeze(-1)).squeeze(-1)
     return ghost.norms(losses.sum(), keep=False)
@@ -106,13 +108,14 @@ def test_norms_and_gradients_are_those_of_autograd(family: str, kind: str, way: 
     ghost = Ghost(model)
     rows, layout, texts, parts = read(kind)
     expected = expected_gradients(model, texts, parts)
-    whole = {0: torch.zeros(ghost.size), layout.units - 1: torch.zeros(ghost.size)}
+    whole = {0: ghost.zeros(CPU), layout.units - 1: ghost.zeros(CPU)}
     with mock.patch.object(ghosts, "_grams_are_cheaper", return_value=way == "grams"):
         found = norms_of(model, ghost, rows, layout, whole)
     assert sum(w.size for w in ghost.weights) == len(expected[0])
     for unit, gradient in enumerate(expected):
         assert 1 - 1e-6 <= float(found[unit] / gradient.norm()) <= 1 + 2e-4
-    for unit, gradient in whole.items():
+    for unit, parts in whole.items():
+        gradient = torch.cat([parts[weight.name].reshape(-1) for weight in ghost.weights])
         assert float((gradient - expected[unit]).norm() / expected[unit].norm()) < 3e-6
 
 
@@ -211,14 +214,16 @@ def test_a_unit_that_is_not_finite_does_not_touch_anothers_norm(place: int, way:
 
 def refusal(model: Any) -> str:
     with pytest.raises(ArgumentError) as caught:
-        watched(prepare(model), CPU)
+        verify(model, Ghost(prepare(model)), CPU)
     return str(caught.value)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_known_families_pass(family: str) -> None:
     model = prepare(make_model(family))
-    assert {weight.name for weight in watched(model, CPU).weights} == {name for name, _ in model.named_parameters()}
+    ghost = Ghost(model)
+    verify(model, ghost, CPU)
+    assert {weight.name for weight in ghost.weights} == {name for name, _ in model.named_parameters()}
 
 
 def test_a_layer_of_an_unknown_kind_is_named() -> None:

@@ -8,37 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from tests.tiny import copy_run, make_mechanism, save_tokenizer
+from tests.tiny import copy_run, make_mechanism
 from tests.training import checks
 from tests.training.test_resume import last
-
-
-@pytest.fixture(scope="module")
-def deep_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose single layers are small: 8 MB in float32, of which the largest matrix is 2 %."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("models") / "deep"
-    folder.mkdir()
-    eos = save_tokenizer(folder).eos_token_id
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=128,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=12,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=eos,
-        eos_token_id=eos,
-        pad_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
