@@ -135,19 +135,23 @@ def test_it_is_the_mechanism_of_a_spec_with_the_merged_groups_by_hand(plan, nois
     """To the digest: the same levers from the same public counts. Red when weights are summed with another rounding,
     the merged group stands elsewhere, or its target is not the strictest."""
     changes = {"data": {"population": "public"}, "sampling": {"expected": 5}}
+
+    def five(u):
+        return FIVE[(u >= 37) + (u >= 43) + (u >= 46) + (u >= 47)]
+
+    def by_hand(u):
+        return five(u) if u < 43 else "few"
+
+    assert 3 / 48 + 1 / 48 + 1 / 48 != 5 / 48  # as fractions these counts would not sum to the same
     small = plan(
-        posts(40, planned),
+        posts(48, five),
         **changes,
         segmentation=SMALL,
         noise={"type": noise, "epsilon": EPSILON},
-        groups={"smallest": 0.06, "merged": "few"},
+        groups={"smallest": 0.08, "merged": "few"},
     )
-
-    def by_hand(u):
-        return planned(u) if u < 36 else "few"
-
     hand = plan(
-        posts(40, by_hand),
+        posts(48, by_hand),
         **changes,
         segmentation=SMALL | {"values": ["free", "team", "few"]},
         noise={"type": noise, "epsilon": {"free": 8.0, "team": 6.0, "few": 3.0, "other": 2.0}},

@@ -88,11 +88,11 @@ def merge_small(
 
 
 def _small(weights: Sequence[float], smallest: float) -> frozenset[int]:
-    """The places of the groups that are merged: none, or at least two."""
+    """The places of the groups that are merged: none, or at least two, since one alone is below by itself."""
     rising = sorted(range(len(weights)), key=lambda i: (weights[i], i))
     count = sum(weight < smallest for weight in weights)
     if not count or len(weights) < 2:
         return frozenset()
-    while count < len(weights) and (count < 2 or math.fsum(weights[i] for i in rising[:count]) < smallest):
+    while count < len(weights) and math.fsum(weights[i] for i in rising[:count]) < smallest:
         count += 1
     return frozenset(rising[:count])
