@@ -241,7 +241,7 @@ class SessionSegmenter(Segmenter):
 
 
 class SensitivityScore(Plugin):
-    """Says how much is at stake for a user: from 0 (little) to 1 (much). Public edges cut scores into risk tiers."""
+    """Says how much is at stake for a user: from 0 (little) to 1 (much). Edges cut scores into risk tiers."""
 
     access: ClassVar[Access]
 

@@ -13,10 +13,15 @@ from harness.data import sessions
 from harness.data.sessions import open_session
 from harness.data.tiers import SCORE_GRID, Sensitivity, combined_scores, cut, monotone, score_query
 from harness.errors import ArgumentError
+from harness.planning import make_plan
+from harness.planning.learners import cuts, learners
 from harness.privacy import contributions
-from harness.privacy.randomness import Randomness
+from harness.privacy.randomness import Randomness, create_key
+from harness.running import answers
+from harness.training.job import Folder
 from tests.data.rules import SECRET
 from tests.data.scores import Learner, LearnerParameters
+from tests.plans import write_spec
 
 QUIET = 1e-6
 """So little noise that an answer shows the exact one: for tests alone."""
@@ -158,3 +163,49 @@ def test_edges_never_fall():
     """Two noisy quantiles in the wrong order. Break: `monotone` left out: the tier of everybody between is wrong."""
     assert monotone((0.4, 0.3, 0.6)) == (0.4, 0.4, 0.6)
     assert cut(np.array([0.0, 0.35, 0.4, 0.7]), monotone((0.4, 0.3, 0.6))).tolist() == [0, 0, 2, 3]
+
+
+# --- a run's ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_crashed_between_answers_and_groups_finds_the_same_groups(made, tmp_path, monkeypatch):
+    """With another key and nothing counted again; only what was charged is asked.
+
+    Break: the edges not written before the groups; one file for the answers to all who learn.
+    """
+    score = {"type": "rarity", "buckets": 256, "most": 8, "noise_multiplier": 2.0}
+    tiers = {"quantiles": [0.3, 0.7], "names": ["low", "mid", "high"]}
+    scores = [score, {"type": "tests.data.scores:Learner", "noise": 2.0}]
+    (tmp_path / "plan").mkdir()
+    path = write_spec(
+        tmp_path / "plan",
+        sensitivity={"scores": scores, "combine": "mean", "tiers": tiers},
+        data={"weights": {"low": 0.4, "mid": 0.3, "high": 0.3}},
+        privacy={"session": {"noise_multiplier": 2.0}, "accountant": "rdp"},
+    )
+    plan, folder, cache = make_plan(path), Folder(tmp_path / "run"), tmp_path / "cache"
+    folder.private.mkdir(parents=True, mode=0o700)
+    create_key(folder.key, bytes(32))
+    with monkeypatch.context() as patched:
+        patched.setattr(answers, "monotone", lambda edges: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            answers.assigned_groups(plan, made, folder, cache)
+    folder.key.unlink()
+    create_key(folder.key, bytes([1]) * 32)
+    with monkeypatch.context() as patched:
+        patched.setattr(contributions, "total", None)
+        groups = answers.assigned_groups(plan, made, folder, cache)
+        assert answers.assigned_groups(plan, made, folder, cache).tolist() == groups.tolist()
+    assert set(groups.tolist()) <= {0, 1, 2}
+    assert len(set(groups.tolist())) > 1
+    settled = answers.ask(plan, made, groups, folder, cache)
+    assert settled.edges == tuple(answers.read_edges(folder)) == answers.settled(plan, folder).edges
+    asked = {name for file in folder.private.glob("*.json") for name in _asked(file)}
+    declared = {query.name for one in learners(plan.basis) for query in one.queries}
+    assert asked == declared - {"users"} | {query.name for query in cuts(plan.basis)}
+
+
+def _asked(path):
+    """The queries that a file of answers holds."""
+    held = json.loads(path.read_text())
+    return [name for name, one in held.items() if isinstance(one, dict) and "digest" in one]
