@@ -107,12 +107,13 @@ def test_kinds_of_users_are_found_as_without_noise():
         assert agreement(named(rule, everybody), kinds) > plain - 0.1
 
 
-@pytest.mark.parametrize(("kind", "least"), [("kmeans", 0.9), ("mixture", 0.8)])
-@pytest.mark.parametrize(("k", "size"), [(3, 2), (3, 5)])
-def test_clusters_are_found_wherever_they_are(rows, kind, least, k, size):
+@pytest.mark.parametrize(
+    ("kind", "k", "size", "least"), [("kmeans", 3, 5, 0.9), ("kmeans", 5, 8, 0.9), ("mixture", 3, 5, 0.8)]
+)
+def test_clusters_are_found_wherever_they_are(rows, kind, k, size, least):
     """Of 1,200 users; fixed seeds. Red when the first round looks at as few places as there are clusters."""
-    for seed in range(4):
-        points, kinds = blobs(1200, k, size, seed, apart=6)
+    for seed in range(3):
+        points, kinds = blobs(1200, k, size, seed, apart=7)
         assert agreement(named(rows(kind, points, seed + 100, k=k), points), kinds) > least
 
 
@@ -127,8 +128,8 @@ def uneven(n, seed):
 @pytest.mark.parametrize("covariance", ["spherical", "diagonal"])
 def test_a_mixture_knows_how_common_and_how_wide_its_parts_are(rows, covariance):
     """With little noise it finds shares, means and spreads; fixed seed. Red when a variance keeps its mean's square."""
-    points, _ = uneven(1500, seed=2)
-    rule = rows("mixture", points, 3, 0.05, k=3, iterations=8, covariance=covariance)
+    points, _ = uneven(2000, seed=2)
+    rule = rows("mixture", points, 3, 0.05, k=3, iterations=12, covariance=covariance)
     scale = learning.Scale(rule.centre, rule.spread)
     means = rule.means * learning.SPREADS * np.array(scale.spread) + np.array(scale.centre)
     assert means == pytest.approx(np.array([[-0.1, 0.0], [0.0, 0.35], [0.2, 0.0]]), abs=0.03)
