@@ -28,7 +28,8 @@ GROUPS = tuple(Group(f"{s}/{t}", s, t) for s in ("free", "paid") for t in ("low"
 def plan_of(visibility: str, source: Any, groups: tuple[Group, ...] = GROUPS) -> Any:
     sensitivity = SimpleNamespace(names=("low", "high")) if groups[0].tier else None
     spec = SimpleNamespace(data=SimpleNamespace(visibility=visibility))
-    return SimpleNamespace(spec=spec, source=source, groups=groups, sensitivity=sensitivity)
+    basis = SimpleNamespace(holds=tuple((g,) for g in groups))
+    return SimpleNamespace(spec=spec, source=source, groups=groups, sensitivity=sensitivity, basis=basis)
 
 
 class Users:

@@ -49,17 +49,18 @@ def write_assessment(plan: Plan, corpus: Corpus, groups: npt.NDArray[np.int16], 
 
 def _document(plan: Plan, groups: npt.NDArray[np.int16], truths: Mapping[str, Truths]) -> dict[str, Any]:
     found: dict[str, Any] = {"users": len(groups), "by": []}
-    if plan.sensitivity is not None:
-        names = plan.sensitivity.names
-        tier = np.array([names.index(g.tier) if g.tier is not None else 0 for g in plan.groups])[groups]
-        cuts = [(f"{name} or above" if name != names[-1] else name, tier >= i) for i, name in enumerate(names) if i]
+    merged = any(len(held) > 1 for held in plan.basis.holds)  # whose tiers and segments are not told apart any more
+    if plan.sensitivity is not None and not merged:
+        tiers = plan.sensitivity.names
+        tier = np.array([tiers.index(g.tier or tiers[0]) for g in plan.groups])[groups]
+        cuts = [(f"{name} or above" if name != tiers[-1] else name, tier >= i) for i, name in enumerate(tiers) if i]
         found["by"].append({"what": "tier", "rows": _rows(cuts, truths)})
-    segments = list(dict.fromkeys(g.segment for g in plan.groups))
+    names = [g.name if merged else g.segment for g in plan.groups]
+    segments = list(dict.fromkeys(names))
     if len(segments) > 1:
-        segment = np.array([segments.index(g.segment) for g in plan.groups])[groups]
-        found["by"].append(
-            {"what": "segment", "rows": _rows([(name, segment == i) for i, name in enumerate(segments)], truths)}
-        )
+        segment = np.array([segments.index(name) for name in names])[groups]
+        cuts = [(name, segment == i) for i, name in enumerate(segments)]
+        found["by"].append({"what": "group" if merged else "segment", "rows": _rows(cuts, truths)})
     return found
 
 

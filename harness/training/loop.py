@@ -41,7 +41,7 @@ from harness.training.noise import noisy_share
 from harness.training.packing import keeps_apart
 from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves
-from harness.training.ranks import alone, own_ranks, write_first
+from harness.training.ranks import alone, any_rank, own_ranks, write_first
 from harness.training.released import append_missing, released_rows
 from harness.training.remembering import verdict_of
 from harness.training.schedule import learning_rate

@@ -10,6 +10,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from harness.plugins import (
     OwnRecordsSegmenter,
+    Page,
     PluginParameters,
     PrivateSession,
     Query,
@@ -74,6 +75,16 @@ class Anomaly(SessionSegmenter):
 
     Parameters = AnomalyParameters
     parameters: AnomalyParameters
+    page = Page(
+        formula="distance = largest (or mean) over features of |feature − noisy median| / noisy spread",
+        sees="Features of each user's own records, through noisy answers alone; then one user at a time.",
+        when="Some users stand out in what they write: a model remembers those best; they should get the stricter ε.",
+        costs=(
+            "Privacy: every answer is a charge (ε = 0.73 alone with the defaults at δ = 1e-5). Only the largest ε over "
+            "groups is claimed. Weights of the groups must be given or noisy."
+        ),
+        example="{type: anomaly, features: [records, capitals, punctuation], outliers: 0.05}",
+    )
     segments = (TYPICAL, OUTLIER)
 
     @property

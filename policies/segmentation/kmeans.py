@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.plugins import OwnRecordsSegmenter, PrivateSession, Query, SessionSegmenter, UserRecords
+from harness.plugins import OwnRecordsSegmenter, Page, PrivateSession, Query, SessionSegmenter, UserRecords
 from policies.segmentation import clusters, features, learning
 from policies.segmentation.clusters import ClusterParameters, Nearest
 from policies.segmentation.features import FeatureParameters, Floats
@@ -29,6 +29,20 @@ class KMeans(SessionSegmenter):
 
     Parameters = KMeansParameters
     parameters: KMeansParameters
+    page = Page(
+        formula=(
+            "c_j = (Σ of scaled features x of the users nearest to c_j + noise) / (their number + noise), by rounds;\n"
+            "x = (feature − noisy median) / noisy spread, ‖x‖ bounded; noise multiplier of all queries together: "
+            "(Σ σ_q⁻²)^(−1/2)"
+        ),
+        sees="Features of each user's own records, through noisy answers alone; then one user at a time.",
+        when="You don't know beforehand which kinds of users there are, and there are a thousand users or more.",
+        costs=(
+            "Privacy: every answer is a charge (ε = 0.73 alone with the defaults at δ = 1e-5). Only the largest ε over "
+            "groups is claimed. Weights of the groups must be given or noisy."
+        ),
+        example="{type: kmeans, k: 3, features: [tokens, median_length, distinct_words]}",
+    )
 
     @property
     def segments(self) -> tuple[str, ...]:

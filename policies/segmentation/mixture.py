@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from harness.plugins import OwnRecordsSegmenter, PrivateSession, Query, SessionSegmenter, Statistic, UserRecords
+from harness.plugins import OwnRecordsSegmenter, Page, PrivateSession, Query, SessionSegmenter, Statistic, UserRecords
 from policies.segmentation import clusters, features, learning
 from policies.segmentation.clusters import ClusterParameters, Scaled
 from policies.segmentation.features import FeatureParameters, Floats
@@ -50,6 +50,19 @@ class Mixture(SessionSegmenter):
 
     Parameters = MixtureParameters
     parameters: MixtureParameters
+    page = Page(
+        formula=(
+            "r_j = p_j N(x; m_j, v_j) / Σ_i p_i N(x; m_i, v_i); of every part, noisy sums of r, r x and r x² over "
+            "users, round by round"
+        ),
+        sees="Features of each user's own records, through noisy answers alone; then one user at a time.",
+        when="Kinds of users differ in how common or how alike they are, and there are several thousand users.",
+        costs=(
+            "Privacy: every answer is a charge (ε = 0.73 alone with the defaults at δ = 1e-5). Only the largest ε over "
+            "groups is claimed. Weights of the groups must be given or noisy."
+        ),
+        example="{type: mixture, k: 3, features: [tokens, median_length, distinct_words]}",
+    )
 
     @property
     def segments(self) -> tuple[str, ...]:

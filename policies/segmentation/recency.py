@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from harness.plugins import OwnRecordsSegmenter, UserRecords
+from harness.plugins import OwnRecordsSegmenter, Page, UserRecords
 from policies.segmentation.clock import day_of, known_times
 from policies.segmentation.edges import EdgesParameters, stretch_of, stretches
 
@@ -35,6 +35,15 @@ class Recency(OwnRecordsSegmenter):
 
     Parameters = RecencyParameters
     parameters: RecencyParameters
+    page = Page(
+        formula="days = ⌊as_of − the day of the user's last record⌋, at least 0",
+        sees="When the user's own records were written (data.time); no text.",
+        when="What you promise depends on whether somebody is still there, such as more protection for those who left.",
+        costs=(
+            "No privacy. Which group a user is in becomes private, and weights of the groups must be given or noisy."
+        ),
+        example="{type: recency, as_of: 2026-01-31, edges: [30, 180], names: [active, quiet, gone], unknown: gone}",
+    )
 
     @property
     def uses_times(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from harness.plugins import OwnRecordsSegmenter, PluginParameters, UserRecords
+from harness.plugins import OwnRecordsSegmenter, Page, PluginParameters, UserRecords
 from policies.segmentation.clock import known_times
 
 Hour = Annotated[int, Field(ge=0, le=24)]
@@ -69,6 +69,14 @@ class TimeOfDay(OwnRecordsSegmenter):
 
     Parameters = TimeOfDayParameters
     parameters: TimeOfDayParameters
+    page = Page(
+        sees="When the user's own records were written (data.time); no text.",
+        when="Hours say something of a person: night work, or a condition that keeps them awake.",
+        costs=(
+            "No privacy. Which group a user is in becomes private, and weights of the groups must be given or noisy."
+        ),
+        example="{type: time_of_day, parts: {night: [22, 6]}, share: 0.5, otherwise: day, unknown: day}",
+    )
 
     @property
     def uses_times(self) -> bool:

@@ -11,6 +11,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from harness.plugins import (
     OwnRecordsScore,
+    Page,
     PluginError,
     PluginParameters,
     SensitivityScore,
@@ -56,6 +57,17 @@ class Composite(OwnRecordsScore):
 
     Parameters = CompositeParameters
     parameters: CompositeParameters
+    page = Page(
+        formula="max: max sᵢ;  weighted: Σ wᵢ sᵢ / Σ wᵢ;  probabilistic_or: 1 − Π (1 − sᵢ)",
+        sees="What its scores see, of the same user.",
+        when="Users are at risk in several ways, and one number must say how much.",
+        costs=(
+            "No privacy. The score, and the tier that follows from it, are private; weights of the groups must be "
+            "given or noisy."
+        ),
+        ends="0: every score is 0 (of max, weighted and probabilistic_or). 1: one is (of weighted: all are).",
+        example="{type: composite, scores: [{type: volume}, {type: identifiers}], combine: probabilistic_or}",
+    )
 
     def __init__(self, parameters: PluginParameters) -> None:
         super().__init__(parameters)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from harness.plugins import ModelView, OwnRecordsScore, PluginParameters, UserRecords
+from harness.plugins import ModelView, OwnRecordsScore, Page, PluginParameters, UserRecords
 
 Measure = Literal["loss", "tail", "gradient", "memorised"]
 
@@ -78,6 +78,17 @@ class Exposure(OwnRecordsScore):
 
     Parameters = ExposureParameters
     parameters: ExposureParameters
+    page = Page(
+        formula="score = (measure − low) / (high − low), of `gradient` by logarithms; cut to [0, 1]",
+        sees="What the frozen base model makes of the user's own first examples; no text.",
+        when="What the model does not expect, or knows by heart, is what it may give away.",
+        costs=(
+            "No privacy, but a forward pass over every user before training. The score, and the tier that follows from "
+            "it, are private; weights of the groups must be given or noisy."
+        ),
+        ends="0: the measure is at most `low`. 1: at least `high`.",
+        example="{type: exposure, measure: tail}",
+    )
 
     @property
     def uses_model(self) -> bool:

@@ -10,6 +10,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from harness.plugins import (
     OwnRecordsScore,
+    Page,
     PluginParameters,
     PrivateSession,
     Query,
@@ -80,6 +81,21 @@ class Overlap(SessionScore):
 
     Parameters = OverlapParameters
     parameters: OverlapParameters
+    page = Page(
+        formula=(
+            "score = (mean over the user's kept shingles of min(1, noisy count of others / users)) / high, "
+            "cut to [0, 1];\n"
+            "std of each count: noise_multiplier · √most"
+        ),
+        sees="The user's own texts; counts of users per shingle through one noisy answer.",
+        when="Text that many share gives a circle of users away, or is in the data even without any one of them.",
+        costs=(
+            "Privacy: one charged answer. Only the largest ε over groups is claimed. Weights of the groups must be "
+            "given or noisy."
+        ),
+        ends="0: none of the user's text is shared by many. 1: a share of `high` of it, or more, is.",
+        example="{type: overlap}",
+    )
 
     @property
     def queries(self) -> tuple[Query, ...]:

@@ -10,6 +10,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from harness.plugins import (
     OwnRecordsScore,
+    Page,
     PluginParameters,
     PrivateSession,
     Query,
@@ -90,6 +91,21 @@ class Rarity(SessionScore):
 
     Parameters = RarityParameters
     parameters: RarityParameters
+    page = Page(
+        formula=(
+            "score = (share of the user's kept n-grams whose noisy count of users is below few) / high, "
+            "cut to [0, 1];\n"
+            "std of each count: noise_multiplier · √most"
+        ),
+        sees="The user's own texts; counts of users per n-gram through one noisy answer.",
+        when="Who writes unlike the population should be protected more strictly.",
+        costs=(
+            "Privacy: one charged answer. Only the largest ε over groups is claimed. Weights of the groups must be "
+            "given or noisy."
+        ),
+        ends="0: none of the user's words is rare. 1: a share of `high` of them, or more, is.",
+        example="{type: rarity}",
+    )
 
     @property
     def queries(self) -> tuple[Query, ...]:
