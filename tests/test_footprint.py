@@ -142,6 +142,21 @@ def test_stages_divide_what_they_divide(shape: Shape) -> None:
     assert not {"base", "optimizer"} & moved.parts.keys()
 
 
+def test_a_unit_over_several_micro_batches_has_its_whole_gradient_on_its_worker(shape: Shape) -> None:
+    """Where all weights are trained, twice, since one may end where the next begins; no stage divides it."""
+    full: dict[str, Any] = {"full": True, "coordinates": SIZE, "stage": 3, "workers": 4, "gpu": True}
+    assert "unit gradients" not in predict(shape, setting(**full)).parts
+    assert predict(shape, setting(**full, spreads=True)).parts["unit gradients"] == 2 * 4 * SIZE
+
+
+def test_what_is_written_at_a_time_is_counted(shape: Shape) -> None:
+    """A file's worth of weights, whatever the model; on the machine's side of a GPU."""
+    full = setting(full=True, coordinates=SIZE, stage=3, workers=4, gpu=True)
+    largest = 49152 * 576
+    assert predict(shape, full).host["writing"] == footprint.FILE_BYTES + 8 * largest
+    assert predict(shape, setting(gpu=True)).host["writing"] == 4 * 2 * 460_800 + 8 * 460_800
+
+
 def test_the_head_may_work_in_pieces(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
     assert predict(shape, setting(tokens=16)).parts["head"] == 16 * 16 * 49152
     assert predict(shape, setting()).parts["head"] < 128 * MIB

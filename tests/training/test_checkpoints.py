@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,7 +18,7 @@ import pytest
 import torch
 
 from harness.errors import MachineError
-from harness.training import checkpoints
+from harness.training import checkpoints, gathered
 from harness.training.checkpoints import Checkpoint, load_newest, save
 from harness.training.initial import digest_of
 
@@ -158,6 +161,128 @@ def test_loading_runs_no_pickle(tmp_path: Path) -> None:
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+# --- more than one file takes -------------------------------------------------------------------------------
+
+MANY = (
+    "parameters.safetensors",
+    "parameters-00002.safetensors",
+    "optimizer.safetensors",
+    "optimizer-00002.safetensors",
+)
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the two weights in a file of its own: the first is as large as one may be."""
+    monkeypatch.setattr(gathered, "FILE_BYTES", 48)
+
+
+@pytest.mark.usefixtures("small_files")
+def test_what_is_saved_in_many_files_is_loaded(tmp_path: Path) -> None:
+    save(tmp_path, made(3))
+    folder = tmp_path / "step-00000003"
+    assert {p.name for p in folder.iterdir()} == {*MANY, "state.json", "sha256.json"}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
+    assert_equal(load_newest(tmp_path), made(3))
+
+
+def test_a_part_holds_no_more_than_a_file_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a weight that is larger by itself. Each is looked up once, in order."""
+    monkeypatch.setattr(gathered, "FILE_BYTES", 40)
+    sizes = {"a": 4, "b": 6, "c": 1, "d": 30, "e": 2, "f": 0}
+    asked: list[str] = []
+
+    def gather(name: str) -> torch.Tensor:
+        asked.append(name)
+        return torch.full((sizes[name],), 2.0, dtype=torch.float64)
+
+    tensors = gathered.Gathered(list(sizes), gather)
+    parts = [{n: (len(t), t.dtype) for n, t in part.items()} for part in gathered.in_parts(tensors)]
+    assert [list(part) for part in parts] == [["a", "b"], ["c"], ["d"], ["e", "f"]]
+    assert {dtype for part in parts for _, dtype in part.values()} == {torch.float32}
+    assert asked == list(sizes)
+    assert "a" in tensors
+    assert "g" not in tensors
+    assert asked == list(sizes)
+    assert list(gathered.in_parts({})) == [{}]
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("name", MANY)
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "removed", "flipped", "forgotten"])
+def test_a_damaged_file_of_many_is_passed_over(tmp_path: Path, name: str, damage: str) -> None:
+    """Broken by looking at the first of a kind alone, and by going by a list of digests that lacks a file."""
+    save(tmp_path, made(1))
+    save(tmp_path, made(2))
+    path = tmp_path / "step-00000002" / name
+    content = path.read_bytes()
+    if damage == "removed":
+        path.unlink()
+    elif damage == "forgotten":
+        path.unlink()
+        digests = json.loads((path.parent / "sha256.json").read_text())
+        del digests[name]
+        (path.parent / "sha256.json").write_text(json.dumps(digests))
+    else:
+        flipped = content[:-1] + bytes([content[-1] ^ 1])
+        path.write_bytes({"truncated": content[:-8], "emptied": b"", "flipped": flipped}[damage])
+    assert_equal(load_newest(tmp_path), made(1))
+
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_crash_between_files_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Broken by writing into the final place."""
+    save(tmp_path, made(1))
+    calls = 0
+    real = checkpoints._write_part
+
+    def crash(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise Crash
+        real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_write_part", crash)
+        with pytest.raises(Crash):
+            save(tmp_path, made(2))
+    assert_equal(load_newest(tmp_path), made(1))
+    save(tmp_path, made(2))
+    assert_equal(load_newest(tmp_path), made(2))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_disk_that_is_full_between_files_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All weights are looked up all the same, since other ranks gather them too. Broken by giving up at once."""
+    save(tmp_path, made(1))
+    asked: list[str] = []
+    later = made(2)
+
+    def gather(name: str) -> torch.Tensor:
+        asked.append(name)
+        return later.optimizer[name]
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_write_part", full)
+    with pytest.raises(MachineError, match="step-00000002 could not be written: No space left on device"):
+        save(tmp_path, replace(later, optimizer=gathered.Gathered(list(later.optimizer), gather)))
+    assert asked == list(later.optimizer)
+    assert_equal(load_newest(tmp_path), made(1))
+
+
+def test_a_folder_with_another_steps_name_is_passed_over(tmp_path: Path) -> None:
+    save(tmp_path, made(1))
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000009")
+    assert_equal(load_newest(tmp_path), made(1))
+
+
+# --- what a user is told ------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
