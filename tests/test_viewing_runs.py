@@ -187,7 +187,7 @@ def test_a_resumed_run_keeps_its_views(noisy: Workplace, monkeypatch: pytest.Mon
     assert not folder.views.exists()
     assert charged(noisy) == "touched"
     with monkeypatch.context() as patched:
-        patched.setattr(answers, "assign_tiers", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patched.setattr(answers, "combined_scores", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(Interrupted):
             running.run(make_plan(str(noisy.spec)), out=noisy.out, resume=True)
     assert folder.views.exists()

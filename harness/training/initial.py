@@ -66,4 +66,4 @@ def _joined(digests: Mapping[str, bytes]) -> str:
 
 def _digest(value: Tensor) -> bytes:
     # Zeros have two signs, which say nothing.
-    return hashlib.sha256((value.detach().cpu().reshape(-1) + 0.0).numpy()).digest()
+    return hashlib.sha256((value.detach().cpu().reshape(-1) + 0.0).numpy().tobytes()).digest()

@@ -11,7 +11,7 @@ from harness.data import portable, sessions
 from harness.data.groups import assign_groups
 from harness.data.rooms import UserRoom
 from harness.data.sessions import open_session
-from harness.data.tiers import Sensitivity, assign_tiers
+from harness.data.tiers import Sensitivity, combined_scores, cut
 from harness.data.views import made_view, seen, shown, uses_model
 from harness.errors import ArgumentError
 from harness.plugins import PluginParameters, UserRecords
@@ -20,6 +20,11 @@ from tests.data import rules
 
 WIDTH = 4
 ANN = UserRecords(("a text",), (5,), 2)
+
+
+def assign_tiers(made, assessed, **more):
+    """The tier of every user."""
+    return cut(combined_scores(made, assessed, **more), assessed.edges)
 
 
 class MadeViews:
