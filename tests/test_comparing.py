@@ -172,3 +172,7 @@ def test_a_plot_needs_a_comparison_and_a_place(
     assert "no/x.html could not be written" in capsys.readouterr().err
     assert main.run_app(["plan", spec, "--compare", "scael"]) == 2
     assert capsys.readouterr().err == 'uudp: compare: there is no noise "scael"; did you mean "scale"?\n'
+    for name in ("", ".", "/", "folder"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        assert main.run_app(["plan", spec, "--compare", "uniform", "--plot", name]) == 2
+        assert "is no name for a file" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from harness.cli.plan import describe
 from harness.errors import ArgumentError, BudgetError
 from harness.planning import make_plan, settle
 from harness.planning.learners import cuts, learners
+from harness.reporting.reasons import explained
 from harness.running import answers
 from harness.spec.problems import SpecErrors
 from tests.plans import write_spec
@@ -156,3 +157,51 @@ def test_edges_as_they_were_answered_survive_a_crash(tmp_path):
         (folder.private / answers.EDGES).write_text(damage)
         with pytest.raises(MachineError, match="is damaged"):
             answers.read_edges(folder)
+
+
+@pytest.mark.parametrize("noise", [PER_TIER, {"type": "uniform"}])
+@pytest.mark.parametrize("unit", ["example", "auto"])
+def test_what_is_chosen_later_is_never_refused_after_it_was_paid_for(noise, unit, tmp_path):
+    """Whatever the noisy median says. Break: `largest` of what stands in for the choice stated before the answers."""
+    sampling = {"unit": unit, "expected": 32, "examples_per_user": "auto"}
+    for epsilon, steps in ((3.1, 5), (8.0, 12)):
+        own = noise | {"epsilon": {"low": epsilon, "mid": 0.8 * epsilon, "high": epsilon / 2}}
+        plan = planned(
+            tmp_path, noise=own if noise is PER_TIER else noise, sampling=sampling, train={"steps": steps},
+            privacy={"epsilon": epsilon},
+        )  # fmt: skip
+        assert plan.guarantee.total == epsilon
+        for median in (1.0, 5.0, 20.0):
+            after = settle(plan, plan.population, median, (0.2, 0.5))
+            assert after.guarantee.total is not None
+            assert after.guarantee.total <= epsilon * (1 + 1e-9)
+
+
+def test_a_choice_that_could_be_refused_later_is_refused_now(tmp_path):
+    """Break: the check taken out."""
+    sampling = {"unit": "example", "expected": 32, "examples_per_user": "auto"}
+    with pytest.raises(ArgumentError, match=r"sampling: auto does not go with groups that are learnt"):
+        planned(tmp_path, noise={**PER_TIER, "type": "sample"}, sampling=sampling)
+
+
+def test_quantiles_that_are_almost_alike_are_different_questions(tmp_path):
+    """Break: names of queries with fewer digits than the quantiles have: the run would end after it was charged."""
+    plan = planned(tmp_path, tiers={"quantiles": [0.3, 0.30000000001], "names": ["low", "mid", "high"]})
+    names = [query.name for query in cuts(plan.basis)]
+    assert len(set(names)) == 2
+    with pytest.raises(SpecErrors, match=r"quantiles.0: must be a number of at least 1e-06"):
+        planned(tmp_path, tiers={"quantiles": [1e-31, 0.5], "names": ["low", "mid", "high"]})
+
+
+def test_no_group_is_promised_what_is_not_claimed(tmp_path):
+    """In sentences of plan and report. Break: the plan's word on it left out."""
+    document = explained(planned(tmp_path).document())
+    assert document["claimed_by_group"] is False
+    for group in document["groups"]:
+        assert group["reason"].startswith(f"Its levers aim at ε = {group['target_epsilon']:g}. Who is in it follows")
+        assert "At most ε" not in group["reason"]
+    public = explained(
+        planned(tmp_path, ({"type": "volume"},), {"edges": [0.2, 0.6], "names": ["low", "mid", "high"]}).document()
+    )
+    assert public["claimed_by_group"] is True
+    assert public["groups"][0]["reason"].startswith("At most ε = 8")

@@ -66,6 +66,7 @@ def plan(
 
 def _compared(planned: Plan, names: list[str], plot: Path | None) -> list[dict[str, Any]]:
     """The plan's policy and others, as plain data; and a page of it."""
+    from harness.errors import ArgumentError
     from harness.files import unwritable
     from harness.planning import comparing
 
@@ -73,6 +74,8 @@ def _compared(planned: Plan, names: list[str], plot: Path | None) -> list[dict[s
     if plot is not None:
         from harness.reporting.comparison import write_page
 
+        if not plot.name or (plot.exists() and not plot.is_file()):
+            raise ArgumentError(f"--plot: {str(plot)!r} is no name for a file")
         try:
             write_page(plot, planned.spec.name, found)
         except OSError as error:

@@ -154,9 +154,9 @@ def _by_policy(plan: Plan, name: str, targets: Mapping[str, float]) -> Alternati
     """A policy with its defaults, at these targets."""
     budget = plan.spec.privacy.epsilon
     start = Alternative(name, name, POLICY)
-    if not noise.get(name).private:
-        return replace(start, reason="it adds no noise: nothing is promised to anybody")
     try:
+        if not noise.get(name).private:
+            return replace(start, reason="it adds no noise: nothing is promised to anybody")
         policy = noise.build(name, parameters_for(noise.get(name), targets, budget))
         proposal = propose(policy, plan.groups, budget, plan.basis.loaded)
         check_lever(proposal, plan.population)
@@ -168,6 +168,8 @@ def _by_policy(plan: Plan, name: str, targets: Mapping[str, float]) -> Alternati
     except UserError as error:
         refused = error.__context__  # its own words: the spec has no place for a policy that it does not name
         return replace(start, reason=_one_line(refused.message if isinstance(refused, PluginError) else str(error)))
+    except (Exception, SystemExit) as error:  # somebody's own policy may raise anything
+        return replace(start, reason=_one_line(f"it fails ({type(error).__name__}: {error})"))
     assert proposal.epsilon is not None
     exact = {g: targets[g] if abs(e / targets[g] - 1) < _CLOSE else e for g, e in proposal.epsilon.items()}
     note = "" if exact == dict(targets) else "has targets of its own, which differ from the spec's"

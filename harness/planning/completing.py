@@ -16,7 +16,7 @@ from harness.planning.basis import Basis, Population
 from harness.planning.choosing import Choice, choose
 from harness.planning.learners import groups_learnt
 from harness.planning.plan import Plan
-from harness.plugins import OwnRecordsSegmenter, SessionSegmenter
+from harness.plugins import Lever, OwnRecordsSegmenter, Proposal, SessionSegmenter
 from harness.privacy import calibration
 from harness.privacy.accounting import answering_group, charges_epsilon, epsilon_curve, largest_epsilon, trade_offs
 from harness.privacy.guarantee import Guarantee
@@ -115,7 +115,11 @@ def calibrated(basis: Basis, population: Population, asked: Questions, median: f
     if asked.choice and median is None:
         # What will be chosen may come nearer to the targets than what stands in for it.
         epsilon = tuple(proposal.epsilon[g.name] for g in mechanism.groups)
-    return Calibrated(mechanism, epsilon, delta, choice, _largest(basis, mechanism, delta))
+    largest = _largest(basis, mechanism, delta)
+    if largest is not None and asked.choice and median is None:
+        _check_choice_of_learnt(proposal)
+        largest = spec.privacy.epsilon  # as the targets: what will be chosen may come nearer to it
+    return Calibrated(mechanism, epsilon, delta, choice, largest)
 
 
 def settle(plan: Plan, population: Population, median: float | None, edges: tuple[float, ...] | None = None) -> Plan:
@@ -155,6 +159,15 @@ def _same_exposure(bound: Mechanism, settled: Mechanism) -> bool:
         if not as_before or settled.accounted_multiplier(i) < bound.accounted_multiplier(i) * (1 - 1e-12):
             return False
     return (bound.schedule, bound.sampling_unit) == (settled.schedule, settled.sampling_unit)
+
+
+def _check_choice_of_learnt(proposal: Proposal) -> None:
+    """Where only clip norms differ, no user is exposed more than the loosest group, whatever will be chosen."""
+    if proposal.lever is not Lever.CLIP_NORM:
+        raise ArgumentError(
+            "sampling: auto does not go with groups that are learnt from noisy answers where anything but clip norms "
+            "differs between them; give unit and examples_per_user"
+        )
 
 
 def _largest(basis: Basis, mechanism: Mechanism, delta: float) -> float | None:

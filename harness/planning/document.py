@@ -57,6 +57,7 @@ def document(plan: Plan) -> dict[str, Any]:
         "train": spec.train.model_dump(mode="json"),
         "compute": spec.compute.model_dump(mode="json"),
         "memory": None if plan.memory is None else plan.memory.document(),
+        "claimed_by_group": plan.guarantee.largest is None,
         "plugins": _plugins(plan),
         "notes": notes(plan),
         "spec": plan.loaded.resolved,

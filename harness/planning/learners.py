@@ -64,7 +64,8 @@ def cuts(basis: Basis) -> tuple[Query, ...]:
     """The quantiles of the combined score at which risk tiers are cut; none where edges are given."""
     wanted = basis.sensitivity.quantiles if basis.sensitivity is not None else ()
     noise = basis.loaded.spec.privacy.session.noise_multiplier
-    return tuple(score_query(q, noise, f"sensitivity.tiers: quantile {q:.10g}") for q in wanted)
+    asked = tuple(score_query(q, noise, f"sensitivity.tiers: quantile {q!r}") for q in wanted)
+    return check_queries(asked) if asked else ()
 
 
 def groups_learnt(basis: Basis) -> bool:

@@ -44,7 +44,7 @@ def group_reason(group: Group, plan: Mapping[str, Any]) -> str:
     groups = items(plan, "groups") or [group]
     loosest = max(groups, key=_looseness)
     by_example = block(plan, "sampling").get("unit") == "example"
-    parts = [_target(group, groups, loosest), *_risk(group, plan)]
+    parts = [_target(group, groups, loosest, claimed=plan.get("claimed_by_group") is not False), *_risk(group, plan)]
     parts += [_influence(group, groups, loosest, by_example), _noise(group, groups, loosest, by_example)]
     return " ".join([*parts, *_moves(plan)])
 
@@ -68,9 +68,14 @@ def _all_alike(groups: list[Group], key: str) -> bool:
     return all(_alike(number(g.get(key)), number(groups[0].get(key))) for g in groups)
 
 
-def _target(group: Group, groups: list[Group], loosest: Group) -> str:
-    """What is promised, beside the others."""
+def _target(group: Group, groups: list[Group], loosest: Group, *, claimed: bool) -> str:
+    """What is promised, beside the others; or, where groups are learnt, only aimed at."""
     epsilon, highest = _epsilon(group), _epsilon(loosest)
+    if not claimed and epsilon is not None:
+        return (
+            f"Its levers aim at ε = {f.significant(epsilon)}. Who is in it follows from noisy answers, so nobody is "
+            "promised that: what holds for everybody is the ε of the whole run."
+        )
     promised = "Protected" if epsilon is None else f"At most ε = {f.significant(epsilon)}"
     if len(groups) == 1:
         return f"{promised}, with one protection for everybody."
@@ -182,4 +187,5 @@ def _moves(plan: Mapping[str, Any]) -> Iterator[str]:
             "that the ratio stays."
         )
     if plan.get("pending"):
-        yield "Some of it waits for noisy answers, which can’t raise its ε."
+        what = "its" if plan.get("claimed_by_group") is not False else "the run’s"
+        yield f"Some of it waits for noisy answers, which can’t raise {what} ε."

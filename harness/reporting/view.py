@@ -244,11 +244,16 @@ def _group(
         "epsilon": shown,
         "target": f.significant(target) if target is not None and record.private else "",
         "weight": f.percent(weight) if weight is not None else "",
-        "guess": f.guess_text(f.guess(epsilon, delta)) if epsilon is not None and record.private else "",
+        "guess": f.guess_text(f.guess(epsilon, delta)) if epsilon is not None and _claimed(record) else "",
         "reason": group_reason(entry, record.plan),
         "bells": drawings.group_bells(groups, index),
         "cells": list(zip(columns, cells, strict=False)),
     }
+
+
+def _claimed(record: RunRecord) -> bool:
+    """Whether a group's own ε holds for a user in it; of groups that are learnt, the run's alone does."""
+    return record.private and record.plan.get("claimed_by_group") is not False
 
 
 def _trade_offs(groups: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

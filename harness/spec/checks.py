@@ -126,9 +126,10 @@ def _times(draft: Draft) -> None:
         return
     if data.time is None:
         for block, plugin in draft.plugins.items():
-            if isinstance(plugin, Segmenter | SensitivityScore) and _uses_times(plugin):
-                message = f"{_type_at(draft, block)} needs data.time: the column that says when a record was written"
-                merged.add(block, message, at_key=True)
+            if not isinstance(plugin, Segmenter | SensitivityScore):
+                continue
+            if (problem := _missing_times(plugin)) is not None:
+                merged.add(block, f"{_type_at(draft, block)} {problem}", at_key=True)
         return
     private = private_columns(data) if draft.sure("data.text", "data.messages") else {}
     others = {column: f"the {key.rpartition('.')[2]}" for key, column in private.items()}
@@ -146,11 +147,13 @@ def _type_at(draft: Draft, block: KeyPath) -> str:
     return str(node["type"])
 
 
-def _uses_times(plugin: Segmenter | SensitivityScore) -> bool:
+def _missing_times(plugin: Segmenter | SensitivityScore) -> str | None:
+    """What is wrong with a plugin where the spec names no column of times; None: nothing."""
     try:
-        return bool(plugin.uses_times)
-    except (Exception, SystemExit):  # somebody's own plugin may raise anything; one that fails here fails later
-        return False
+        needed = bool(plugin.uses_times)
+    except (Exception, SystemExit) as error:  # somebody's own plugin may raise anything
+        return one_line(f"fails when asked for `uses_times` ({type(error).__name__}: {error})")
+    return "needs data.time: the column that says when a record was written" if needed else None
 
 
 def _parameter_with(parameters: BaseModel, value: str) -> tuple[str, ...]:

@@ -148,7 +148,7 @@ class TiersBlock(Block):
     edges: tuple[Fraction, ...] | None = Field(
         default=None, min_length=1, max_length=20, description="rising; a score equal to one lies above it"
     )
-    quantiles: tuple[Fraction, ...] | None = Field(
+    quantiles: tuple[Annotated[FiniteFloat, Field(ge=1e-6, le=1 - 1e-6)], ...] | None = Field(
         default=None,
         min_length=1,
         max_length=20,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import re
 import statistics
@@ -47,6 +48,7 @@ _HOURS = 4
 _HOURS_REACH = math.sqrt(0.75)
 """The l2 norm of four shares, less a quarter each, where all lies in one."""
 _NGRAM = 4
+_AT_A_TIME = 10_000
 _WORD = re.compile(r"\w+")
 
 
@@ -168,7 +170,7 @@ def _between(name: str, user: UserRecords, parameters: FeatureParameters) -> flo
     if value >= high:
         return 0.5
     if measure.logarithmic:
-        return math.log(value / low) / math.log(high / low) - 0.5
+        return (math.log(value) - math.log(low)) / (math.log(high) - math.log(low)) - 0.5
     return (value - low) / (high - low) - 0.5
 
 
@@ -275,7 +277,11 @@ def _projected(counts: Counter[str], what: bytes, width: int) -> Floats:
         return np.zeros(width)
     numbers = np.log1p(np.fromiter(counts.values(), dtype=np.float64, count=len(counts)))
     length = float(np.sqrt(np.sum(numbers**2)))
-    return (numbers / length) @ _signs(counts, what, width) / math.sqrt(width)
+    found, keys = np.zeros(width), iter(counts)
+    for first in range(0, len(counts), _AT_A_TIME):  # one user may have millions of different ones
+        part = numbers[first : first + _AT_A_TIME] / length
+        found += part @ _signs(itertools.islice(keys, _AT_A_TIME), what, width)
+    return found / math.sqrt(width)
 
 
 @functools.lru_cache(maxsize=4)

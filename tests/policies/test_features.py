@@ -100,6 +100,12 @@ def test_bounds_are_the_specs():
     assert one("digits", "a" * 9 + "1", bounds={"digits": [0, 0.4]}) == pytest.approx(-0.25)
 
 
+def test_bounds_of_any_size_give_finite_numbers():
+    """Red when a number is divided by a bound before its logarithm is taken."""
+    for bounds in ([1e-320, 1e9], [5e-324, 1e-300]):
+        assert -0.5 <= one("tokens", "abc", bounds={"tokens": bounds}) <= 0.5
+
+
 def test_hours_are_shares_of_the_day():
     """Red when the parts of the day are shifted, or a time that is not known counts."""
     at = lambda *times: one("hours", "a", times=times)  # noqa: E731
