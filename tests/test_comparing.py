@@ -64,8 +64,11 @@ def test_risk_proportional_has_the_same_targets(tmp_path: Path) -> None:
 
 def test_only_the_loosest_is_what_a_spec_without_the_others_gives(tmp_path: Path) -> None:
     """As many users a step, from fewer; δ stays. Break: the denominator of all, or δ by the smaller number."""
-    counted = {"privacy": {"delta": None}, "data": {"population": "public"}, "sampling": {"expected": 10}}
-    found = by_name(planned(tmp_path, **counted), "uniform")["only the loosest"]
+    blocks = merged(BLOCKS, {"data": {"population": "public"}, "sampling": {"expected": 10}})
+    blocks["privacy"] = {"accountant": "rdp", "delta": None}  # taken out of what `write_spec` would say
+    plan = make_plan(write_spec(tmp_path, **blocks))
+    assert plan.guarantee.delta == 1 / 400
+    found = by_name(plan, "uniform")["only the loosest"]
     only = {"segmentation": None, "noise": {"type": "uniform"}, "sampling": {"expected": 10}}
     alone = planned(tmp_path, **only, privacy={"delta": 1 / 400}, data={"weights": None, "population": 28})
     kept, *others = found["groups"]
