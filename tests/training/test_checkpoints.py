@@ -221,7 +221,7 @@ def test_a_damaged_file_of_many_is_passed_over(tmp_path: Path, name: str, damage
     if damage == "removed":
         path.unlink()
     elif damage == "forgotten":
-        path.unlink()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         digests = json.loads((path.parent / "sha256.json").read_text())
         del digests[name]
         (path.parent / "sha256.json").write_text(json.dumps(digests))

@@ -30,7 +30,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_family(tmp_path_factory.mktemp("families") / "llama", "llama")
 
 
-def whole_run(target: Path, base: Path, cache: Path, optimizer: Any = SGD, stage: int = 3, **more: Any) -> Path:
+def whole_run(target: Path, base: Path, cache: Path, optimizer: Any = SGD, stage: int = 3) -> Path:
     """A run of four steps with a checkpoint after two."""
     return make_run(
         target,
@@ -39,7 +39,7 @@ def whole_run(target: Path, base: Path, cache: Path, optimizer: Any = SGD, stage
         mechanism=make_mechanism(steps=4, noise_std=0.1, clip_norms=(3.3, 4.0), examples_per_user=1),
         train={"checkpoint_every": 2, "optimizer": optimizer},
         model=FULL,
-        compute={"deepspeed": {"stage": stage}, "microbatch_tokens": 70, **more},
+        compute={"deepspeed": {"stage": stage}, "microbatch_tokens": 70},
     )
 
 
@@ -51,7 +51,16 @@ def test_no_worker_ever_holds_the_whole_model(
     Seen red, each alone: weights loaded whole; a zero gradient of the model's size in `restore`; `parameters` as
     a dictionary; a file of everything; every rank materialising all weights when it verifies.
     """
-    run_dir = whole_run(tmp_path / "run", deep_base, cache, gradient_checkpointing=True)
+    run_dir = make_run(
+        tmp_path / "run",
+        deep_base,
+        cache=cache,
+        mechanism=make_mechanism(steps=2, noise_std=0.1, rates=(0.15, 0.15), examples_per_user=1),
+        train={"checkpoint_every": 1, "optimizer": SGD},
+        model=FULL,
+        compute={"deepspeed": {"stage": 3}, "microbatch_tokens": 70, "gradient_checkpointing": True},
+        evaluation={"users": 1},
+    )
     for most, size in workers(2)(divided.most_beside, run_dir):
         assert size["part"] == pytest.approx(size["whole"] / 2, rel=1e-3)
         assert set(most) == set(divided.PHASES)
