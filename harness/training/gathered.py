@@ -72,7 +72,7 @@ class Stored(Mapping[str, Tensor]):
 def _open(path: Path) -> Any:
     from safetensors import safe_open
 
-    return safe_open(str(path), framework="pt")  # type: ignore[no-untyped-call]
+    return safe_open(str(path), framework="pt")
 
 
 def in_parts(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

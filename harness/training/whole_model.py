@@ -109,12 +109,12 @@ def _finish(parts: dict[Path, int], base: Path, partial: Path, folder: Path) -> 
     from transformers import AutoTokenizer
 
     if len(parts) == 1:
-        os.replace(*parts, partial / WEIGHTS)
+        os.replace(next(iter(parts)), partial / WEIGHTS)
     else:
         places: dict[str, str] = {}
         for number, path in enumerate(parts, start=1):
             name = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
-            with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+            with safe_open(str(path), framework="pt") as file:
                 places |= dict.fromkeys(file.keys(), name)
             os.replace(path, partial / name)
         index = {"metadata": {"total_size": sum(parts.values())}, "weight_map": dict(sorted(places.items()))}
