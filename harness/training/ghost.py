@@ -309,8 +309,8 @@ class Ghost:
 def norm_of(parts: Parts) -> Tensor:
     """The norm of a whole gradient: float64, []."""
     norms = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in parts.values()]
-    found: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return found
+    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return whole
 
 
 def _for(watch: Callable[..., Tensor], layer: Layer) -> Callable[..., Tensor]:

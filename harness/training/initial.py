@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,4 +67,5 @@ def _joined(digests: Mapping[str, bytes]) -> str:
 
 def _digest(value: Tensor) -> bytes:
     # Zeros have two signs, which say nothing.
-    return hashlib.sha256((value.detach().cpu().reshape(-1) + 0.0).numpy().tobytes()).digest()
+    values: Any = (value.detach().cpu().reshape(-1) + 0.0).numpy()
+    return hashlib.sha256(values).digest()

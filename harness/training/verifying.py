@@ -116,8 +116,8 @@ def _loss_of(rows: Rows, layout: Layout, unit: int, model: nn.Module) -> Tensor:
 
 
 def _norm(tensor: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
-    return found
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+    return norm
 
 
 def _ghosts(

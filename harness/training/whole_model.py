@@ -109,8 +109,7 @@ def _finish(parts: dict[Path, int], base: Path, partial: Path, folder: Path) -> 
     from transformers import AutoTokenizer
 
     if len(parts) == 1:
-        (only,) = parts
-        os.replace(only, partial / WEIGHTS)
+        os.replace(next(iter(parts)), partial / WEIGHTS)
     else:
         places: dict[str, str] = {}
         for number, path in enumerate(parts, start=1):
