@@ -83,7 +83,7 @@ class Anomaly(SessionSegmenter):
             "Privacy: every answer is a charge (ε = 0.73 alone with the defaults at δ = 1e-5). Only the largest ε over "
             "groups is claimed. Weights of the groups must be given or noisy."
         ),
-        example="{type: anomaly, features: [records, capitals, punctuation], outliers: 0.05}",
+        example=("type: anomaly\nfeatures: [records, capitals, punctuation]\noutliers: 0.05"),
     )
     segments = (TYPICAL, OUTLIER)
 

@@ -61,7 +61,7 @@ class Mixture(SessionSegmenter):
             "Privacy: every answer is a charge (ε = 0.73 alone with the defaults at δ = 1e-5). Only the largest ε over "
             "groups is claimed. Weights of the groups must be given or noisy."
         ),
-        example="{type: mixture, k: 3, features: [tokens, median_length, distinct_words]}",
+        example=("type: mixture\nk: 3\nfeatures: [tokens, median_length, distinct_words]"),
     )
 
     @property

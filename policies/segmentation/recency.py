@@ -42,7 +42,7 @@ class Recency(OwnRecordsSegmenter):
         costs=(
             "No privacy. Which group a user is in becomes private, and weights of the groups must be given or noisy."
         ),
-        example="{type: recency, as_of: 2026-01-31, edges: [30, 180], names: [active, quiet, gone], unknown: gone}",
+        example=("type: recency\nas_of: 2026-01-31\nedges: [30, 180]\nnames: [active, quiet, gone]\nunknown: gone"),
     )
 
     @property

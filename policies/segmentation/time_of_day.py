@@ -75,7 +75,7 @@ class TimeOfDay(OwnRecordsSegmenter):
         costs=(
             "No privacy. Which group a user is in becomes private, and weights of the groups must be given or noisy."
         ),
-        example="{type: time_of_day, parts: {night: [22, 6]}, share: 0.5, otherwise: day, unknown: day}",
+        example=("type: time_of_day\nparts: {night: [22, 6]}\nshare: 0.5\notherwise: day\nunknown: day"),
     )
 
     @property

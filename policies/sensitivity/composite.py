@@ -66,7 +66,7 @@ class Composite(OwnRecordsScore):
             "given or noisy."
         ),
         ends="0: every score is 0 (of max, weighted and probabilistic_or). 1: one is (of weighted: all are).",
-        example="{type: composite, scores: [{type: volume}, {type: identifiers}], combine: probabilistic_or}",
+        example=("type: composite\nscores: [{type: volume}, {type: identifiers}]\ncombine: probabilistic_or"),
     )
 
     def __init__(self, parameters: PluginParameters) -> None:

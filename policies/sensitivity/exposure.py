@@ -64,13 +64,13 @@ class ExposureParameters(PluginParameters):
 class Exposure(OwnRecordsScore):
     """What the base model makes of a user before any training, from 0 (at most `low`) to 1 (at least `high`).
 
-    - loss: nats per token, the mean over examples. What the model does not expect is what it would have to memorise.
-    - tail: the same of the tenth of each example's tokens that surprise it most: names, numbers, a rare word.
-    - gradient: l2 norm of the user's mean gradient by the last layer norm, on a logarithmic scale: how hard this user
-      alone would pull at the model, and so what clipping takes and what a trace in the model could be.
-    - memorised: the share of tokens that are the model's own first guess. High where it knows the text by heart, or
-      the text is trivial. It is no ratio to a compressor's entropy (zlib; Carlini et al. 2021, "Extracting Training
-      Data from Large Language Models"): few words hardly compress, and would all seem memorised.
+    `loss`: nats per token, the mean over examples; what the model does not expect is what it would have to memorise.
+    `tail`: the same of the tenth of each example's tokens that surprise it most: names, numbers, a rare word.
+    `gradient`: the l2 norm of the user's mean gradient by the last layer norm, on a logarithmic scale: how hard this
+    user alone would pull at the model, and so what clipping takes and what a trace in the model could be.
+    `memorised`: the share of tokens that are the model's own first guess; high where it knows the text by heart, or
+    the text is trivial. It is no ratio to a compressor's entropy (zlib; Carlini et al. 2021, "Extracting Training
+    Data from Large Language Models"): few words hardly compress, and would all seem memorised.
 
     Each user's first few examples are looked at, one user at a time (`uses_model`). Bounds are constants of the spec;
     another base model needs others. Costs no privacy; the score and the tier that follows from it are private.

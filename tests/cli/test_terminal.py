@@ -125,7 +125,7 @@ ask() {
 ask uudp ru
 ask uudp run --res
 ask uudp plan qu
-ask uudp validate m
+ask uudp validate my
 ask uudp validate my-spec.yaml inn
 ask uudp policies show us
 ask uudp policies show noise/s
