@@ -149,6 +149,13 @@ def test_a_unit_over_several_micro_batches_has_its_whole_gradient_on_its_worker(
     assert predict(shape, setting(**full, spreads=True)).parts["unit gradients"] == 2 * 4 * SIZE
 
 
+def test_gradients_that_are_reduced_at_a_time_are_counted(shape: Shape) -> None:
+    """At ZeRO 3, beside each worker's part."""
+    full: dict[str, Any] = {"full": True, "coordinates": SIZE, "workers": 4}
+    parts = {stage: predict(shape, setting(**full, stage=stage)).parts["gradients"] for stage in (2, 3)}
+    assert parts[3] - parts[2] == 4 * footprint.BUCKET
+
+
 def test_what_is_written_at_a_time_is_counted(shape: Shape) -> None:
     """A file's worth of weights, whatever the model; on the machine's side of a GPU."""
     full = setting(full=True, coordinates=SIZE, stage=3, workers=4, gpu=True)

@@ -34,6 +34,9 @@ WHOLE_BELOW = 100_000
 GATHERED = 1_000_000_000
 """ZeRO 3 keeps up to so many gathered elements for the next use of their layer."""
 
+BUCKET = 50_000_000
+"""Elements of gradients that are reduced at a time at ZeRO 3, but for a larger single weight."""
+
 FILE_BYTES = 512 * MIB
 """Most bytes of weights that are written into one file, and held for that, but for a larger single one."""
 
@@ -184,12 +187,17 @@ def _weights(shape: Shape, s: Setting) -> dict[str, int]:
 def _trained(s: Setting) -> dict[str, int]:
     share = s.workers if s.stage >= 1 else 1
     masters = 1 if s.stage >= 1 else 0
+    # On a GPU the bucket is there from the start.
+    bucket = 0 if s.stage < 3 else BUCKET if s.gpu else min(BUCKET, s.coordinates)
     if s.full:  # the weights themselves are the base's
         gradients = math.ceil(s.coordinates / (s.workers if s.stage >= 2 else 1))
-        return {"gradients": 4 * gradients, "optimizer": 4 * math.ceil(s.coordinates * (s.moments + masters) / share)}
+        return {
+            "gradients": 4 * (gradients + bucket),
+            "optimizer": 4 * math.ceil(s.coordinates * (s.moments + masters) / share),
+        }
     return {
         "adapter": 4 * s.coordinates,
-        "gradients": 4 * s.coordinates * _FLAT_VECTORS,
+        "gradients": 4 * (s.coordinates * _FLAT_VECTORS + bucket),
         "optimizer": 4 * math.ceil(s.coordinates * (s.moments + masters) / share),
     }
 

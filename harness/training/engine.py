@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import UserError
+from harness.planning.footprint import BUCKET
 from harness.spec.models import OptimizerBlock
 from harness.training.gathered import Gathered
 from harness.training.gradients import UnitGradients
@@ -77,6 +78,9 @@ def make_optimizer(block: OptimizerBlock, parameters: Sequence[nn.Parameter]) ->
 def deepspeed_config(stage: int, offload: Offload = "none") -> dict[str, Any]:
     """DeepSpeed's configuration: sharding alone, and silent (its throughput lines would be private)."""
     sharding: dict[str, Any] = {"stage": stage}
+    if stage == 3:
+        # DeepSpeed's own bucket is made for the largest models, and a small one's whole gradient would lie in it.
+        sharding["reduce_bucket_size"] = BUCKET
     if offload != "none":
         sharding["offload_optimizer"] = {"device": "cpu"}
     if offload == "parameters":

@@ -44,6 +44,7 @@ CASES: tuple[dict[str, Any], ...] = (
     {"dtype": "bfloat16", "tokens": 512, "stage": 2, "workers": 2},
     {"dtype": "float32", "tokens": 512, "stage": 3, "workers": 2},
     {"dtype": "bfloat16", "tokens": 2048, "stage": 3, "workers": 2},
+    {"dtype": "float32", "tokens": 256, "stage": 3, "workers": 2, "full": True},
     {"dtype": "bfloat16", "tokens": 512, "targets": ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj"), "r": 16},
 )
 
@@ -94,6 +95,7 @@ def name_of(case: dict[str, Any]) -> str:
     """In words."""
     words = [case["dtype"], f"{case['tokens']} tokens", f"stage {case.get('stage', 0)}"]
     words.append(f"{case.get('workers', 1)} workers")
+    words += ["all weights"] * bool(case.get("full"))
     words += ["checkpointed"] * bool(case.get("checkpointing"))
     words += [f"r={case['r']} on {len(case['targets'])}"] if "targets" in case else []
     return ", ".join(words)
@@ -158,6 +160,8 @@ def prepare(run: Path, model: str, case: dict[str, Any]) -> None:
     text = " ".join(itertools.islice(itertools.cycle(("tide", "lamp", "orchard", "seven", "quiet")), 4 * LONGEST))
     posts.write_text("".join(json.dumps({"user": f"u{u}", "text": text}) + "\n" for u in range(users)))
     adapter = {"r": case.get("r", 8), "targets": list(case.get("targets", ("q_proj", "v_proj")))}
+    if case.get("full"):
+        adapter = {"type": "full"}
     spec = Spec.model_validate(
         {
             "version": 1,

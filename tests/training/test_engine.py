@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from harness.planning.footprint import BUCKET
 from harness.spec.models import OptimizerBlock
 from harness.training.engine import deepspeed_config, make_optimizer
 from tests.training import checks
@@ -84,11 +85,12 @@ def test_the_configuration_has_nothing_that_touches_a_gradient(stage: int) -> No
     assert config["gradient_clipping"] == 0.0
     assert not config["fp16"]["enabled"]
     assert not config["bf16"]["enabled"]
-    assert config["zero_optimization"] == {"stage": stage}
+    sharding = {"stage": stage, **({"reduce_bucket_size": BUCKET} if stage == 3 else {})}
+    assert config["zero_optimization"] == sharding
     assert config["gradient_accumulation_steps"] == 1
     assert deepspeed_config(stage, "parameters") == config | {
         "zero_optimization": {
-            "stage": stage,
+            **sharding,
             "offload_optimizer": {"device": "cpu"},
             "offload_param": {"device": "cpu"},
         }
