@@ -199,9 +199,10 @@ def test_ranks_that_are_killed_again_and_again(
         moment = rng.choice(("while it builds", "between steps", "in a checkpoint"))
         delay = rng.uniform(0, 0.4 if moment == "while it builds" else 0.1 if moment == "between steps" else 0.01)
         victim = rng.randrange(world)
+        begun = time.time()
         with ThreadPoolExecutor(1) as pool:
             training = pool.submit(group, checks.train, run_dir)
-            while not (training.done() or _is_at(moment, run_dir, group)):
+            while not (training.done() or _is_at(moment, run_dir, group, begun)):
                 time.sleep(0.001)
             time.sleep(delay)
             if training.done():
@@ -221,10 +222,18 @@ def test_ranks_that_are_killed_again_and_again(
     assert_same(run_dir, expected)
 
 
-def _is_at(moment: str, run_dir: Path, group: Any) -> bool:
+def _is_at(moment: str, run_dir: Path, group: Any, begun: float) -> bool:
     if moment == "in a checkpoint":
-        return any(Folder(run_dir).checkpoints("private").glob(".step-*"))
+        # One that was killed in the middle of another may have left its folder.
+        return group.up and any(map(begun.__lt__, map(_made, Folder(run_dir).checkpoints("private").glob(".step-*"))))
     return group.up and (moment != "between steps" or Folder(run_dir).progress.exists())
+
+
+def _made(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 @pytest.mark.parametrize("world", [1, 2])
