@@ -142,7 +142,7 @@ def test_offloading_changes_nothing(
 def test_a_size_is_tried_out_on_made_up_tokens(new_run: Callable[..., Path]) -> None:
     """With a real limit: what is found fits, and twice of it does not. Red when nothing is tried."""
     run_dir = new_run(data={"max_tokens": 128}, compute={"microbatch_tokens": "auto"})
-    assert 128 <= starved(run_dir, 40, "try") < 8192
+    assert 128 <= starved(run_dir, 20, "try") < 8192
     assert starved(run_dir, 4000, "try") == 8192
     assert not Folder(run_dir).microbatch.exists()
 
