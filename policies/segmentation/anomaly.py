@@ -14,7 +14,6 @@ from harness.plugins import (
     PluginParameters,
     PrivateSession,
     Query,
-    SessionSegmenter,
     Statistic,
     UserRecords,
 )
@@ -60,7 +59,7 @@ class AnomalyParameters(FeatureParameters):
         return self
 
 
-class Anomaly(SessionSegmenter):
+class Anomaly(learning.FeatureSegmenter):
     """Two segments: users like most others, and users far from them in features of their own records.
 
     Use it where some users stand out in what they write: a model remembers those best, so that they are more exposed
@@ -86,16 +85,6 @@ class Anomaly(SessionSegmenter):
         example=("type: anomaly\nfeatures: [records, capitals, punctuation]\noutliers: 0.05"),
     )
     segments = (TYPICAL, OUTLIER)
-
-    @property
-    def uses_times(self) -> bool:
-        """Where a feature does."""
-        return features.uses_times(self.parameters)
-
-    @property
-    def uses_model(self) -> bool:
-        """Where a feature does."""
-        return features.uses_model(self.parameters)
 
     @property
     def queries(self) -> tuple[Query, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.plugins import OwnRecordsSegmenter, Page, PrivateSession, Query, SessionSegmenter, UserRecords
+from harness.plugins import OwnRecordsSegmenter, Page, PrivateSession, Query, UserRecords
 from policies.segmentation import clusters, features, learning
 from policies.segmentation.clusters import ClusterParameters, Nearest
 from policies.segmentation.features import FeatureParameters, Floats
@@ -13,7 +13,7 @@ class KMeansParameters(ClusterParameters):
     """Parameters of `kmeans`."""
 
 
-class KMeans(SessionSegmenter):
+class KMeans(learning.FeatureSegmenter):
     """One segment per cluster of users alike in features of their own records, found by k-means with noise (Lloyd).
 
     Use it where you don't know beforehand which kinds of users there are. It asks one noisy histogram of all features,
@@ -48,16 +48,6 @@ class KMeans(SessionSegmenter):
     def segments(self) -> tuple[str, ...]:
         """From the lowest to the highest first feature of the centroids."""
         return clusters.names_of(self.parameters)
-
-    @property
-    def uses_times(self) -> bool:
-        """Where a feature does."""
-        return features.uses_times(self.parameters)
-
-    @property
-    def uses_model(self) -> bool:
-        """Where a feature does."""
-        return features.uses_model(self.parameters)
 
     @property
     def queries(self) -> tuple[Query, ...]:

@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, FiniteFloat
 
-from harness.plugins import PrivateSession, Query, Statistic, UserRecords
+from harness.plugins import PrivateSession, Query, SessionSegmenter, Statistic, UserRecords
 from policies.segmentation import features
 from policies.segmentation.features import FeatureParameters, Floats, only_features
 
@@ -42,6 +42,22 @@ def split(noise_multiplier: float, shares: Mapping[str, float]) -> dict[str, flo
     """
     whole = math.fsum(shares.values())
     return {name: noise_multiplier * math.sqrt(whole / share) for name, share in shares.items()}
+
+
+class FeatureSegmenter(SessionSegmenter):
+    """Learns from features of users' own records."""
+
+    parameters: FeatureParameters
+
+    @property
+    def uses_times(self) -> bool:
+        """Where a feature does."""
+        return features.uses_times(self.parameters)
+
+    @property
+    def uses_model(self) -> bool:
+        """Where a feature does."""
+        return features.uses_model(self.parameters)
 
 
 # --- the scale of features ----------------------------------------------------------------------------------

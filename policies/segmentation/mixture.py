@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from harness.plugins import OwnRecordsSegmenter, Page, PrivateSession, Query, SessionSegmenter, Statistic, UserRecords
+from harness.plugins import OwnRecordsSegmenter, Page, PrivateSession, Query, Statistic, UserRecords
 from policies.segmentation import clusters, features, learning
 from policies.segmentation.clusters import ClusterParameters, Scaled
 from policies.segmentation.features import FeatureParameters, Floats
@@ -34,7 +34,7 @@ class MixtureParameters(ClusterParameters):
     )
 
 
-class Mixture(SessionSegmenter):
+class Mixture(learning.FeatureSegmenter):
     """One segment per part of a Gaussian mixture over features of users' own records, learned by EM with noise.
 
     Use it in place of `kmeans` where kinds of users differ in how common or how alike they are: a user goes to the part
@@ -68,16 +68,6 @@ class Mixture(SessionSegmenter):
     def segments(self) -> tuple[str, ...]:
         """From the lowest to the highest first feature of the parts' means."""
         return clusters.names_of(self.parameters)
-
-    @property
-    def uses_times(self) -> bool:
-        """Where a feature does."""
-        return features.uses_times(self.parameters)
-
-    @property
-    def uses_model(self) -> bool:
-        """Where a feature does."""
-        return features.uses_model(self.parameters)
 
     @property
     def queries(self) -> tuple[Query, ...]:

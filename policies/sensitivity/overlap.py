@@ -13,14 +13,10 @@ from harness.plugins import (
     Page,
     PluginParameters,
     PrivateSession,
-    Query,
-    SessionScore,
     UserRecords,
     bucket_of,
 )
-from policies.sensitivity.sketches import Sketch
-
-COUNTS = "users per bucket"
+from policies.sensitivity.sketches import Sketch, SketchScore
 
 
 class OverlapParameters(PluginParameters):
@@ -57,7 +53,7 @@ class OverlapParameters(PluginParameters):
         return self
 
 
-class Overlap(SessionScore):
+class Overlap(SketchScore):
     """The share of a user's text that many other users have too, from 0 (none) to 1 (a share of `high`, or more).
 
     One noisy histogram, charged to every user, counts the users per hash bucket of shingles (`size` words in a row). A
@@ -97,20 +93,12 @@ class Overlap(SessionScore):
         example="{type: overlap}",
     )
 
-    @property
-    def queries(self) -> tuple[Query, ...]:
-        """One histogram of buckets."""
-        p = self.parameters
-        return (Query(COUNTS, "histogram", p.noise_multiplier, buckets=p.buckets, most=p.most),)
-
     def fit(self, session: PrivateSession) -> OwnRecordsScore:
         """Finds how far each bucket is shared."""
         p = self.parameters
-        answer = session.ask(COUNTS, Sketch("word", p.size, p.most))
-        counts = np.array(answer.noisy)
-        load = max(0.0, float(np.median(counts)))
+        counts = self.counts(session, Sketch("word", p.size, p.most))
         # Cut on both sides alike: of a shingle that nobody shares the noise averages out over a user's shingles.
-        return SharedText(p, np.clip((counts - load - 1) / p.users, -1, 1))
+        return SharedText(p, np.clip((counts - 1) / p.users, -1, 1))
 
 
 class SharedText(OwnRecordsScore):

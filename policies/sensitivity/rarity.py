@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 from pydantic import Field, FiniteFloat, model_validator
 
 from harness.plugins import (
@@ -13,14 +12,11 @@ from harness.plugins import (
     Page,
     PluginParameters,
     PrivateSession,
-    Query,
-    SessionScore,
     UserRecords,
     bucket_of,
 )
-from policies.sensitivity.sketches import Sketch, Unit
+from policies.sensitivity.sketches import Sketch, SketchScore, Unit
 
-COUNTS = "users per bucket"
 _SURELY = 3.0
 """Standard deviations of the noise below which a count is few, unless the spec says otherwise."""
 
@@ -71,7 +67,7 @@ class RarityParameters(PluginParameters):
         return self
 
 
-class Rarity(SessionScore):
+class Rarity(SketchScore):
     """The share of a user's words that few other users have, from 0 (none of them) to 1 (a share of `high`, or more).
 
     One noisy histogram, charged to every user, counts the users per hash bucket of n-grams (single words, unless the
@@ -107,19 +103,11 @@ class Rarity(SessionScore):
         example="{type: rarity}",
     )
 
-    @property
-    def queries(self) -> tuple[Query, ...]:
-        """One histogram of buckets."""
-        p = self.parameters
-        return (Query(COUNTS, "histogram", p.noise_multiplier, buckets=p.buckets, most=p.most),)
-
     def fit(self, session: PrivateSession) -> OwnRecordsScore:
         """Finds which buckets few users have."""
         p = self.parameters
-        answer = session.ask(COUNTS, Sketch(p.unit, p.size, p.most))
-        counts = np.array(answer.noisy)
-        load = max(0.0, float(np.median(counts)))
-        return RareShare(p, counts - load < p.threshold)
+        counts = self.counts(session, Sketch(p.unit, p.size, p.most))
+        return RareShare(p, counts < p.threshold)
 
 
 class RareShare(OwnRecordsScore):

@@ -6,11 +6,15 @@ import hashlib
 import heapq
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from harness.plugins import Statistic, UserRecords
+import numpy as np
+import numpy.typing as npt
+
+from harness.plugins import PrivateSession, Query, SessionScore, Statistic, UserRecords
 
 Unit = Literal["word", "character"]
+COUNTS = "users per bucket"
 
 _WORD = re.compile(r"\w+")
 
@@ -57,3 +61,21 @@ class Sketch(Statistic):
     def value(self, user: UserRecords) -> list[str]:
         """The keys, at most `most`."""
         return kept(grams(user.texts, self.unit, self.size), self.most)
+
+
+class SketchScore(SessionScore):
+    """Learns from one noisy histogram of how many users share each bucket of runs."""
+
+    parameters: Any
+    """With `noise_multiplier`, `buckets` and `most`."""
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """One histogram of buckets."""
+        p = self.parameters
+        return (Query(COUNTS, "histogram", p.noise_multiplier, buckets=p.buckets, most=p.most),)
+
+    def counts(self, session: PrivateSession, sketch: Sketch) -> npt.NDArray[np.float64]:
+        """Noisy users per bucket, [buckets], less the median count, which is what chance collisions add."""
+        found = np.array(session.ask(COUNTS, sketch).noisy)
+        return found - max(0.0, float(np.median(found)))
