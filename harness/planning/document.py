@@ -158,6 +158,11 @@ def notes(plan: Plan) -> list[str]:
     found += _choice_in_words(plan)
     if plan.guarantee.own_records:
         found.append("Groups depend on users' own records: which user is in which group is private.")
+    if plan.guarantee.largest is not None:
+        found.append(
+            "Groups are learnt from noisy answers: only the run's ε is claimed of anybody; a group's is what its "
+            "levers aim at."
+        )
     found += _merged_in_words(plan)
     if any(map(uses_model, _rules(plan))):
         found.append(
