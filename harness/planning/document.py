@@ -158,11 +158,7 @@ def notes(plan: Plan) -> list[str]:
     found += _choice_in_words(plan)
     if plan.guarantee.own_records:
         found.append("Groups depend on users' own records: which user is in which group is private.")
-    if plan.guarantee.largest is not None:
-        found.append(
-            "Groups are learnt from noisy answers: only the run's ε is claimed of anybody; a group's is what its "
-            "levers aim at."
-        )
+    found += _learnt_in_words(plan)
     found += _merged_in_words(plan)
     if any(map(uses_model, _rules(plan))):
         found.append(
@@ -187,6 +183,16 @@ def notes(plan: Plan) -> list[str]:
     if plan.ledger is None:
         return [*found, "No ledger (privacy.ledger: null): what runs on this data set spend is not recorded."]
     return found + plan.ledger.notes()
+
+
+def _learnt_in_words(plan: Plan) -> list[str]:
+    """What is claimed where groups follow from noisy answers."""
+    if plan.guarantee.largest is None:
+        return []
+    return [
+        "Groups are learnt from noisy answers: only the run's ε is claimed of anybody; a group's is what its levers "
+        "aim at."
+    ]
 
 
 def _merged_in_words(plan: Plan) -> list[str]:
