@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REQUIRE_ALL = os.environ.get("UUDP_REQUIRE_ALL") == "1"
+
+# Where all is required, a commit passes or fails by what it is and not by its draw; elsewhere every run looks further.
+hypothesis.settings.register_profile("ours", deadline=None, derandomize=REQUIRE_ALL, print_blob=True)
+hypothesis.settings.load_profile("ours")
 _OWN_CACHE = "UUDP_CACHE" not in os.environ
 if _OWN_CACHE:
     os.environ["UUDP_CACHE"] = tempfile.mkdtemp(prefix="uudp-tests-")

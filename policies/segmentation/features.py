@@ -49,6 +49,8 @@ _HOURS_REACH = math.sqrt(0.75)
 """The l2 norm of four shares, less a quarter each, where all lies in one."""
 _NGRAM = 4
 _AT_A_TIME = 10_000
+_LARGEST = 1e9
+"""Of an embedding's numbers; a model's are below 100."""
 _WORD = re.compile(r"\w+")
 
 
@@ -268,6 +270,10 @@ def _embedding(user: UserRecords, width: int) -> Floats:
     if user.model is None or not user.model.embedding:
         return np.zeros(width)
     numbers = np.array(user.model.embedding, dtype=np.float64)
+    largest = float(np.max(np.abs(numbers)))
+    if not math.isfinite(largest):
+        return np.zeros(width)
+    numbers *= min(1.0, _LARGEST / max(largest, 1.0))  # only its direction counts out there, and no sum overflows
     return numbers @ _embedding_signs(len(numbers), width) / math.sqrt(width)
 
 

@@ -71,6 +71,13 @@ def test_anybodys_features_are_bounded(user, chosen, dimension):
     assert np.array_equal(found, vector(user, parameters))
 
 
+@pytest.mark.parametrize("numbers", [(8e307, 9e307), (1e308,) * 5, (math.inf, 0.0), (math.nan, 1.0), ()])
+def test_an_embedding_beyond_all_bounds_is_short_too(numbers):
+    """Without a warning, which is an error here. Red when a projection sums before it is scaled."""
+    found = one("embedding", "a", model=ModelView((1.0,), (1.0,), (0.5,), 1.0, numbers), dimension=3)
+    assert np.linalg.norm(found) <= 0.5 + 1e-12
+
+
 @pytest.mark.parametrize(
     ("name", "written", "share"),
     [
