@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.planning.basis import Basis, Population
 from harness.planning.learners import cuts, learners
-from harness.privacy.accounting import Accountant, charges_epsilon
+from harness.privacy.accounting import Accountant, charges_epsilon, of_answers
 from harness.privacy.calibration import noise_multiplier
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Charge
@@ -46,7 +46,7 @@ class Questions:
         """The evaluations, with the least noise that keeps a hold-out user's ε within the budget."""
         if not self.evaluations:
             return None
-        once = noise_multiplier(self.budget, Exposure(1.0, 1, delta, self.accountant))
+        once = noise_multiplier(self.budget, Exposure(1.0, 1, delta, of_answers(self.accountant)))
         # As many Gaussians are one, with √count of the noise; rounding is made up for.
         std = once * math.sqrt(self.evaluations)
         charge, more = Charge(EVALUATION, std, self.evaluations), 1e-9
@@ -79,5 +79,5 @@ def questions(basis: Basis, population: Population) -> Questions:
         asks,
         evaluations,
         max((basis.proposal.epsilon or {"": 0.0}).values()),
-        spec.privacy.accountant,
+        basis.accountant,
     )

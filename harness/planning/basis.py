@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from harness.data.sources.base import RecordSource
 from harness.data.tiers import Sensitivity
 from harness.plugins import Group, Proposal, Segmenter
+from harness.privacy.accounting import Accountant
+from harness.privacy.search import Searched
 from harness.spec import LoadedSpec
 
 
@@ -44,6 +46,26 @@ class Population:
 
 
 @dataclass(frozen=True)
+class SearchTerms:
+    """What a plan keeps as a trial of a search: the same for all trials, fixed before the first one. Public.
+
+    Attributes:
+        searched: What ε of the whole search is computed with.
+        claims: ε that is claimed of each group's users, whichever trial wins; None: groups differ from trial to trial,
+            so that only `largest` is claimed of anybody.
+        largest: The most that is claimed of any user.
+    """
+
+    searched: Searched
+    claims: Mapping[str, float] | None
+    largest: float
+
+    def claim(self, group: str) -> float:
+        """ε that is claimed of a group's users."""
+        return self.largest if self.claims is None else self.claims[group]
+
+
+@dataclass(frozen=True)
 class Basis:
     """What a plan starts from: the spec and what its plugins say of it. Public, immutable.
 
@@ -56,6 +78,7 @@ class Basis:
         holds: Of each group, the segments × tiers that it is made of: itself, or those that were merged.
         proposal: What the noise policy asks for.
         names_counted: Whether the groups' names were read off the users' public attributes, not given.
+        search: Of a trial, what it keeps; None: the run is no trial.
     """
 
     loaded: LoadedSpec
@@ -66,3 +89,9 @@ class Basis:
     holds: tuple[tuple[Group, ...], ...]
     proposal: Proposal
     names_counted: bool = False
+    search: SearchTerms | None = None
+
+    @property
+    def accountant(self) -> Accountant:
+        """With which ε is computed: the spec's, or of a trial the search's."""
+        return self.loaded.spec.privacy.accountant if self.search is None else self.search.searched

@@ -12,14 +12,21 @@ from dataclasses import dataclass
 
 from harness.errors import ArgumentError, BudgetError
 from harness.planning.asking import Questions, questions
-from harness.planning.basis import Basis, Population
+from harness.planning.basis import Basis, Population, SearchTerms
 from harness.planning.choosing import Choice, choose
 from harness.planning.learners import groups_learnt
 from harness.planning.plan import Plan
 from harness.plugins import Lever, OwnRecordsSegmenter, Proposal, SessionSegmenter
 from harness.privacy import calibration
-from harness.privacy.accounting import answering_group, charges_epsilon, epsilon_curve, largest_epsilon, trade_offs
-from harness.privacy.guarantee import Guarantee
+from harness.privacy.accounting import (
+    answering_group,
+    charges_epsilon,
+    epsilon_curve,
+    group_within,
+    largest_epsilon,
+    trade_offs,
+)
+from harness.privacy.guarantee import Guarantee, SearchCost
 from harness.privacy.levers import calibrate, stretches
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
 from harness.privacy.terms import Following, Terms
@@ -44,16 +51,19 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
     """
     spec = basis.loaded.spec
     asked = questions(basis, population)
-    accountant = spec.privacy.accountant
+    accountant = basis.accountant
     try:
         found = calibrated(basis, population, asked, median)
         mechanism, epsilon, delta, choice = found.mechanism, found.epsilon, found.delta, found.choice
         curve = epsilon_curve(mechanism, delta, accountant, spec.train.checkpoint_every) if delta is not None else []
         shown = trade_offs(mechanism, delta, accountant) if delta is not None else ()
-        answered, exposed = accountant, None
+        answered, exposed = spec.privacy.accountant, None
         if epsilon is not None and delta is not None:  # of the group whose ε is stated
             answered = answering_group(mechanism, epsilon.index(max(epsilon)), delta, accountant)
             exposed = charges_epsilon((mechanism.holdout,), delta, accountant) if mechanism.holdout else None
+        if basis.search is not None:
+            epsilon, exposed = _claimed(basis.search, mechanism, delta, exposed)
+            curve = [(0, basis.search.largest), (mechanism.steps, basis.search.largest)]
     except (ArithmeticError, ValueError, MemoryError):
         more = "; try privacy.accountant: rdp" if accountant == "pld" else ""
         raise BudgetError(f"the accountant can't settle on these numbers{more}") from None
@@ -68,10 +78,36 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
         isinstance(basis.segmenter, OwnRecordsSegmenter | SessionSegmenter) or basis.sensitivity is not None,
         _public_counts_in_words(population, basis),
         holdout_file=spec.data.holdout.file is not None,
-        largest=found.largest,
+        largest=found.largest if basis.search is None or found.largest is None else basis.search.largest,
         holdout=exposed,
+        search=None if basis.search is None or delta is None else searched_in(basis.search, mechanism, delta),
     )
     return Plan(basis, mechanism, guarantee, population, tuple(curve), shown, asked, choice)
+
+
+def _claimed(
+    search: SearchTerms, mechanism: Mechanism, delta: float | None, exposed: float | None
+) -> tuple[tuple[float, ...], float | None]:
+    """What is claimed whichever trial wins, of groups and of private hold-out users: this trial's own price is less.
+
+    Raises:
+        BudgetError: It isn't: the trial does not belong into this search.
+    """
+    if delta is None:
+        raise BudgetError("a trial without noise has no place in a search within a budget")
+    claims = tuple(search.claim(g.name) for g in mechanism.groups)
+    found = [group_within(mechanism, i, claim, delta, search.searched) for i, claim in enumerate(claims)]
+    within = all(own <= claim * (1 + 1e-9) for own, claim in zip(found, claims, strict=True))
+    if not within or (exposed or 0.0) > search.largest * (1 + 1e-9):
+        raise BudgetError("a trial is refused: it would be exposed more than the search has accounted for")
+    return claims, None if exposed is None else search.largest
+
+
+def searched_in(search: SearchTerms, mechanism: Mechanism, delta: float) -> SearchCost:
+    """What the guarantee says of a search: the curve of every group, from which alone its ε follows."""
+    searched = search.searched
+    curves = tuple(searched.allowed(search.claim(g.name), delta) for g in mechanism.groups)
+    return SearchCost(searched, curves)
 
 
 @dataclass(frozen=True)
@@ -108,10 +144,15 @@ def calibrated(basis: Basis, population: Population, asked: Questions, median: f
     if proposal.epsilon is None:
         return Calibrated(_ordinary(spec, population, basis, relation))
     delta = _delta(spec, population)
+    if basis.search is not None and asked.choice:
+        raise ArgumentError(
+            "sampling: auto is decided by a noisy answer, which a search would ask again and again; name its values in "
+            "sweep.space instead"
+        )
     terms = _terms(basis, population, relation, delta, asked)
     choice = choose(basis, terms, median)
     mechanism = calibrate(proposal, proposal.epsilon, choice.terms)
-    epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, spec.privacy.accountant)
+    epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, basis.accountant)
     if asked.choice and median is None:
         # What will be chosen may come nearer to the targets than what stands in for it.
         epsilon = tuple(proposal.epsilon[g.name] for g in mechanism.groups)
@@ -175,7 +216,7 @@ def _largest(basis: Basis, mechanism: Mechanism, delta: float) -> float | None:
     if not groups_learnt(basis):
         return None
     spec = basis.loaded.spec
-    value = largest_epsilon(mechanism, delta, spec.privacy.accountant)
+    value = largest_epsilon(mechanism, delta, basis.accountant)
     if not value <= spec.privacy.epsilon * (1 + 1e-9):
         raise BudgetError(
             f"the groups are learnt from noisy answers, so that no group's own ε can be claimed; the least noise and "
@@ -199,7 +240,7 @@ def _terms(basis: Basis, population: Population, relation: Relation, delta: floa
         clip_norm=clipping.first_norm,
         examples_per_user=1 if per_user == "auto" else per_user,
         relation=relation,
-        accountant=spec.privacy.accountant,
+        accountant=basis.accountant,
         unit="user" if unit == "auto" else unit,
         schedule=stretches(basis.proposal.schedule, spec.train.steps),
         following=following,

@@ -106,7 +106,7 @@ def _charges(plan: Plan) -> list[dict[str, Any]]:
     mechanism, delta = plan.mechanism, plan.guarantee.delta
     if delta is None:
         return []
-    accountant = plan.spec.privacy.accountant
+    accountant = plan.basis.accountant
 
     def one(charge: Charge, alone: float) -> dict[str, Any]:
         noise = {"noise_multiplier": charge.noise_multiplier, "count": charge.count}
@@ -121,7 +121,7 @@ def _holdout(plan: Plan) -> dict[str, Any] | None:
     charge, delta = plan.mechanism.holdout, plan.guarantee.delta
     if charge is None or delta is None:
         return None
-    value = charges_epsilon((charge,), delta, plan.spec.privacy.accountant)
+    value = charges_epsilon((charge,), delta, plan.basis.accountant)
     return {"epsilon": value, "noise_multiplier": charge.noise_multiplier, "evaluations": charge.count}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ArgumentError
-from harness.privacy.accounting import bound_epsilon, rdp_at
+from harness.privacy.accounting import bound_epsilon, rdp_at, search_rdp_at
 from harness.privacy.guarantee import Guarantee
 from harness.privacy.mechanism import Mechanism
 from harness.spec import LoadedSpec
@@ -96,6 +96,8 @@ def needs(guarantee: Guarantee) -> tuple[float, float]:
 
 def rdp_of(guarantee: Guarantee, order: float) -> float:
     """RDP (nats) that a run reserves where a budget has this fixed order."""
+    if guarantee.search is not None:
+        return search_rdp_at(guarantee.mechanism, guarantee.search.searched, guarantee.search.curves, order)
     return rdp_at(guarantee.mechanism, order, any_group=guarantee.largest is not None)
 
 
@@ -127,6 +129,8 @@ def advice(guarantee: Guarantee, left: Left) -> str:
     if delta < SMALLEST_DELTA or (left.rdp is None and spare < SMALLEST_EPSILON) or left.rdp == 0:
         return "No run fits any more; a larger budget is a person's decision (uudp ledger budget)"
     found = [] if delta == wanted else [f"privacy.delta at most {delta:g}"]
+    if guarantee.search is not None:
+        return f"What would fit: privacy.epsilon (and every target of noise.epsilon) at most {spare:g}, or no search"
     if left.rdp is not None and left.order is not None:
         order, limit = left.order, rounded(left.rdp, up=False)
 

@@ -12,7 +12,7 @@ from harness.data.sources.base import Columns, RecordSource, open_source
 from harness.data.tiers import Sensitivity
 from harness.errors import ArgumentError, UserError
 from harness.packages import name_of
-from harness.planning.basis import Basis, Population
+from harness.planning.basis import Basis, Population, SearchTerms
 from harness.planning.completing import complete
 from harness.planning.fitting import look
 from harness.planning.plan import Plan
@@ -36,12 +36,15 @@ from harness.spec.privacy_groups import groups_of
 from harness.spec.problems import one_line
 
 
-def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> Plan:
+def make_plan(
+    spec: LoadedSpec | str | Path, overrides: Sequence[str] = (), *, search: SearchTerms | None = None
+) -> Plan:
     """Plans a run: counts what is public, calibrates, and accounts the result again from the finished mechanism.
 
     Args:
         spec: A loaded spec, or its path.
         overrides: ``key=value``, if a path is given.
+        search: Of a trial, what it keeps; its plan asks neither the ledger nor the machine.
 
     Returns:
         The plan. Nothing has been read of any record but user names and declared public columns.
@@ -74,8 +77,10 @@ def make_plan(spec: LoadedSpec | str | Path, overrides: Sequence[str] = ()) -> P
     check_lever(proposal, population)
     counted = counts.segments if counts is not None and population.weights_source == "public" else None
     made = merge_small(groups, proposal, population, block.groups, counted)
-    basis = Basis(loaded, source, rule, sensitivity, made.groups, made.holds, made.proposal, names_counted)
+    basis = Basis(loaded, source, rule, sensitivity, made.groups, made.holds, made.proposal, names_counted, search)
     plan = complete(basis, made.population)
+    if search is not None:
+        return plan
     return replace(plan, ledger=look(loaded, plan.guarantee), memory=look_at_memory(loaded))
 
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.privacy.mechanism import Charge, Mechanism
 from harness.privacy.remembering import remembered
+from harness.privacy.search import Curve, Searched
 
 if TYPE_CHECKING:
     from dp_accounting.dp_event import DpEvent
 
-Accountant = Literal["pld", "rdp"]
+Accountant = Literal["pld", "rdp"] | Searched
+"""Of a run by itself, or of the whole search that it is a trial of."""
+KEPT = 1e-9
+"""Of the log of Rényi DP over what a trial may have: rounding of s / C_p may move it so far."""
 GRID_TOLERANCE = 1e-4
 COARSEST = 800
 """Of a first grid: ε divided by this, so that few halvings follow."""
@@ -144,9 +149,9 @@ def _settle(
     raise ValueError("the privacy loss distribution does not settle on any grid; use accountant: rdp")
 
 
-def answering(event: DpEvent, delta: float, accountant: Accountant) -> Accountant:
+def answering(event: DpEvent, delta: float, accountant: Accountant) -> Literal["pld", "rdp"]:
     """The accountant that gives `epsilon` of an event: the one asked for, or RDP where PLD can't."""
-    return "rdp" if accountant == "rdp" or rough_epsilon(event, delta) > LARGEST_PLD else "pld"
+    return "rdp" if accountant != "pld" or rough_epsilon(event, delta) > LARGEST_PLD else "pld"
 
 
 @remembered
@@ -156,7 +161,7 @@ def epsilon(event: DpEvent, delta: float, accountant: Accountant = "pld") -> flo
     Args:
         event: Any composition of the events that `Mechanism.event` makes.
         delta: In (0, 1).
-        accountant: ``pld`` (tight) or ``rdp``.
+        accountant: ``pld`` (tight), ``rdp``, or that of a search, whose price ε is then.
 
     Returns:
         ε; infinity for an event without privacy.
@@ -171,6 +176,8 @@ def epsilon(event: DpEvent, delta: float, accountant: Accountant = "pld") -> flo
 def _epsilon(event: DpEvent, delta: float, accountant: Accountant) -> float:
     if not 0 < delta < 1:
         raise ValueError(f"Expected 0 < delta={delta} < 1")
+    if isinstance(accountant, Searched):
+        return accountant.epsilon(event, delta)
     if accountant == "rdp":
         return rdp_epsilon(event, delta)
     scale = rough_epsilon(event, delta)
@@ -203,6 +210,18 @@ def later_epsilon(
     return _epsilon(mechanism.event(group, steps), delta, accountant)
 
 
+def group_within(mechanism: Mechanism, group: int, target: float, delta: float, accountant: Accountant) -> float:
+    """ε of one group's users, to be compared with a target: in a search, the target itself where the trial keeps it.
+
+    A trial keeps a target where its curve lies under what that allows, at the orders that matter for it.
+    """
+    if isinstance(accountant, Searched):
+        event = mechanism.event(group)
+        if accountant.excess(event, accountant.allowed(target, delta)) <= KEPT:
+            return target
+    return group_epsilon(mechanism, group, delta, accountant)
+
+
 def largest_epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") -> float:
     """ε of any user, also where the group that they are in depends on noisy answers."""
     left = delta - mechanism.choice_delta
@@ -226,11 +245,17 @@ def charges_epsilon(charges: tuple[Charge, ...], delta: float, accountant: Accou
         return 0.0
     from dp_accounting import dp_event
 
-    return _epsilon(dp_event.ComposedDpEvent(tuple(charge.event() for charge in charges)), delta, accountant)
+    event = dp_event.ComposedDpEvent(tuple(charge.event() for charge in charges))
+    return _epsilon(event, delta, of_answers(accountant))
+
+
+def of_answers(accountant: Accountant) -> Accountant:
+    """The accountant for noisy answers alone."""
+    return accountant.answers() if isinstance(accountant, Searched) else accountant
 
 
 @remembered
-def answering_group(mechanism: Mechanism, group: int, delta: float, accountant: Accountant) -> Accountant:
+def answering_group(mechanism: Mechanism, group: int, delta: float, accountant: Accountant) -> Literal["pld", "rdp"]:
     """The accountant that gives `group_epsilon`."""
     return answering(mechanism.event(group), delta - mechanism.choice_delta, accountant)
 
@@ -246,8 +271,11 @@ def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, ev
     """ε after 0, `every`, 2·`every`, … and all steps: public, since it comes from the mechanism alone.
 
     At 0 it is that of the answers before training. At most 21 points, evenly chosen among those steps, so that a long
-    run does not make a slow plan.
+    run does not make a slow plan. A search has spent everything from the beginning.
     """
+    if isinstance(accountant, Searched):
+        whole = total_epsilon(mechanism, delta, accountant)
+        return [(0, whole), (mechanism.steps, whole)]
     releases = -(-mechanism.steps // every)
     shown = min(20, releases)
     places = {round(i * (releases - 1) / max(1, shown - 1)) for i in range(shown)} | {releases - 1}
@@ -321,9 +349,12 @@ def trade_offs(
 
     Returns:
         Per group, points (ε, δ) at the same round ε for all, from ε = 0 to a quarter above the largest group's; empty
-        where all groups have one sampling rate, number of steps and number of examples.
+        where all groups have one sampling rate, number of steps and number of examples, and for a search.
     """
-    if len({(g.sampling_rate, g.steps, g.examples_per_user) for g in mechanism.groups}) == 1:
+    if (
+        isinstance(accountant, Searched)
+        or len({(g.sampling_rate, g.steps, g.examples_per_user) for g in mechanism.groups}) == 1
+    ):
         return ()
     found = _shown_deltas(mechanism, delta, accountant)
     return tuple(tuple((point[0], point[1]) for point in curve) for curve in found)
@@ -361,6 +392,22 @@ def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accoun
     return [float(composed.get_delta(mark)) for mark in marks]
 
 
+def search_rdp_at(mechanism: Mechanism, searched: Searched, allowed: Sequence[Curve], order: float) -> float:
+    """RDP (nats) of a whole search at one Rényi order: the maximum over its users.
+
+    Args:
+        mechanism: Of any trial.
+        searched: The search.
+        allowed: The curves that trials are held under, of all groups.
+        order: The order, above 1.
+    """
+    values = [searched.rdp(curve, order) for curve in allowed]
+    if mechanism.holdout is not None:
+        answers = searched.answers()
+        values.append(answers.rdp(answers.above(answers.curve_of(mechanism.holdout_event())), order))
+    return max(values)
+
+
 @remembered
 def rdp_at(mechanism: Mechanism, order: float, steps: int | None = None, *, any_group: bool = False) -> float:
     """RDP (nats) of a run at one Rényi order: the maximum over its users; infinity where it has none.
@@ -394,6 +441,9 @@ def bound_epsilon(mechanism: Mechanism, delta: float, accountant: Accountant, gr
     """
     found, left = [], delta - mechanism.choice_delta
     for event in {mechanism.event(i, steps) for i in range(len(mechanism.groups))}:
+        if isinstance(accountant, Searched):
+            found.append(accountant.epsilon(event, left))
+            continue
         scale = rough_epsilon(event, left)
         by_rdp = accountant == "rdp" or not 0 < scale <= LARGEST_PLD or _steps(event) >= MANY_STEPS
         found.append(rdp_epsilon(event, left) if by_rdp else pld_epsilon(event, left, grid))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.errors import ArgumentError, BudgetError
-from harness.privacy.accounting import Accountant, charges_epsilon, group_epsilon, rough_epsilon
+from harness.privacy.accounting import Accountant, charges_epsilon, group_within, rough_epsilon
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.remembering import remembered
@@ -41,7 +41,7 @@ def noise_multiplier(target: float, exposure: Exposure) -> float:
     sigma, slope = _drafted(target, exposure)
     if sigma > SMALLEST_MULTIPLIER and exposure.accountant == "pld":
         sigma, _ = _solved(target, exposure, exposure.settled_grid(sigma), sigma, slope, FINE)
-    return _within(exposure.epsilon, sigma, target)
+    return _within(exposure, sigma, target)
 
 
 @remembered
@@ -63,7 +63,7 @@ def _solved(
 ) -> tuple[float, float]:
     """The least σ with which ε on this grid (nats) is within `target`, not below it, and the slope there."""
     found = falling_root(
-        lambda x: _log_ratio(exposure.epsilon_on(math.exp(x), grid), target),
+        lambda x: exposure.log_excess(math.exp(x), target, grid),
         math.log(start),
         slope,
         tolerance,
@@ -113,10 +113,10 @@ def _check_reach(target: float, exposure: Exposure) -> None:
         )
 
 
-def _within(exact: Callable[[float], float], sigma: float, target: float) -> float:
+def _within(exposure: Exposure, sigma: float, target: float) -> float:
     """`sigma`, or as little more as brings ε to the target: the last word is with the accountant that reports it."""
     step = 1e-6
-    while exact(sigma) > target:
+    while not exposure.keeps(sigma, target):
         sigma *= 1 + step
         step *= 2
     return sigma
@@ -155,7 +155,7 @@ def by_steps(targets: Mapping[str, float], terms: Terms) -> Mechanism:
     sigma = noise_multiplier(max(targets.values()), terms.exposure)
 
     def fits(target: float, steps: int) -> bool:
-        return _epsilon_at(terms.exposure.of(taken=steps), sigma) <= target
+        return _kept(terms.exposure.of(taken=steps), sigma, target)
 
     levers = {}
     for p, target in targets.items():
@@ -184,7 +184,7 @@ def by_examples(targets: Mapping[str, float], terms: Terms) -> Mechanism:
     sigma = noise_multiplier(max(targets.values()), terms.exposure)
 
     def fits(target: float, examples: int) -> bool:
-        return _epsilon_at(terms.exposure.of(examples=examples), sigma) <= target
+        return _kept(terms.exposure.of(examples=examples), sigma, target)
 
     levers = {}
     for p, target in targets.items():
@@ -200,8 +200,8 @@ def by_examples(targets: Mapping[str, float], terms: Terms) -> Mechanism:
 
 
 @remembered
-def _epsilon_at(exposure: Exposure, sigma: float) -> float:
-    return exposure.epsilon(sigma)
+def _kept(exposure: Exposure, sigma: float, target: float) -> bool:
+    return exposure.keeps(sigma, target)
 
 
 def _most(fits: Callable[[float, int], bool], target: float, limit: int) -> int:
@@ -227,7 +227,10 @@ def verify(
     Raises:
         BudgetError: One exceeds its target or the budget by more than a relative 1e-9.
     """
-    values: Sequence[float] = [group_epsilon(mechanism, i, delta, accountant) for i in range(len(mechanism.groups))]
+    values: Sequence[float] = [
+        group_within(mechanism, i, min(targets[g.name], budget), delta, accountant)
+        for i, g in enumerate(mechanism.groups)
+    ]
     for group, value in zip(mechanism.groups, values, strict=True):
         limit = min(targets[group.name], budget)
         # Rounding of s/C_p may move σ_p by an ulp; anything more is a mistake of ours.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.privacy.accounting import Accountant, charges_epsilon, epsilon, pld_epsilon, rdp_epsilon, settled_grid
 from harness.privacy.mechanism import Charge, GroupMechanism, Mechanism, Stretch, Unit
+from harness.privacy.search import Searched
 
 if TYPE_CHECKING:
     from dp_accounting.dp_event import DpEvent
@@ -51,10 +53,28 @@ class Exposure:
         return epsilon(self.event(sigma), self.delta, self.accountant)
 
     def epsilon_on(self, sigma: float, grid: float) -> float:
-        """An upper bound of it at one grid of the privacy loss distribution; by RDP, ε itself."""
+        """An upper bound of it at one grid of the privacy loss distribution; without PLD, ε itself."""
+        if self.accountant == "pld":
+            return pld_epsilon(self.event(sigma), self.delta, grid)
         if self.accountant == "rdp":
             return rdp_epsilon(self.event(sigma), self.delta)
-        return pld_epsilon(self.event(sigma), self.delta, grid)
+        return self.epsilon(sigma)
+
+    def keeps(self, sigma: float, target: float) -> bool:
+        """Whether ε at this noise multiplier, as it will be reported, is at most `target`."""
+        if isinstance(self.accountant, Searched):
+            return self.log_excess(sigma, target, 0.0) <= 0
+        return self.epsilon(sigma) <= target
+
+    def log_excess(self, sigma: float, target: float, grid: float) -> float:
+        """How far ε lies above `target`, at most 0 where that is kept: about a straight line, which falls with log σ.
+
+        The log of their ratio, within ±3; in a search, of the largest ratio of a trial's Rényi DP to what it may have.
+        """
+        if isinstance(self.accountant, Searched):
+            return self.accountant.excess(self.event(sigma), self.accountant.allowed(target, self.delta))
+        # Where δ alone covers a release, ε is 0, without a logarithm.
+        return min(max(math.log(max(self.epsilon_on(sigma, grid), 1e-300) / target), -3.0), 3.0)
 
     def settled_grid(self, sigma: float) -> float:
         """The grid that is fine enough at this noise multiplier."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Context
-from typing import Any
+from typing import Any, Literal
 
-from harness.privacy.accounting import Accountant
 from harness.privacy.mechanism import Mechanism
+from harness.privacy.search import Curve, Searched
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,25 @@ class Entered:
 
 
 @dataclass(frozen=True)
+class SearchCost:
+    """That a run was the trial that a search released, and what the search's ε follows from. Public.
+
+    Attributes:
+        searched: The search.
+        curves: Per group, the Rényi DP at the search's orders that every trial was held under.
+    """
+
+    searched: Searched
+    curves: tuple[Curve, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Plain data: enough to compute every ε again. An infinite value is None."""
+        trials = self.searched.trials
+        values = [[value if math.isfinite(value) else None for value in curve] for curve in self.curves]
+        return {**asdict(trials), "orders": list(self.searched.orders), "curves": values}
+
+
+@dataclass(frozen=True)
 class Guarantee:
     """What a run promises, and under which assumptions. Public.
 
@@ -67,12 +86,13 @@ class Guarantee:
         largest: ε of any user, where the groups themselves follow from noisy answers; None: they don't.
         holdout: ε of hold-out users, where they are protected as well; None: they are not, or there are none.
         ledger: The run's entry in a ledger; None: none was kept, or the run has not begun.
+        search: The search that the run is a trial of; ε is that of all trials then. None: it is no trial.
     """
 
     mechanism: Mechanism
     epsilon: tuple[float, ...] | None
     delta: float | None
-    accountant: Accountant
+    accountant: Literal["pld", "rdp"]
     data_name: str
     data_visibility: str
     holdout_fraction: float
@@ -82,6 +102,7 @@ class Guarantee:
     largest: float | None = None
     holdout: float | None = None
     ledger: Entered | None = None
+    search: SearchCost | None = None
 
     @property
     def total(self) -> float | None:
@@ -116,6 +137,7 @@ class Guarantee:
             "charges": [asdict(charge) for charge in (*self.mechanism.charges, *self.mechanism.choice)],
             "data": {"name": self.data_name, "visibility": self.data_visibility},
             "ledger": None if self.ledger is None else asdict(self.ledger),
+            "search": None if self.search is None else self.search.document(),
             "computational": True,
             "status": status,
             "steps_completed": steps_completed,
@@ -150,6 +172,11 @@ class Guarantee:
             "everything about everybody else, can't change their odds that any one training user's records were used "
             f"by more than a factor of e^ε, about {_factor(self.total)}, but for a probability of about δ."
         )
+        if self.search is not None:
+            text += (
+                f" It is ε of a whole search: of {self.search.searched.trials.in_words()}. It holds whichever of them "
+                "was released; this one by itself would have cost less."
+            )
         if self.mechanism.charges or self.mechanism.choice:
             text += " It includes the noisy answers about all users that were asked for before training."
         if self.holdout is not None:
@@ -184,6 +211,10 @@ class Guarantee:
             found.append(
                 f"Of every user at most {most} example{'s' if most > 1 else ''} were kept, chosen by the run's key; "
                 "all others were never read by the model."
+            )
+        if self.search is not None and self.search.searched.trials.law != "fixed":
+            found.append(
+                "How many trials there were, what the others were, and what became of them stay in the private folder."
             )
         found.extend(f"Declared public: {what}." for what in self.counts_public)
         return found

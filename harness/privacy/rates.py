@@ -11,15 +11,19 @@ from dataclasses import dataclass
 
 from harness.errors import ArgumentError, BudgetError
 from harness.privacy.accounting import later_epsilon, rough_epsilon
-from harness.privacy.calibration import noise_multiplier
+from harness.privacy.calibration import LARGEST_MULTIPLIER, SMALLEST_MULTIPLIER, noise_multiplier
 from harness.privacy.exposure import Exposure
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.remembering import remembered
+from harness.privacy.roots import falling_root
+from harness.privacy.search import Searched
 from harness.privacy.terms import Levers, Terms
 
 LARGEST_STEP = 0.7
 """Of log σ or log q in one step of the solver: about a factor of two."""
 MOST_STEPS = 60
+SMALLEST_RATE = 1e-9
+"""Of a group, where rates are solved for one by one."""
 PATIENCE = 6
 """So many steps in a row at q = 1, with ε still below the target, and the group can't reach it."""
 
@@ -76,9 +80,7 @@ class _Solver:
             # Far above its target, a group needs no grid as fine as the target's. (Of several examples, Rényi DP is too
             # loose to tell how far.)
             grid = max(grid, rough_epsilon(exposure.event(sigma), exposure.delta) / 200)
-        value = exposure.epsilon_on(sigma, grid)
-        # Where δ alone covers a release, ε is 0: far below the target, and without a logarithm.
-        return min(max(math.log(max(value, 1e-300) / group.target), -3.0), 3.0)
+        return exposure.log_excess(sigma, group.target, grid)
 
     def solve(self, tolerance: float, *, fresh: bool) -> None:
         """Brings every ε to its target and the mean rate to the spec's, to a relative `tolerance`.
@@ -171,11 +173,16 @@ def _by_rates(targets: Mapping[str, float], terms: Terms, aside: Mapping[str, fl
         # The rates stay as they are, so that their mean is exact; a little more noise brings ε below every target.
         levers = {p: Levers(s * (1 + more), rate=q) for p, s, q in zip(targets, sigmas, rates, strict=True)}
         mechanism = terms.build(levers)
-        delta = terms.exposure.delta
-        values = (later_epsilon(mechanism, i, delta, terms.accountant) for i in range(len(levers)))
-        if all(value <= target for value, target in zip(values, targets.values(), strict=True)):
+        if all(_kept(mechanism, i, target, terms) for i, target in enumerate(targets.values())):
             return mechanism
         more = 2 * more + 1e-6
+
+
+def _kept(mechanism: Mechanism, group: int, target: float, terms: Terms) -> bool:
+    delta, accountant = terms.exposure.delta, terms.accountant
+    if isinstance(accountant, Searched):
+        return accountant.excess(mechanism.event(group), accountant.allowed(target, delta)) <= 0
+    return later_epsilon(mechanism, group, delta, accountant) <= target
 
 
 @remembered
@@ -183,6 +190,8 @@ def _solved(
     targets: dict[str, float], weights: dict[str, float], aside: dict[str, float], exposure: Exposure
 ) -> tuple[list[float], list[float]]:
     """σ_p and q_p of every group, in order."""
+    if isinstance(exposure.accountant, Searched):
+        return _solved_one_by_one(targets, weights, aside, exposure)
     rate, mean = exposure.rate, sum(weights[p] * target for p, target in targets.items())
     groups = {
         p: _Group(target, weights[p], min(0.0, math.log(rate * target / mean)), target / 100, aside[p])
@@ -203,3 +212,37 @@ def _solved(
         solver.solve(1e-7, fresh=False)
     found = sum(g.weight * g.rate for g in groups.values())
     return [solver.sigma(g) for g in groups.values()], [min(1.0, g.rate * rate / found) for g in groups.values()]
+
+
+def _solved_one_by_one(
+    targets: dict[str, float], weights: dict[str, float], aside: dict[str, float], exposure: Exposure
+) -> tuple[list[float], list[float]]:
+    """The same in a search: for every σ each group's own rate, and the σ at which their mean is the spec's.
+
+    A trial is held at a few Rényi orders, where its curve is far from a power of σ and q, and cheap to compute.
+    """
+
+    def rate_of(p: str, log_sigma: float) -> float:
+        sigma = math.exp(log_sigma + aside[p])
+
+        def above(y: float) -> float:  # falls with −log q
+            return exposure.of(rate=math.exp(-y)).log_excess(sigma, targets[p], 0.0)
+
+        found = falling_root(above, -math.log(exposure.rate), -1.5, 1e-8, 0.0, -math.log(SMALLEST_RATE))
+        return 0.0 if found is None else math.exp(-found[0])
+
+    def missing(log_sigma: float) -> float:  # falls with log σ: more noise lets everybody be sampled more often
+        mean = sum(weights[p] * rate_of(p, log_sigma) for p in targets)
+        return math.log(exposure.rate / max(mean, SMALLEST_RATE))
+
+    first = math.log(noise_multiplier(sum(weights[p] * target for p, target in targets.items()), exposure))
+    found = falling_root(missing, first, -1.5, 1e-7, math.log(SMALLEST_MULTIPLIER), math.log(LARGEST_MULTIPLIER))
+    if found is None:
+        raise BudgetError("no common noise and sampling rates meet these targets; bring the targets closer together")
+    rates = {p: rate_of(p, found[0]) for p in targets}
+    if least := next((p for p, rate in rates.items() if rate == 0.0), None):
+        raise BudgetError(f'noise: the users of "{least}" could hardly be sampled at all; raise that target')
+    # The mean is a little above the spec's: less of everybody keeps every target, and the mean exact.
+    mean = sum(weights[p] * rate for p, rate in rates.items())
+    shrunk = [rate * exposure.rate / mean for rate in rates.values()]
+    return [math.exp(found[0] + aside[p]) for p in targets], shrunk

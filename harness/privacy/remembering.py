@@ -19,7 +19,7 @@ R = TypeVar("R")
 LIBRARIES = ("dp-accounting", "numpy", "scipy", "attrs")
 MODULES = (
     *("accounting", "calibration", "exposure", "levers", "mechanism"),
-    *("mixture", "rates", "renyi", "roots", "terms"),
+    *("mixture", "rates", "renyi", "roots", "search", "selection", "terms"),
 )
 """Of this package: what decides a result."""
 MEMORY = Memory("accounting", LIBRARIES, tuple(Path(__file__).parent / f"{name}.py" for name in MODULES))

@@ -11,12 +11,27 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
 from numpy.typing import NDArray
 
 from harness.privacy.quiet import quiet
+
+
+@attrs.frozen
+class CurveDpEvent(dp_event.DpEvent):  # type: ignore[misc]
+    """Anything with this Rényi DP at these orders: what a trial of a search is held under.
+
+    Attributes:
+        orders: Each above 1.
+        rdp: Its Rényi DP (nats) at each of them.
+    """
+
+    orders: tuple[float, ...]
+    rdp: tuple[float, ...]
+
 
 MOST_POINTS = 2_000_000
 """Of the integral at one order; an order that needs more is left out (its value is infinite, a valid bound)."""
@@ -34,6 +49,11 @@ class MixtureRdpAccountant(RdpAccountant):  # type: ignore[misc]
         elif isinstance(event, dp_event.PoissonSampledDpEvent) and isinstance(event.event, dp_event.GaussianDpEvent):
             if do_compose:
                 self._rdp += count * np.array(_sampled_rdp(event, orders))
+        elif isinstance(event, CurveDpEvent):
+            if event.orders != orders:
+                raise ValueError("a curve is composed at its own orders")
+            if do_compose:
+                self._rdp += count * np.array(event.rdp)
         else:
             return super()._maybe_compose(event, count, do_compose)
         return None
