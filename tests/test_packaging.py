@@ -170,7 +170,7 @@ def test_rays_usage_statistics_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str | None] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: seen.append(os.environ.get("RAY_USAGE_STATS_ENABLED")))
-    assert ours._start_ray()
+    assert ours.start_ray()
     assert seen == ["0"]
 
 

@@ -28,7 +28,7 @@ from harness.errors import ArgumentError, MachineError
 from harness.files import is_locked
 from harness.planning import make_plan
 from harness.privacy.ledger import Ledger
-from harness.running import flow, folders
+from harness.running import folders, interrupting
 from harness.training import ray
 from harness.training.job import Folder
 from tests import launching
@@ -197,7 +197,7 @@ def test_a_second_ctrl_c_that_a_library_swallows_is_not_lost(tmp_path: Path) -> 
     """Raised in a callback of C code, an exception is printed and forgotten. Break: raise it in the handler alone."""
     folder = Folder(tmp_path)
     folder.private.mkdir()
-    with flow._first_interrupt_asks(folder, running.Observer()) as check:
+    with interrupting.first_interrupt_asks(folder, running.Observer()) as check:
         os.kill(os.getpid(), signal.SIGINT)
         assert folder.stop.exists()
         check()

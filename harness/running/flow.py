@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ from harness.data.corpus import build_corpus, default_cache_dir, describe_bad_re
 from harness.data.sources.base import Columns
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
-from harness.files import as_json, is_unwritable, unwritable, write_private, write_released
+from harness.files import as_json, write_private, write_released
 from harness.planning import Plan
 from harness.planning.room import look_at_memory
 from harness.privacy.randomness import create_key, destroy_key
@@ -46,12 +42,12 @@ from harness.running.folders import (
     find_unfinished,
     lease,
     released_rows,
-    remove_unbegun,
     run_parts,
     set_status,
     status_of,
     write_privacy,
 )
+from harness.running.interrupting import first_interrupt_asks, interrupts_told
 from harness.running.spending import Spending, entered, give_back_unbegun
 from harness.running.viewing import views_of
 from harness.running.watching import Observer, Watch
@@ -111,10 +107,10 @@ def run(
     if not plan.mechanism.private and not not_private:
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
     check_shadows(Path.cwd())
-    _device(plan)
+    device_of(plan)
     give_back_unbegun(plan.loaded, Path(out), observer)
     folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
-    with lease(folder), _interrupts_told(plan, folder), entered(plan, folder, resume, observer) as spending:
+    with lease(folder), interrupts_told(plan, folder), entered(plan, folder, resume, observer) as spending:
         if resume and status_of(folder) == TRAINED:
             plan = settled(plan, folder)
             check_promise(plan, folder)
@@ -122,56 +118,7 @@ def run(
             plan, job = _prepare(plan, folder, observer, resume, spending, _key)
             _train(plan, folder, job, observer, spending)
             set_status(plan, folder, TRAINED)
-        return _finish(plan, folder, spending)
-
-
-# --- the folder ---------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _interrupts_told(plan: Plan, folder: Folder) -> Iterator[None]:
-    """Says what an interrupt leaves: a run to go on with, or, of one that did not begin to train, nothing."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not _begun(folder):
-            shutil.rmtree(folder.root, ignore_errors=True)
-            spent = _what_is_charged(plan)
-            raise Interrupted(f"stopped before training; {spent}, and nothing is left") from None
-        if status_of(folder) == RUNNING:
-            set_status(settled(plan, folder), folder, INTERRUPTED)
-        raise Interrupted(f"stopped; what was durable is kept ({folder.root})", run_id=folder.root.name) from None
-    except Exception as caught:
-        error = unwritable(caught, _place_of(caught, folder)) if is_unwritable(caught) else caught
-        # Being refused changes nothing of a run that has begun.
-        if _begun(folder) and not isinstance(error, ArgumentError) and status_of(folder) not in (FAILED, FINISHED):
-            with contextlib.suppress(OSError):  # of a full disk: it says "running", and is gone on with all the same
-                if status_of(folder) == RUNNING:
-                    set_status(settled(plan, folder), folder, INTERRUPTED)
-            if isinstance(error, UserError):
-                error.run_id = folder.root.name
-        if error is caught:
-            raise
-        raise error from None
-
-
-def _what_is_charged(plan: Plan) -> str:
-    """Of a run that is stopped before training."""
-    if foreign_rules(plan):
-        return "what its plugins' code may have read stays charged"
-    return "what the base model may have read stays charged" if model_is_used(plan) else "nothing was spent"
-
-
-def _place_of(error: Exception, folder: Folder) -> Path:
-    return Path(getattr(error, "filename", None) or folder.root)
-
-
-def _begun(folder: Folder) -> bool:
-    """Whether a run has begun; one that has not is removed, unless it says why (records or plugins that failed)."""
-    if (folder.private / "run.json").exists():
-        return True
-    remove_unbegun(folder)
-    return False
+        return finish(plan, folder, spending)
 
 
 # --- before training ----------------------------------------------------------------------------------------
@@ -211,17 +158,17 @@ def _prepare(
         if not plan.asked.pending:  # groups that can't be assigned leave nothing behind
             if foreign_rules(plan):
                 spending.touch()
-            _assign(plan, corpus, base, folder, cache, observer, spending)
+            assign(plan, corpus, base, folder, cache, observer, spending)
         create_key(folder.key, key)
-        write_released(folder.root / "spec.yaml", _yaml(plan))
-        _write_plan(plan, base, folder)
+        write_released(folder.root / "spec.yaml", resolved_yaml(plan))
+        write_plan(plan, base, folder)
     set_status(settled(plan, folder), folder, RUNNING, parts)
     if plan.asked.pending:
         spending.touch()
         plan = _ask(plan, corpus, base, folder, cache, observer, spending)
     write_assessment(plan, corpus, load_groups(folder), folder)
     held = plan.holdout_users if plan.mechanism.holdout is not None else None
-    job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, _device(plan), held)
+    job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, device_of(plan), held)
     check_trained(folder, plan.mechanism)
     automatic = plan.spec.compute.microbatch_tokens == "auto"
     if automatic and plan.memory is not None and not folder.microbatch.exists():
@@ -240,7 +187,7 @@ def fitted(plan: Plan, base: Base, *, resume: bool) -> Plan:
     Raises:
         MachineError: There is less.
     """
-    gpu = _device(plan) == "cuda"
+    gpu = device_of(plan) == "cuda"
     judged = room = look_at_memory(plan.loaded, gpu=gpu, folder=base.folder)
     if resume and room.refusal is not None:
         judged = look_at_memory(plan.loaded, gpu=gpu, folder=base.folder, smallest=True)
@@ -249,13 +196,13 @@ def fitted(plan: Plan, base: Base, *, resume: bool) -> Plan:
     return dataclasses.replace(plan, memory=room)
 
 
-def _assign(
+def assign(
     plan: Plan, corpus: Corpus, base: Base, folder: Folder, cache: Path, observer: Observer, spending: Spending
 ) -> None:
     """Finds every user's group, and keeps it for the workers."""
     views = None
     if model_is_used(plan):
-        views = views_of(plan, corpus, base, folder, _device(plan), observer, spending.touch)
+        views = views_of(plan, corpus, base, folder, device_of(plan), observer, spending.touch)
     save_groups(assigned_groups(plan, corpus, folder, cache, views), folder)
 
 
@@ -265,20 +212,26 @@ def _ask(
     """The private session, if it was not held before; what it says is noisy, and may be shown."""
     observer.note("session: asking for noisy answers, which are charged")
     if not folder.members.exists():  # a resumed run keeps its groups, whatever became of the rule
-        _assign(plan, corpus, base, folder, cache, observer, spending)
+        assign(plan, corpus, base, folder, cache, observer, spending)
     found = ask(plan, corpus, load_groups(folder), folder, cache)
-    _write_plan(found, base, folder)
+    write_plan(found, base, folder)
     set_status(found, folder, RUNNING)
     return found
 
 
-def _write_plan(plan: Plan, base: Base, folder: Folder) -> None:
+def write_plan(plan: Plan, base: Base, folder: Folder) -> None:
+    """Writes the plan's document into a run's folder."""
     document = explained(plan.document())
     document["model"] = {**document["model"], "origin": base.origin}
     write_released(folder.root / "plan.json", as_json(document))
 
 
-def _device(plan: Plan) -> str:
+def device_of(plan: Plan) -> str:
+    """``cuda`` or ``cpu``, as the spec wants it and this machine has it.
+
+    Raises:
+        MachineError: The spec wants a GPU, and there is none.
+    """
     import torch
 
     wanted = plan.spec.compute.accelerator
@@ -287,7 +240,8 @@ def _device(plan: Plan) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _yaml(plan: Plan) -> str:
+def resolved_yaml(plan: Plan) -> str:
+    """The spec with every default, as it is written into a run's folder."""
     return yaml.safe_dump(plan.loaded.resolved, sort_keys=False, allow_unicode=True)
 
 
@@ -308,7 +262,7 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
     workers = f"{most}" if fewest == most else f"{fewest} to {most}"
     observer.note(f"training: {workers} worker(s), ZeRO {compute.deepspeed.stage}, {job.device}")
     try:
-        with _first_interrupt_asks(folder, observer) as check, spending.guarded(folder, observer) as guard:
+        with first_interrupt_asks(folder, observer) as check, spending.guarded(folder, observer) as guard:
 
             def tick() -> None:
                 watch.look()
@@ -339,46 +293,10 @@ def _complete(plan: Plan, folder: Folder) -> bool:
     return made.exists() and ("private", last) in done and (not ordinary or ("ordinary", last) in done)
 
 
-@contextlib.contextmanager
-def _first_interrupt_asks(folder: Folder, observer: Observer) -> Iterator[Callable[[], None]]:
-    """Inside, the first Ctrl-C asks the workers to stop with a checkpoint; the second one interrupts at once.
-
-    SIGTERM, with which schedulers and containers end a process, counts as a Ctrl-C.
-
-    Yields:
-        To be called twice a second: interrupts after a second Ctrl-C. Raised in the signal's handler, the interrupt
-        could be printed and forgotten in a callback of a library.
-    """
-    at_once: list[bool] = []
-
-    def check() -> None:
-        if at_once:
-            raise KeyboardInterrupt
-
-    def stop(*_: object) -> None:
-        if folder.stop.exists():
-            at_once.append(True)
-            if len(at_once) > 1:  # whoever insists does not wait for the next look either
-                raise KeyboardInterrupt
-            return
-        folder.stop.touch(mode=0o600)
-        observer.note("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield check
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
 # --- after training -----------------------------------------------------------------------------------------
 
 
-def _finish(plan: Plan, folder: Folder, spending: Spending) -> RunResult:
+def finish(plan: Plan, folder: Folder, spending: Spending) -> RunResult:
     """Everything after training. Interrupted anywhere, it can be done again."""
     from harness.reporting.model_card import model_card
     from harness.reporting.report import write_report

@@ -68,7 +68,7 @@ def fit(
         MachineError: Ray has not got the resources.
     """
     check_shadows(Path.cwd())
-    started = _start_ray()
+    started = start_ray()
     Folder(run_dir).failure.unlink(missing_ok=True)
     # Ray would take up its own record of an earlier try; all state is in our checkpoints.
     shutil.rmtree(Folder(run_dir).private / "ray", ignore_errors=True)
@@ -90,7 +90,7 @@ def fit(
         _check_resources(compute, device)
         nodes = _living_nodes()
         missed = _Missed(nodes, compute, elsewhere=not started or _address() != "local")
-        with _silent(started), missed:
+        with silent(started), missed:
             thread.start()
             patience = LOST_SECONDS
             while thread.is_alive() and patience > 0:
@@ -134,7 +134,7 @@ def check_worker() -> None:
             raise ArgumentError(f"{found} shadows uudp's own package `{name}` on a Ray worker; rename it")
 
 
-def _start_ray() -> bool:
+def start_ray() -> bool:
     """Starts Ray on this machine, or joins the cluster that ``RAY_ADDRESS`` names; False if it was running."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray Train looks after its workers every two seconds; at the end of a short run that is time lost.
@@ -265,7 +265,7 @@ def _is_lost(nodes: set[str]) -> bool:
 
 
 @contextlib.contextmanager
-def _silent(ours: bool) -> Iterator[None]:
+def silent(ours: bool) -> Iterator[None]:
     """Ray prints the last lines of a dead raylet's log to stdout, where a command's JSON belongs; ours does not."""
     from ray._private import worker as driver
 

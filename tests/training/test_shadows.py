@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from harness.errors import ArgumentError, MachineError
-from harness.training.ray import _start_ray, check_shadows, check_worker
+from harness.training.ray import check_shadows, check_worker, start_ray
 
 
 @pytest.mark.parametrize("name", ["harness", "policies"])
@@ -31,7 +31,7 @@ def test_a_ray_that_does_not_start_is_said_so_in_a_line(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fail)
     with pytest.raises(MachineError, match=r"^Ray did not start; .* \(Exception: The current node timed out during"):
-        _start_ray()
+        start_ray()
 
 
 def test_a_worker_that_imported_another_package_says_so(tmp_path, monkeypatch):
