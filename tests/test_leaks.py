@@ -143,7 +143,7 @@ def test_ray_is_told_a_path_and_no_more(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     (tmp_path / "private").mkdir()
     (tmp_path / "private" / "key").write_bytes(KEY)
-    trainer = ours._trainer(tmp_path, ComputeBlock(workers=2), "cpu", restarts=3)
+    trainer = ours.trainer(tmp_path, ComputeBlock(workers=2), "cpu", restarts=3)
     assert trainer.train_loop_config == {"run_dir": str(tmp_path)}
     assert not trainer.datasets
     assert not trainer.run_config.worker_runtime_env

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +37,11 @@ from harness.spec.problems import one_line
 
 
 def make_plan(
-    spec: LoadedSpec | str | Path, overrides: Sequence[str] = (), *, search: SearchTerms | None = None
+    spec: LoadedSpec | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    search: SearchTerms | None = None,
+    count: Callable[[Spec, Segmenter, RecordSource], PublicCounts | None] | None = None,
 ) -> Plan:
     """Plans a run: counts what is public, calibrates, and accounts the result again from the finished mechanism.
 
@@ -45,6 +49,7 @@ def make_plan(
         spec: A loaded spec, or its path.
         overrides: ``key=value``, if a path is given.
         search: Of a trial, what it keeps; its plan asks neither the ledger nor the machine.
+        count: In place of `count_publicly`.
 
     Returns:
         The plan. Nothing has been read of any record but user names and declared public columns.
@@ -60,7 +65,7 @@ def make_plan(
     source = open_source(block.data, loaded.base_dir)
     names_counted = rule.segments is None
     try:
-        counts = _count(block, rule, source)
+        counts = (count or count_publicly)(block, rule, source)
     except PluginError as error:
         raise ArgumentError(f"segmentation: {error.message}") from None
     rule = counts.segmenter if counts is not None else rule
@@ -84,7 +89,8 @@ def make_plan(
     return replace(plan, ledger=look(loaded, plan.guarantee), memory=look_at_memory(loaded))
 
 
-def _count(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | None:
+def count_publicly(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | None:
+    """Counts users by their names and public attributes alone; None where a plan needs no such number."""
     own = not isinstance(rule, PublicSegmenter) or spec.sensitivity is not None
     public_weights = spec.data.weights == "public" and not own
     if spec.data.population != "public" and not public_weights and rule.segments is not None:

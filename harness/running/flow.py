@@ -128,29 +128,8 @@ def _prepare(
     plan: Plan, folder: Folder, observer: Observer, resume: bool, spending: Spending, key: bytes | None
 ) -> tuple[Plan, Job]:
     """Everything before the first step; returns what is trained, which waits for nothing any more."""
-    from harness.training import model
-    from harness.training.tokenizer import Facts, LazyTokenizer, check_fits
-
-    spec = plan.spec
-    cache = default_cache_dir()
-    observer.note(f"model: {spec.model.base}")
-    base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
-    observer.note(f"  from {base.origin}")
-    plan = fitted(plan, base, resume=resume)
-    observer.note(f"data: {spec.data.name}")
-    facts = Facts.of(base)
-    check_fits(facts, spec.data.max_tokens)
-    corpus = build_corpus(
-        plan.source,
-        Columns.of(spec.data),
-        tokenizer=LazyTokenizer(base, facts),
-        tokenizer_digest=base.tokenizer_digest,
-        data=spec.data,
-        cache_dir=cache,
-        private_dir=folder.private,
-    )
-    if skipped := describe_bad_records(corpus, spec.data.visibility):
-        observer.note(f"  {skipped}")
+    spec, cache = plan.spec, default_cache_dir()
+    plan, base, corpus = opened(plan, folder, observer, resume=resume)
     parts = run_parts(plan, corpus, base)
     if resume:
         check_same(folder, parts)
@@ -176,6 +155,33 @@ def _prepare(
         write_private(folder.microbatch, as_json({"tokens": plan.memory.tokens}).encode())
     job.save(folder.root)
     return plan, job
+
+
+def opened(plan: Plan, folder: Folder, observer: Observer, *, resume: bool) -> tuple[Plan, Base, Corpus]:
+    """The plan with the memory that it needs, the base model and the users' examples; each is made once per machine."""
+    from harness.training import model
+    from harness.training.tokenizer import Facts, LazyTokenizer, check_fits
+
+    spec, cache = plan.spec, default_cache_dir()
+    observer.note(f"model: {spec.model.base}")
+    base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
+    observer.note(f"  from {base.origin}")
+    plan = fitted(plan, base, resume=resume)
+    observer.note(f"data: {spec.data.name}")
+    facts = Facts.of(base)
+    check_fits(facts, spec.data.max_tokens)
+    corpus = build_corpus(
+        plan.source,
+        Columns.of(spec.data),
+        tokenizer=LazyTokenizer(base, facts),
+        tokenizer_digest=base.tokenizer_digest,
+        data=spec.data,
+        cache_dir=cache,
+        private_dir=folder.private,
+    )
+    if skipped := describe_bad_records(corpus, spec.data.visibility):
+        observer.note(f"  {skipped}")
+    return plan, base, corpus
 
 
 def fitted(plan: Plan, base: Base, *, resume: bool) -> Plan:

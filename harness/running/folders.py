@@ -31,6 +31,8 @@ from harness.training.model import Base
 FINISHED, TRAINED, RUNNING, INTERRUPTED, FAILED = "finished", "trained", "running", "interrupted", "failed"
 ENTRY = "ledger.json"
 """In the private folder: the run's entry in the ledger."""
+SWEEP = "sweep"
+"""In the private folder of a sweep: its trials."""
 LEASE_SECONDS = 2.0
 """So long a run waits for its own lease: another command may be looking whether it is free."""
 
@@ -51,25 +53,27 @@ def create_folder(plan: Plan, out: Path) -> Folder:
     return folder
 
 
-def find_unfinished(plan: Plan, out: Path, run_id: str | None = None) -> Folder:
-    """The run to go on with.
+def find_unfinished(plan: Plan, out: Path, run_id: str | None = None, *, sweep: bool = False) -> Folder:
+    """The run, or the sweep, to go on with.
 
     Args:
         plan: What is asked for now.
         out: Where runs are kept.
         run_id: The run's id, or its beginning; None: the newest one that nobody works on, of the same mechanism if
             there is one.
+        sweep: Whether a sweep is looked for, which only a sweep goes on with.
 
     Raises:
         ArgumentError: There is none.
     """
     below = out / plan.spec.name
-    found = [Folder(p.parents[1].absolute()) for p in sorted(below.glob("*/private/run.json"), reverse=True)]
+    begun = sorted(below.glob("*/private/run.json"), reverse=True)
+    found = [Folder(p.parents[1].absolute()) for p in begun if (p.parent / SWEEP).exists() == sweep]
     if run_id is not None:
         return _named(run_id, found, below)
     unfinished = [folder for folder in found if status_of(folder) not in (FINISHED, FAILED)]
     if not unfinished:
-        raise ArgumentError(f"there is no unfinished run of {plan.spec.name} in {out}")
+        raise ArgumentError(f"there is no unfinished {'sweep' if sweep else 'run'} of {plan.spec.name} in {out}")
     free = [folder for folder in unfinished if not is_locked(folder.lease)]
     same = [folder for folder in free if _is_of(folder, plan.mechanism)]
     return (same or free or unfinished)[0]

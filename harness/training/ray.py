@@ -78,7 +78,7 @@ def fit(
     def body() -> None:
         try:
             with _patience(compute):
-                told = _trainer(run_dir, compute, device, compute.retries + halvings).fit().return_value
+                told = trainer(run_dir, compute, device, compute.retries + halvings).fit().return_value
             given_up.extend([Failure(**told)] if told else [])
         except BaseException as error:
             failures.append(error)
@@ -87,7 +87,7 @@ def fit(
     thread = threading.Thread(target=body, name="fit", daemon=True)
     lost = False
     try:
-        _check_resources(compute, device)
+        check_resources(compute, device)
         nodes = _living_nodes()
         missed = _Missed(nodes, compute, elsewhere=not started or _address() != "local")
         with silent(started), missed:
@@ -280,7 +280,12 @@ def silent(ours: bool) -> Iterator[None]:
         driver.print_to_stdstream = printing
 
 
-def _check_resources(compute: ComputeBlock, device: str) -> None:
+def check_resources(compute: ComputeBlock, device: str) -> None:
+    """Refuses what would wait for ever.
+
+    Raises:
+        MachineError: Ray has not got room for the fewest workers.
+    """
     import ray
 
     held = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -292,7 +297,8 @@ def _check_resources(compute: ComputeBlock, device: str) -> None:
         raise MachineError(f"compute.workers: {fewest} workers would never start here; at most {most} can")
 
 
-def _trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int) -> Any:
+def trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int) -> Any:
+    """Ray Train's trainer of a run, on workers of their own; may start again so often."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer

@@ -1,0 +1,284 @@
+"""What a search costs, before anything is paid: the curve that its trials are held under, and what others would leave.
+
+Fixed before the first trial and the same whichever wins: from public constants alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.spec.sweep_block import SweepBlock, TrialsBlock
+from harness.sweeping.space import Candidate, base_values, draw, finite
+
+from harness.data.groups import PublicCounts
+from harness.data.sources.base import RecordSource
+from harness.errors import ArgumentError, BudgetError, UserError
+from harness.planning import Plan, make_plan
+from harness.planning.basis import SearchTerms
+from harness.planning.fitting import look
+from harness.planning.making import count_publicly, propose
+from harness.plugins import Segmenter, noise
+from harness.privacy.calibration import noise_multiplier
+from harness.privacy.search import Searched, Trials
+from harness.spec import LoadedSpec, Spec, load_spec
+
+GROUPING = ("segmentation", "sensitivity", "groups")
+"""Blocks that decide who is in which group."""
+LADDER = (1.0, 0.5, 0.25, 0.125)
+"""Where targets are not known beforehand, trials are held at the orders that these parts of the largest need."""
+MOST_TARGETS = 200
+"""Settings of the noise policy that are looked at for the targets that they propose."""
+Counter = Callable[[Spec, Segmenter, RecordSource], PublicCounts | None]
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one way to search would leave for each trial, at the same total. Public.
+
+    Attributes:
+        name: The search, in words.
+        noise_multiplier: σ of the loosest group as the spec is written; None: no noise is enough.
+        own: Whether it is the spec's.
+    """
+
+    name: str
+    noise_multiplier: float | None
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep before anything is paid. Public.
+
+    Attributes:
+        path: The spec.
+        overrides: Its ``key=value``.
+        plan: What is reserved and promised: of a charged search, the spec as it is written as a trial of it, with ε of
+            the whole search; of a free one, the plan of one run.
+        untuned: The spec as it is written, as one run with the whole budget.
+        trials: How many; None: a search that trains nothing on the users' data.
+        prices: The spec's search beside others.
+        count: What every plan of the sweep is counted with: users are counted once.
+    """
+
+    path: Path
+    overrides: tuple[str, ...]
+    plan: Plan
+    untuned: Plan
+    trials: Trials | None
+    prices: tuple[Price, ...]
+    count: Counter
+
+    @property
+    def block(self) -> SweepBlock:
+        """What the spec says of the sweep."""
+        found = self.untuned.spec.sweep
+        assert found is not None
+        return found
+
+    @property
+    def terms(self) -> SearchTerms | None:
+        """What every trial keeps; None where trials cost nothing."""
+        return self.plan.basis.search
+
+    def load(self, candidate: Candidate) -> LoadedSpec:
+        """The spec with a candidate's values, and without a sweep."""
+        return _with(self.path, self.overrides, candidate)
+
+    def plan_of(self, candidate: Candidate) -> Plan:
+        """A candidate as a trial, held under the search's curves.
+
+        Raises:
+            UserError: It can't be one, whatever the users' data are.
+        """
+        return make_plan(self.load(candidate), search=self.terms, count=self.count)
+
+
+def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
+    """Plans a sweep; reads what planning a run reads.
+
+    Raises:
+        ArgumentError: The spec is wrong, or has no sweep.
+        BudgetError: The budget can't be kept.
+    """
+    loaded = load_spec(path, overrides)
+    overrides = tuple(overrides)
+    sweep = loaded.spec.sweep
+    if sweep is None:
+        raise ArgumentError(f"{loaded.path}: there is no sweep block; say what to search in sweep.space")
+    count = counting_once()
+    untuned = make_plan(loaded, count=count)
+    trials = trials_of(sweep)
+    if trials is None or not untuned.mechanism.private:
+        return SweepPlan(loaded.path, overrides, untuned, untuned, None, (), count)
+    _check_answers(untuned)
+    terms = terms_of(untuned, trials, lambda candidate: _with(loaded.path, overrides, candidate))
+    plan = make_plan(loaded, search=terms, count=count)
+    plan = dataclasses.replace(plan, ledger=look(loaded, plan.guarantee), memory=untuned.memory)
+    return SweepPlan(loaded.path, overrides, plan, untuned, trials, prices(untuned, trials), count)
+
+
+def _with(path: Path, overrides: Sequence[str], candidate: Candidate) -> LoadedSpec:
+    return load_spec(path, (*overrides, *candidate.overrides, "sweep=null"))
+
+
+def trials_of(sweep: SweepBlock) -> Trials | None:
+    """How many trials are trained on the users' data; None: none."""
+    if sweep.search.type == "predicted" or sweep.proxy is not None:
+        return None
+    number = sweep.search.trials
+    if isinstance(number, TrialsBlock):
+        return Trials(number.law, number.mean, number.shape)
+    assert number is not None
+    return Trials("fixed", float(number))
+
+
+def counting_once() -> Counter:
+    """Counts users as a plan does, and the same users with the same rule once."""
+    known: dict[str, PublicCounts | None] = {}
+
+    def count(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | None:
+        parts = (spec.data, spec.segmentation, spec.sensitivity)
+        key = json.dumps([None if part is None else part.model_dump(mode="json") for part in parts])
+        if key not in known:
+            known[key] = count_publicly(spec, rule, source)
+        return known[key]
+
+    return count
+
+
+def _check_answers(untuned: Plan) -> None:
+    if untuned.asked.choice:
+        raise ArgumentError(
+            "sampling: auto is decided by a noisy answer, which every trial would ask for again; name its values in "
+            "sweep.space instead"
+        )
+
+
+# --- the terms ----------------------------------------------------------------------------------------------
+
+
+def terms_of(untuned: Plan, trials: Trials, load: Callable[[Candidate], LoadedSpec]) -> SearchTerms:
+    """What every trial keeps.
+
+    The reference is the spec as it is written. What is claimed of a group is the largest target that any candidate
+    gives it; where candidates have other groups, only the budget is claimed, of everybody.
+
+    Args:
+        untuned: The spec as it is written, as one run.
+        trials: How many.
+        load: Gives the spec with a candidate's values.
+    """
+    assert untuned.choice is not None
+    exposure = untuned.choice.terms.exposure
+    searched = Searched(
+        trials,
+        exposure.rate,
+        exposure.steps,
+        exposure.unit,
+        exposure.examples,
+        exposure.schedule,
+        exposure.charges,
+    )
+    delta, budget = untuned.guarantee.delta, untuned.spec.privacy.epsilon
+    assert delta is not None
+    sweep = untuned.spec.sweep
+    assert sweep is not None
+    regroups = any(key.split(".")[0] in GROUPING for key in sweep.space) or untuned.guarantee.largest is not None
+    own = untuned.targets
+    assert own is not None
+    if regroups:
+        held = searched.held_at([budget * part for part in LADDER], delta, apart=False)
+        return SearchTerms(held, None, budget)
+    claims, every = _claims(untuned, sweep, own, load)
+    varied = any(_is_noise(key) for key in sweep.space)
+    held = searched.held_at(sorted(every), delta, apart=not varied)
+    return SearchTerms(held, claims, max(claims.values()))
+
+
+def _claims(
+    untuned: Plan, sweep: SweepBlock, own: Mapping[str, float], load: Callable[[Candidate], LoadedSpec]
+) -> tuple[dict[str, float], set[float]]:
+    """Per group, the largest target of any candidate that is looked at, and all targets.
+
+    A trial that would be exposed more than that is refused by itself: then it is a failed one.
+    """
+    keys = [key for key in sweep.space if _is_noise(key)]
+    if not keys:
+        return dict(own), set(own.values())
+    claims, every = dict(own), set(own.values())
+    for candidate in _settings(sweep, keys, untuned.loaded):
+        try:
+            targets = proposed_targets(load(candidate), untuned)
+        except UserError:
+            continue  # as a trial it will be a failed one
+        for name, target in targets.items():
+            claims[name] = max(claims.get(name, 0.0), target)
+            every.add(target)
+    return claims, every
+
+
+def _is_noise(key: str) -> bool:
+    return key.split(".", maxsplit=1)[0] == "noise"
+
+
+def _settings(sweep: SweepBlock, keys: Sequence[str], loaded: LoadedSpec) -> Sequence[Candidate]:
+    """Settings of the noise policy: all of them, or the ends of ranges and what lies between."""
+    space, base = {key: sweep.space[key] for key in keys}, base_values(loaded.resolved)
+    listed = finite(space, base)
+    if listed is not None and len(listed) <= MOST_TARGETS:
+        return listed
+    places = [0.0, 0.25, 0.5, 0.75, 1.0]
+    corners = [draw(space, lambda _, u=u: max(u, 1e-300), base) for u in places]
+    for key in keys:
+        corners += [draw(space, lambda k, key=key, u=u: max(u, 1e-300) if k == key else 1.0, base) for u in places]
+    return corners
+
+
+def proposed_targets(loaded: LoadedSpec, untuned: Plan) -> Mapping[str, float]:
+    """ε per group that a spec's noise policy asks for, given the groups of another plan."""
+    block = loaded.spec
+    policy = noise.build(block.noise.type, block.noise.parameters)
+    return propose(policy, untuned.groups, block.privacy.epsilon, loaded).epsilon or {}
+
+
+# --- beside others ------------------------------------------------------------------------------------------
+
+
+def prices(untuned: Plan, own: Trials) -> tuple[Price, ...]:
+    """σ that searches of as many trials would leave each of them, at the same ε in all."""
+    mean = own.mean
+    number = f"{mean:g}"
+    ways: list[tuple[str, Trials | None]] = [
+        ("no search: one run", None),
+        (f"random, geometric with mean {number}", Trials("geometric", mean)),
+        (f"random, logarithmic with mean {number}", Trials("logarithmic", mean)),
+        (f"random, poisson with mean {number}", Trials("poisson", mean)),
+        (f"{round(mean)} trials, all charged (optuna, asha, a grid)", Trials("fixed", float(round(mean)))),
+    ]
+    if own.law == "negative_binomial":
+        ways.insert(2, (own.in_words(), own))
+    return tuple(Price(name, _multiplier(untuned, way), own=way == own) for name, way in ways)
+
+
+def _multiplier(untuned: Plan, trials: Trials | None) -> float | None:
+    assert untuned.choice is not None
+    assert untuned.targets is not None
+    exposure, target = untuned.choice.terms.exposure, max(untuned.targets.values())
+    if trials is not None:
+        searched = Searched(trials, exposure.rate, exposure.steps, exposure.unit, exposure.examples, exposure.schedule)
+        exposure = exposure.of(accountant=dataclasses.replace(searched, charges=exposure.charges))
+    try:
+        return noise_multiplier(target, exposure)
+    except BudgetError:
+        return None
+
+
+def price_rows(plan: SweepPlan) -> list[dict[str, Any]]:
+    """Plain data."""
+    return [dataclasses.asdict(price) for price in plan.prices]

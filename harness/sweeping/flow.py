@@ -1,0 +1,217 @@
+"""The way through a sweep: prepare → trials → the winner. Interrupted anywhere, it goes on where it was durable.
+
+The whole search is reserved, once, before the first trial, and charged whole when it begins. A trial that crashed or
+was interrupted repeats its own draws; the number of trials and their candidates follow from the sweep's key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.spec.sweep_block import SweepBlock
+from harness.sweeping.space import Candidate
+
+from harness.cache import default_cache_dir
+from harness.errors import Interrupted, MachineError, UserError
+from harness.files import as_json, write_private, write_released
+from harness.planning import Plan
+from harness.privacy.randomness import create_key, load_key
+from harness.running.flow import RunResult, device_of, finish, opened, resolved_yaml, write_plan
+from harness.running.folders import (
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    SWEEP,
+    TRAINED,
+    check_same,
+    create_folder,
+    find_unfinished,
+    lease,
+    run_parts,
+    set_status,
+    status_of,
+)
+from harness.running.interrupting import first_interrupt_asks, interrupts_told
+from harness.running.spending import Spending, entered, give_back_unbegun
+from harness.running.watching import Observer
+from harness.sweeping import trials as trials_of
+from harness.sweeping.costing import SweepPlan
+from harness.sweeping.document import released_document
+from harness.sweeping.sources import Drawn, Suggested
+from harness.sweeping.trials import Outcome, Shared
+from harness.sweeping.tune import Halting, Searching, search
+from harness.training.job import Folder
+from harness.training.ray import check_shadows
+
+WINNER = "winner.json"
+"""In the private folder: the trial that is released; written before anything of it is."""
+
+
+def sweep(
+    plan: SweepPlan,
+    *,
+    out: Path | str = "runs",
+    resume: bool = False,
+    run_id: str | None = None,
+    observer: Observer | None = None,
+    _key: bytes | None = None,
+) -> RunResult:
+    """Searches, and releases the best trial alone.
+
+    Args:
+        plan: Of a search whose trials are trained on the users' data.
+        out: Where runs are kept.
+        resume: Go on with an unfinished sweep of this name.
+        run_id: Which one.
+        observer: Is told how it goes.
+        _key: The sweep's secret key, for tests alone.
+
+    Returns:
+        The winner, as a finished run whose guarantee is that of the whole search.
+
+    Raises:
+        ArgumentError: Nothing to resume, or something else was asked than what the interrupted sweep did.
+        BudgetError: The ledger has not enough left, or gave its reservation back.
+        Interrupted: Stopped on request; resumable.
+        MachineError: This machine can't run it, or the ledger does not answer.
+        UserError: No trial could be trained; nothing is released.
+    """
+    observer, out = observer or Observer(), Path(out)
+    check_shadows(Path.cwd())
+    device_of(plan.plan)
+    give_back_unbegun(plan.plan.loaded, out, observer)
+    folder = find_unfinished(plan.plan, out, run_id, sweep=True) if resume else create_folder(plan.plan, out)
+    with (
+        lease(folder),
+        interrupts_told(plan.plan, folder),
+        entered(plan.plan, folder, resume, observer) as spending,
+    ):
+        shared = _prepare(plan, folder, observer, resume, spending, _key)
+        if not (folder.private / WINNER).exists():
+            _search(shared, folder, spending)
+        return _release(shared, folder, spending)
+
+
+def _prepare(
+    plan: SweepPlan, folder: Folder, observer: Observer, resume: bool, spending: Spending, key: bytes | None
+) -> Shared:
+    known, base, corpus = opened(plan.plan, folder, observer, resume=resume)
+    plan = dataclasses.replace(plan, plan=known)
+    parts = run_parts(known, corpus, base) | {"sweep": _digest(plan.block), "overrides": _digest(plan.overrides)}
+    if resume:
+        check_same(folder, parts)
+    else:
+        create_key(folder.key, key)
+        (folder.private / SWEEP).mkdir(mode=0o700, exist_ok=True)
+        write_released(folder.root / "spec.yaml", resolved_yaml(known))
+        write_plan(known, base, folder)
+    if not resume or status_of(folder) != TRAINED:
+        set_status(known, folder, RUNNING, parts)
+    return Shared(plan, corpus, base, device_of(known), default_cache_dir(), observer)
+
+
+def _digest(part: SweepBlock | tuple[str, ...]) -> str:
+    plain: Any = part.model_dump(mode="json") if isinstance(part, SweepBlock) else part
+    if isinstance(plain, dict):
+        plain = {name: value for name, value in plain.items() if name != "concurrent"}  # speed alone
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
+    """Trains all trials, and writes down which is the best."""
+    plan, observer = shared.sweep, shared.observer
+    # From here on models read what is private, and the whole search is charged.
+    spending.touch()
+    folder.stop.unlink(missing_ok=True)
+    done = [trials_of.outcome(folder, place, plan.block.select) for place in trials_of.places(folder)]
+    randomness = load_key(folder.key)
+    adaptive = plan.block.search.type == "optuna"
+    source: Drawn | Suggested
+    if adaptive:
+        source = Suggested(plan, randomness, done, folder.private / "suggested.json")
+    else:
+        source = Drawn(plan, randomness, done)
+    observer.note(f"search: {plan.trials.in_words() if plan.trials else ''}")
+    with first_interrupt_asks(folder, observer) as check, spending.guarded(folder, observer) as guard:
+
+        def tick() -> None:
+            guard()
+            check()
+            if folder.stop.exists():
+                trials_of.stop_all(folder)
+
+        search(
+            _searching(shared, folder),
+            source,
+            lambda place, candidate: trials_of.prepare(shared, folder, place, candidate),
+            tick,
+        )
+    outcomes = [trials_of.outcome(folder, place, plan.block.select) for place in trials_of.places(folder)]
+    missing = source.number - len(outcomes)
+    if missing or any(one.status == "unfinished" for one in outcomes):
+        set_status(plan.plan, folder, INTERRUPTED)
+        spending.raise_lost(folder)
+        if not folder.stop.exists():
+            raise _incomplete(folder)
+        raise Interrupted(f"stopped with checkpoints ({folder.root})", run_id=folder.root.name)
+    winner = trials_of.best(outcomes, plan.block.select)
+    write_private(
+        folder.private / WINNER,
+        as_json(
+            {"outcomes": [dataclasses.asdict(o) for o in outcomes], "place": None if winner is None else winner.place}
+        ).encode(),
+    )
+
+
+def _incomplete(folder: Folder) -> MachineError:
+    error = MachineError(
+        f"some trials did not end ({folder.root}; details are in its private folder): nothing is released yet"
+    )
+    error.run_id = folder.root.name
+    return error
+
+
+def _searching(shared: Shared, folder: Folder) -> Searching:
+    block, spec = shared.sweep.block, shared.sweep.plan.spec
+    halting = None
+    if block.search.type == "asha":
+        evaluations = 1 + -(-spec.train.steps // spec.train.checkpoint_every)
+        halting = Halting(block.search.grace or 1, block.search.reduction or 3.0, evaluations)
+    concurrent = block.concurrent if isinstance(block.concurrent, int) else None
+    tells = block.search.type in ("optuna", "asha")
+    return Searching(folder, spec.compute, shared.device, concurrent, block.select, tells, halting)
+
+
+def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:
+    """Everything after the last trial. Interrupted anywhere, it can be done again."""
+    written = json.loads((folder.private / WINNER).read_text())
+    outcomes = [Outcome(**one) for one in written["outcomes"]]
+    if written["place"] is None:
+        spending.finish()
+        trials_of.clean(folder, outcomes)
+        set_status(shared.sweep.plan, folder, FAILED)
+        raise UserError(
+            "no trial was trained to its end, so nothing is released; what the search cost stays charged "
+            f"({folder.root}; why is in its private folder)"
+        )
+    winner = next(one for one in outcomes if one.place == written["place"])
+    if status_of(folder) != TRAINED:
+        plan = trials_of.promote(shared, folder, winner)
+        plan = dataclasses.replace(plan, ledger=shared.sweep.plan.ledger, memory=shared.sweep.plan.memory)
+        write_released(folder.root / "spec.yaml", resolved_yaml(plan))
+        write_plan(plan, shared.base, folder)
+        write_released(folder.root / "sweep.json", as_json(released_document(shared.sweep, winner, outcomes)))
+        set_status(plan, folder, TRAINED)
+    else:
+        plan = _trained_plan(shared, winner)
+    result = finish(plan, folder, spending)
+    trials_of.clean(folder, outcomes)
+    return result
+
+
+def _trained_plan(shared: Shared, winner: Outcome) -> Plan:
+    return shared.sweep.plan_of(Candidate(tuple(winner.candidate.items())))

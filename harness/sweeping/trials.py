@@ -1,0 +1,220 @@
+"""One trial of a sweep: prepared in a folder of its own, below the sweep's private one, and read back.
+
+A trial is a run without a ledger entry and without a release: the same job, key, checkpoints and loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.spec.sweep_block import SelectBlock
+from harness.sweeping.space import Candidate
+
+from harness.data.store import Corpus
+from harness.errors import MachineError, UserError
+from harness.files import as_json, private_folder, release_folder, write_private, write_released
+from harness.planning import Plan
+from harness.privacy.randomness import create_key, destroy_key
+from harness.running.answers import ask, assigned_groups, load_groups, model_is_used, save_groups, settled
+from harness.running.folders import SWEEP, released_rows
+from harness.running.viewing import views_of
+from harness.running.watching import Observer
+from harness.sweeping.costing import SweepPlan
+from harness.training.job import Failure, Folder, Job
+from harness.training.model import Base
+
+PRIVATE = "private"
+Status = Literal["finished", "stopped", "failed", "unfinished"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial. Private, but for the winner's.
+
+    Attributes:
+        place: Which trial, from 0; of equal scores the first one wins.
+        candidate: Its values by dotted key.
+        status: ``finished``; ``stopped`` early by the search; ``failed``: it can't be trained, or its score is none;
+            ``unfinished``: it was interrupted.
+        score: By which trials are compared; None where there is none.
+        reason: Why it failed.
+    """
+
+    place: int
+    candidate: dict[str, Any]
+    status: Status
+    score: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials share: loaded once.
+
+    Attributes:
+        sweep: The plan.
+        corpus: The users' examples.
+        base: The base model.
+        device: ``cpu`` or ``cuda``.
+        cache: Of answers and views.
+        observer: Is told what happens.
+    """
+
+    sweep: SweepPlan
+    corpus: Corpus
+    base: Base
+    device: str
+    cache: Path
+    observer: Observer
+
+
+def trial_folder(sweep: Folder, place: int) -> Folder:
+    """Where a trial lies."""
+    return Folder(sweep.private / SWEEP / f"{place:06d}")
+
+
+def prepare(shared: Shared, sweep: Folder, place: int, candidate: Candidate) -> bool:
+    """Writes a trial's job, once; what is there already stays as it is.
+
+    Returns:
+        Whether there is something to train. A candidate that no plan can be made of is a failed trial.
+    """
+    folder = trial_folder(sweep, place)
+    if (folder.private / "candidate.json").exists():
+        return (folder.private / "job.json").exists()
+    shutil.rmtree(folder.root, ignore_errors=True)
+    private_folder(folder.root.parent)
+    private_folder(folder.root)
+    private_folder(folder.private)
+    try:
+        plan = shared.sweep.plan_of(candidate)
+    except UserError as error:
+        Failure(str(error), error.exit_code).save(folder.root)
+    else:
+        create_key(folder.key)
+        plan = _with_groups(plan, shared, folder)
+        _job_of(plan, shared).save(folder.root)
+    # The last file: with it, the trial is as it will be whoever goes on with it.
+    write_private(folder.private / "candidate.json", as_json(candidate.document()).encode())
+    return (folder.private / "job.json").exists()
+
+
+def _with_groups(plan: Plan, shared: Shared, folder: Folder) -> Plan:
+    """Assigns users to groups and asks what the plan asks; everything was reserved and touched before."""
+    views = None
+    if model_is_used(plan):
+        views = views_of(plan, shared.corpus, shared.base, folder, shared.device, shared.observer, lambda: None)
+    save_groups(assigned_groups(plan, shared.corpus, folder, shared.cache, views), folder)
+    if plan.asked.pending:
+        plan = ask(plan, shared.corpus, load_groups(folder), folder, shared.cache)
+    return plan
+
+
+def _job_of(plan: Plan, shared: Shared) -> Job:
+    held = plan.holdout_users if plan.mechanism.holdout is not None else None
+    # What is trained for comparison alone is no part of a trial.
+    evaluation = plan.spec.evaluation.model_copy(update={"ordinary": False})
+    spec = plan.spec.model_copy(update={"evaluation": evaluation})
+    return Job(spec, plan.mechanism, plan.curve, shared.corpus.folder, shared.base.folder, shared.device, held)
+
+
+def outcome(sweep: Folder, place: int, select: SelectBlock) -> Outcome:
+    """What became of a trial, as far as its folder says."""
+    folder = trial_folder(sweep, place)
+    candidate = json.loads((folder.private / "candidate.json").read_text())
+    failure = Failure.load(folder.root)
+    if failure is not None and failure.exit_code != MachineError.exit_code:
+        return Outcome(place, candidate, "failed", reason=failure.message)
+    job = Job.load(folder.root)
+    rows = [row for row in released_rows(folder.metrics) if row["series"] == PRIVATE]
+    last = max((row["step"] for row in rows), default=-1)
+    score = score_of(rows, select)
+    if last < job.mechanism.steps or not folder.trained(job.spec.model.adapter.type).exists():
+        stopped = (folder.private / "stopped").exists()
+        return Outcome(place, candidate, "stopped" if stopped else "unfinished", score)
+    if score is None:
+        return Outcome(place, candidate, "failed", reason=f"its {select.metric} is no finite number")
+    return Outcome(place, candidate, "finished", score)
+
+
+def score_of(rows: list[dict[str, Any]], select: SelectBlock) -> float | None:
+    """The metric of the last evaluation; None where it is not there or not finite."""
+    if not rows:
+        return None
+    value = max(rows, key=lambda row: int(row["step"])).get(select.metric)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def best(outcomes: list[Outcome], select: SelectBlock) -> Outcome | None:
+    """The winner: of equal scores the first trial; None where none was trained to its end."""
+    sign = 1.0 if select.mode == "min" else -1.0
+    finished = [one for one in outcomes if one.status == "finished" and one.score is not None]
+    return min(finished, key=lambda one: (sign * (one.score or 0.0), one.place), default=None)
+
+
+def promote(shared: Shared, sweep: Folder, winner: Outcome) -> Plan:
+    """Releases the winner: its trained weights and metrics become the sweep's. Can be done again after a kill.
+
+    Returns:
+        Its plan, with the answers that it was given.
+    """
+    folder = trial_folder(sweep, winner.place)
+    candidate = Candidate(tuple(winner.candidate.items()))
+    plan = settled(shared.sweep.plan_of(candidate), folder)
+    trained = folder.trained(plan.spec.model.adapter.type)
+    target = sweep.root / trained.name
+    if not target.exists():
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(trained, partial)
+        release_folder(partial, target)
+    write_released(sweep.metrics, folder.metrics.read_text())
+    for name in (folder.members.name, "diagnostics.jsonl"):
+        with contextlib.suppress(FileNotFoundError):
+            write_private(sweep.private / name, (folder.private / name).read_bytes())
+    return plan
+
+
+def clean(sweep: Folder, outcomes: list[Outcome]) -> None:
+    """Destroys the keys of all trials and what they trained; how they did stays, in the sweep's private folder."""
+    write_private(
+        sweep.private / "trials.json",
+        as_json([{**vars(one), "score": one.score} for one in outcomes]).encode(),
+    )
+    for one in outcomes:
+        destroy_key(trial_folder(sweep, one.place).key)
+    shutil.rmtree(sweep.private / SWEEP, ignore_errors=True)
+    shutil.rmtree(sweep.private / "tune", ignore_errors=True)
+
+
+def places(sweep: Folder) -> list[int]:
+    """Trials that have been prepared, in their order."""
+    root = sweep.private / SWEEP
+    if not root.exists():
+        return []
+    return sorted(int(p.parents[1].name) for p in root.glob("*/private/candidate.json"))
+
+
+def stop_all(sweep: Folder) -> None:
+    """Asks every trial that is being trained to stop at its next step, with a checkpoint."""
+    for place in places(sweep):
+        folder = trial_folder(sweep, place)
+        with contextlib.suppress(OSError):
+            folder.stop.touch(mode=0o600)
+
+
+def check_prepared(folder: Folder) -> None:
+    """Of a trial that is about to be trained.
+
+    Raises:
+        MachineError: Its folder is not there: workers don't see the storage that the driver writes to.
+    """
+    if not os.path.exists(folder.private / "job.json"):
+        raise MachineError(f"{folder.root} is not there: all workers must see the folder of runs (--out)")

@@ -1,0 +1,220 @@
+"""Ray Tune over Ray Train: trials side by side, as many as there is room for. The only file of sweeping that knows Ray.
+
+Trials of one worker are trained in Tune's own processes, which go on from trial to trial; those of several workers by
+Ray Train's. A trial's driver takes no core of its own: beside its workers it only waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.spec.sweep_block import SelectBlock
+from harness.sweeping.space import Candidate
+
+from harness.errors import MachineError, UserError
+from harness.spec.compute_block import ComputeBlock
+from harness.training.job import Folder
+
+POLL_SECONDS = 0.5
+
+
+class Source(Protocol):
+    """Where trials come from."""
+
+    def next(self) -> tuple[int, Candidate] | None:
+        """The next trial; None: there are no more."""
+
+    def told(self, place: int, score: float | None) -> None:
+        """A trial ended; `score` where the search is told."""
+
+
+@dataclass(frozen=True)
+class Halting:
+    """Successive halving (ASHA).
+
+    Attributes:
+        grace: Evaluations before any trial stops.
+        reduction: Of so many trials one goes on.
+        most: Evaluations of a whole trial.
+    """
+
+    grace: int
+    reduction: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Searching:
+    """One call of Ray Tune.
+
+    Attributes:
+        folder: The sweep's.
+        compute: Of every trial.
+        device: ``cpu`` or ``cuda``.
+        concurrent: Trials at a time; None: as many as there is room for.
+        select: The score.
+        tells: Whether the search is told scores as they come.
+        halting: When trials are stopped early.
+    """
+
+    folder: Folder
+    compute: ComputeBlock
+    device: str
+    concurrent: int | None
+    select: SelectBlock
+    tells: bool
+    halting: Halting | None = None
+
+
+def search(
+    what: Searching,
+    source: Source,
+    prepare: Callable[[int, Candidate], bool],
+    tick: Callable[[], None],
+) -> None:
+    """Runs all trials of a source and waits for the end.
+
+    Args:
+        what: How.
+        source: Gives the trials, in their order.
+        prepare: Called in a thread of its own with each before it starts; whether there is something to train.
+        tick: Called about twice a second in the calling thread; what it raises ends the wait.
+
+    Raises:
+        MachineError: Ray did not start, or has not got the resources.
+    """
+    from harness.training.ray import check_resources, silent, start_ray
+
+    started = start_ray()
+    failures: list[BaseException] = []
+    try:
+        check_resources(what.compute, what.device)
+
+        def body() -> None:
+            try:
+                _tuner(what, source, prepare).fit()
+            except BaseException as error:
+                failures.append(error)
+
+        # Off the main thread, where Ray would take over Ctrl-C.
+        thread = threading.Thread(target=body, name="tune", daemon=True)
+        with silent(started), _no_prints():
+            thread.start()
+            while thread.is_alive():
+                thread.join(POLL_SECONDS)
+                tick()
+    finally:
+        if started:
+            import ray
+
+            ray.shutdown()
+    for error in failures:
+        if isinstance(error, UserError):
+            raise error
+        raise MachineError(f"Ray Tune failed; go on later with --resume ({type(error).__name__})") from None
+
+
+def _tuner(what: Searching, source: Source, prepare: Callable[[int, Candidate], bool]) -> Any:
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    from harness.sweeping.worker import SCORE, trial
+
+    share, concurrent, threads = _shares(what)
+    scheduler = None
+    if what.halting is not None:
+        scheduler = ASHAScheduler(
+            time_attr="training_iteration",
+            metric=SCORE,
+            mode=what.select.mode,
+            grace_period=what.halting.grace,
+            reduction_factor=what.halting.reduction,
+            max_t=max(what.halting.most, what.halting.grace + 1),
+        )
+    told = {
+        "folder": str(what.folder.root),
+        "threads": threads,
+        "tells": what.tells,
+        "metric": what.select.metric,
+        "mode": what.select.mode,
+    }
+    return tune.Tuner(
+        tune.with_resources(trial, share),
+        tune_config=tune.TuneConfig(
+            search_alg=_searcher(source, prepare, told),
+            scheduler=scheduler,
+            num_samples=-1,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=lambda one: f"trial-{one.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(what.folder.private),
+            failure_config=tune.FailureConfig(max_failures=what.compute.retries),
+            verbose=0,
+        ),
+    )
+
+
+def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
+    """What one trial's driver takes, how many trials run at a time, and the threads of each."""
+    import ray
+
+    held = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cores, workers = int(held.get("CPU", 1)), what.compute.most_workers
+    room = int(held.get("GPU", 0)) if what.device == "cuda" else cores
+    concurrent = what.concurrent or max(1, room // workers)
+    threads = max(1, cores // (concurrent * workers))
+    if workers > 1:
+        return {"CPU": 0.0}, concurrent, threads
+    share = {"CPU": min(1.0, cores / concurrent) if what.device != "cuda" else 0.0}
+    if what.device == "cuda":
+        share["GPU"] = min(1.0, room / concurrent)
+    return share, concurrent, threads
+
+
+def _searcher(source: Source, prepare: Callable[[int, Candidate], bool], told: dict[str, Any]) -> Any:
+    from ray.tune.search import Searcher
+
+    from harness.sweeping.worker import SCORE
+
+    class Places(Searcher):
+        """Gives Tune the numbers of trials."""
+
+        def __init__(self) -> None:
+            super().__init__(metric=SCORE, mode="min")
+            self.running: dict[str, int] = {}
+
+        def suggest(self, trial_id: str) -> Any:
+            while (found := source.next()) is not None:
+                place, candidate = found
+                if prepare(place, candidate):
+                    self.running[trial_id] = place
+                    return {**told, "place": place}
+                source.told(place, None)  # no plan can be made of it
+            return Searcher.FINISHED
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            place = self.running.pop(trial_id)
+            source.told(place, None if error or result is None else result.get(SCORE))
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: what a sweep needs to go on lies in its own folder."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing."""
+
+    return Places()
+
+
+@contextlib.contextmanager
+def _no_prints() -> Iterator[None]:
+    """Tune prints tables of trials, which are private, to stdout, where a command's JSON belongs."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,106 @@
+"""What a Ray Tune trial runs: one trial of a sweep, from its folder, in a process that goes on with the next one.
+
+Tune is told a trial's number and a path. What a trial is and how it did lies in private folders; Tune's own files,
+which lie there too, are told a score only where the search needs it while it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.spec.sweep_block import SelectBlock
+
+from harness.files import write_private
+from harness.sweeping.trials import check_prepared, score_of, trial_folder
+from harness.training.job import Failure, Folder, Job
+
+SCORE, DONE = "score", "done_"
+
+
+def trial(config: Mapping[str, Any]) -> None:
+    """Trains one trial to its end, from its newest checkpoint if there is one.
+
+    Args:
+        config: ``folder``: the sweep's; ``place``: the trial's number; ``threads``: of this process; ``tells``: whether
+            the search is told scores as they come, and by which metric (``metric``, ``mode``).
+    """
+    from ray import tune
+
+    sweep = Folder(Path(config["folder"]))
+    folder = trial_folder(sweep, int(config["place"]))
+    if sweep.stop.exists():
+        tune.report({DONE: 0})
+        return
+    try:
+        _train(folder, config)
+    except BaseException as error:
+        # Raised on as a bare name: the message and the frames may hold private values, and Ray logs both.
+        with contextlib.suppress(OSError):  # of a full disk
+            write_private(folder.private / "worker-error.log", traceback.format_exc().encode())
+        raise RuntimeError(f"{type(error).__name__} in a trial; details are in its private folder") from None
+    tune.report({DONE: 1, **_told(folder, config)})
+
+
+def _told(folder: Folder, config: Mapping[str, Any]) -> dict[str, float]:
+    """The score, where the search is told."""
+    if not config["tells"]:
+        return {}
+    from harness.running.folders import released_rows
+
+    select = SelectBlock(metric=config["metric"], mode=config["mode"])
+    found = score_of([row for row in released_rows(folder.metrics) if row["series"] == "private"], select)
+    worst = float("inf") if select.mode == "min" else float("-inf")
+    return {SCORE: worst if found is None else found}
+
+
+def _train(folder: Folder, config: Mapping[str, Any]) -> None:
+    from ray import tune
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from harness.training.ray import check_worker
+    from harness.training.ray import trainer as distributed
+
+    check_prepared(folder)
+    check_worker()
+    folder.failure.unlink(missing_ok=True)
+    folder.stop.unlink(missing_ok=True)
+    job = Job.load(folder.root)
+    compute = job.spec.compute
+    if compute.most_workers > 1:
+        told = distributed(folder.root, compute, job.device, compute.retries).fit().return_value
+    else:
+
+        def here(_: Mapping[str, Any]) -> Any:
+            return _train_here(folder, config, lambda row: tune.report(row) if config["tells"] else None)
+
+        # In this process: the next trial finds everything imported, and the base model loaded.
+        trainer = TorchTrainer(
+            here, train_loop_config={}, scaling_config=ScalingConfig(num_workers=0), run_config=RunConfig()
+        )
+        told = trainer.fit().return_value
+    if told:
+        Failure(**told).save(folder.root)
+
+
+def _train_here(folder: Folder, config: Mapping[str, Any], report: Any) -> dict[str, Any] | None:
+    from dataclasses import asdict
+
+    from harness.training.process import prepare_process
+
+    prepare_process(int(config["threads"]))
+    from harness.training.loop import train
+
+    def release(row: Mapping[str, Any]) -> None:
+        value = row.get(config["metric"])
+        if value is not None:
+            report({DONE: 0, SCORE: float(value), "step": int(row["step"])})
+
+    os.chdir("/")  # nothing is to be written where Tune has put us
+    gave_up = train(folder.root, release)
+    return None if gave_up is None else asdict(gave_up)
