@@ -298,7 +298,7 @@ def _merge_layers(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     if isinstance(old, dict) and isinstance(new, dict):
         for prior, by in ((old.get(key), new[key]) for key in new):
             if isinstance(prior, dict) and isinstance(by, dict) and not by.keys().isdisjoint(LAWS):
-                for law in LAWS:
+                for law in set(LAWS) - by.keys():
                     prior.pop(law, None)
     return _merge(base, over)
 

@@ -48,7 +48,7 @@ def names_plugin(path: KeyPath, name: str) -> bool:
 
 
 def blocks_in(data: Any) -> list[KeyPath]:
-    """The paths of all blocks that name a plugin: the fixed ones, one for each item of a list of them, and a proxy's."""
+    """The paths of all blocks that name a plugin: fixed ones, one for each item of a list of them, and a proxy's."""
     listed = data.get("sensitivity") if isinstance(data, dict) else None
     scores = listed.get("scores") if isinstance(listed, dict) else None
     count = len(scores) if isinstance(scores, list) else 0

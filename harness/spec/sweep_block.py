@@ -91,7 +91,7 @@ class TrialsBlock(Block):
     @model_validator(mode="after")
     def _fits(self) -> TrialsBlock:
         if self.law == "negative_binomial" and self.shape is None:
-            raise ValueError("shape: must be given for negative_binomial")
+            raise ValueError("shape must be given for negative_binomial")
         if self.law != "negative_binomial" and self.shape is not None:
             raise ValueError(f"shape: only negative_binomial has it; {self.law} has none")
         return self
@@ -162,8 +162,8 @@ class SearchBlock(Block):
         if self.type == "random" and not isinstance(self.trials, TrialsBlock):
             raise ValueError("trials: must be a law of their number for random, as {law: geometric, mean: 10}")
         if self.type in ("optuna", "asha") and not isinstance(self.trials, int):
-            found = "is missing; it" if self.trials is None else "trials:"
-            raise ValueError(f"{found} must be the number of trials for {self.type}, all of which are charged")
+            trials = "trials must be given" if self.trials is None else "trials: must be a whole number"
+            raise ValueError(f"{trials} for {self.type}, which charges all of them")
         return self
 
     @model_serializer(mode="wrap")
