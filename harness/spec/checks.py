@@ -23,9 +23,10 @@ from harness.plugins import (
     suggest,
 )
 from harness.spec.adapter_checks import check_adapter
+from harness.spec.block import TextBlock
 from harness.spec.draft import Draft
 from harness.spec.ledger_url import DEFAULT_LEDGER, holds_password, ledger_problem
-from harness.spec.models import MOST_PLD_STEPS, TextBlock, private_columns
+from harness.spec.models import MOST_PLD_STEPS, private_columns
 from harness.spec.plugin_blocks import add_plugin_error
 from harness.spec.privacy_groups import groups_of
 from harness.spec.problems import KeyPath, one_line
@@ -53,7 +54,7 @@ def check(draft: Draft) -> None:
     _steps(draft)
     _schedule(draft)
     _evaluation(draft)
-    groups = _groups(draft)
+    groups = known_groups(draft)
     _weights(draft, groups)
     _merging(draft, groups)
     _noise(draft, groups)
@@ -261,7 +262,7 @@ def _segments(draft: Draft) -> tuple[str, ...] | None:
     return names
 
 
-def _groups(draft: Draft) -> tuple[Group, ...] | None:
+def known_groups(draft: Draft) -> tuple[Group, ...] | None:
     """The privacy groups, where the spec alone says."""
     segments = _segments(draft)
     if segments is None or not draft.sure("sensitivity"):

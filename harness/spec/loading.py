@@ -6,24 +6,26 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from harness.plugins import suggest
-from harness.spec.block import Block
+from harness.plugins import NoisePolicy, suggest
+from harness.spec.block import PluginBlock
 from harness.spec.checks import check
 from harness.spec.draft import Draft
 from harness.spec.interpolation import interpolate
-from harness.spec.merging import Merged, find_spec, merge
+from harness.spec.merging import SPACE, Merged, find_spec, merge, merge_layers
 from harness.spec.messages import Finding, findings
-from harness.spec.models import PluginBlock, Spec
+from harness.spec.models import Spec
+from harness.spec.places import only_place
 from harness.spec.plugin_blocks import blocks_in, check_plugin, names_plugin
 from harness.spec.problems import COMMAND_LINE, KeyPath, Problem, SpecErrors, dotted
 from harness.spec.refused import take_refused
+from harness.spec.sweep_checks import check_sweep
+from harness.spec.sweep_tries import Attempt
 from harness.spec.unbuilt import near_key, near_value, take_unbuilt
 
 # What stands in for a required value that is missing or wrong, so that the rest can still be checked.
@@ -37,9 +39,10 @@ STAND_IN: dict[str, Any] = {
     "noise": {"type": "uniform"},
     "sampling": {"expected": 1},
     "train": {"steps": 1},
+    "sweep": {"space": {}},
 }
 # Blocks whose parts must fit each other: with one part wrong, nothing is concluded from the others.
-WHOLE: tuple[KeyPath, ...] = (("sensitivity",), ("data", "text"))
+WHOLE: tuple[KeyPath, ...] = (("sensitivity",), ("data", "text"), ("sweep", "search"), ("sweep", "proxy"))
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,23 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     merged = merge(path, overrides)
     if not merged.layers[-2].readable:
         raise SpecErrors(merged.problems)
+    draft = _read(merged)
+    if draft is not None and draft.spec.sweep is not None:
+        check_sweep(draft, lambda more: _attempt(merged, [*overrides, *more]))
+    if merged.problems or draft is None:
+        raise SpecErrors(sorted(merged.problems, key=lambda p: _order(p, merged)))
+    spec = _filled(draft)
+    resolved = spec.model_dump(mode="json")
+    origins = {dotted(leaf): merged.origin(leaf) for leaf in _leaves(resolved, ())}
+    return LoadedSpec(spec, path, MappingProxyType(origins), resolved, path.parent)
+
+
+def _read(merged: Merged) -> Draft | None:
+    """Validates and checks what was merged, which is told every problem but a sweep's own.
+
+    Returns:
+        The draft; None where not even stand-ins make a spec of it.
+    """
     interpolate(merged)
     for key, message, by_value in [*take_unbuilt(merged.data), *take_refused(merged.data)]:
         merged.add(key, message, at_key=not by_value)
@@ -83,16 +103,31 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> LoadedSpec:
     _drop_nulls(merged.data, Spec)
     spec, broken = _validate(merged)
     plugins = {block: check_plugin(block, merged) for block in blocks_in(merged.data)}
-    if spec is not None:
-        check(Draft(spec, merged, frozenset(broken), plugins))
-    if merged.problems or spec is None:
-        raise SpecErrors(sorted(merged.problems, key=lambda p: _order(p, merged)))
-    for block, plugin in plugins.items():
+    if spec is None:
+        return None
+    draft = Draft(spec, merged, frozenset(broken), plugins)
+    check(draft)
+    return draft
+
+
+def _attempt(merged: Merged, overrides: Sequence[str]) -> Attempt:
+    """The same files once more, with other overrides; they are not read again."""
+    again = merge_layers(merged.layers[:-1], merged.main, overrides)
+    draft = _read(again)
+    if again.problems or draft is None:
+        return Attempt(tuple(dict.fromkeys(again.problems)), None, private=True)
+    policy = draft.plugins[("noise",)]
+    private = not isinstance(policy, NoisePolicy) or policy.private
+    return Attempt((), _filled(draft).model_dump(mode="json"), private=private)
+
+
+def _filled(draft: Draft) -> Spec:
+    """The spec with all parameters of its plugins."""
+    spec = draft.spec
+    for block, plugin in draft.plugins.items():
         if plugin is not None:
             spec = _with_parameters(spec, block, plugin.parameters)
-    resolved = spec.model_dump(mode="json")
-    origins = {dotted(leaf): merged.origin(leaf) for leaf in _leaves(resolved, ())}
-    return LoadedSpec(spec, path, MappingProxyType(origins), resolved, path.parent)
+    return spec
 
 
 def _order(problem: Problem, merged: Merged) -> tuple[int, int, int]:
@@ -116,12 +151,18 @@ def _validate(merged: Merged) -> tuple[Spec | None, set[KeyPath]]:
             return validate_json(Spec, data), broken
         except ValidationError as error:
             for found in findings(error, Spec, data):
-                whole = next((b for b in WHOLE if found.path[: len(b)] == b), found.path)
+                whole = _whole(found.path)
                 if found.path not in broken:
                     _report(found, merged)
                 broken |= {found.path, whole}
                 _mend(data, whole)
     return None, broken
+
+
+def _whole(path: KeyPath) -> KeyPath:
+    """What is left out where the value at `path` is wrong: itself, or the block whose parts must fit each other."""
+    prior = (*SPACE, path[2]) if len(path) > 2 and path[:2] == SPACE else path
+    return next((b for b in WHOLE if path[: len(b)] == b), prior)
 
 
 def validate_json(model: type[BaseModel], data: Any) -> Any:
@@ -150,27 +191,6 @@ def _report(found: Finding, merged: Merged) -> None:
     if later:
         message += f'; did you mean "{later}", which is not built yet in this version?'
     merged.add(found.path, message, None if later else near, at_key=found.unknown)
-
-
-@lru_cache(maxsize=1)
-def _places() -> dict[str, list[KeyPath]]:
-    """Where each key of the fixed blocks stands."""
-    found: dict[str, list[KeyPath]] = {}
-    todo: list[tuple[type[BaseModel], KeyPath]] = [(Spec, ())]
-    while todo:
-        model, path = todo.pop()
-        for name, field in model.model_fields.items():
-            found.setdefault(name, []).append((*path, name))
-            for kind in (field.annotation, *get_args(field.annotation)):
-                if isinstance(kind, type) and issubclass(kind, Block):
-                    todo.append((kind, (*path, name)))
-    return found
-
-
-def only_place(name: str, here: KeyPath) -> str | None:
-    """The full key of which `name` is the last part, if there is one such key and it stands elsewhere."""
-    places = _places().get(name, [])
-    return dotted(places[0]) if len(places) == 1 and places[0][:-1] != here else None
 
 
 def _get(data: Any, path: KeyPath) -> Any:
@@ -205,6 +225,10 @@ def _drop_nulls(data: dict[str, Any], model: type[BaseModel]) -> None:
             if field.default is None or type(None) not in get_args(field.annotation):
                 del data[name]
             continue
+        if get_origin(field.annotation) is dict and isinstance(data[name], dict):  # names of the user's own
+            if any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in get_args(field.annotation)):
+                data[name] = {key: value for key, value in data[name].items() if value is not None}
+            continue
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(data[name], dict) and isinstance(kind, type) and issubclass(kind, BaseModel):
                 _drop_nulls(data[name], kind)
@@ -217,13 +241,19 @@ def _with_parameters(spec: Spec, block: KeyPath, parameters: BaseModel) -> Spec:
         scores = list(spec.sensitivity.scores)
         scores[block[-1]] = PluginBlock(type=scores[block[-1]].type, **parameters.model_dump(mode="json"))
         return spec.model_copy(update={"sensitivity": spec.sensitivity.model_copy(update={"scores": tuple(scores)})})
-    owner: Any = spec
-    for part in block[:-1]:
-        owner = getattr(owner, str(part))
-    name = str(block[-1])
-    filled = PluginBlock(type=getattr(owner, name).type, **parameters.model_dump(mode="json"))
-    changed = owner.model_copy(update={name: filled})
-    return changed if len(block) == 1 else spec.model_copy(update={str(block[0]): changed})
+    filled: Spec = _replaced(spec, block, parameters)
+    return filled
+
+
+def _replaced(owner: Any, block: KeyPath, parameters: BaseModel) -> Any:
+    """`owner` with the plugin block below it filled."""
+    name = str(block[0])
+    inner = getattr(owner, name)
+    if len(block) == 1:
+        filled: Any = PluginBlock(type=inner.type, **parameters.model_dump(mode="json"))
+    else:
+        filled = _replaced(inner, block[1:], parameters)
+    return owner.model_copy(update={name: filled})
 
 
 def _leaves(data: Mapping[str, Any], path: KeyPath) -> Iterator[KeyPath]:

@@ -12,9 +12,13 @@ from harness.errors import ArgumentError
 from harness.plugins import suggest
 from harness.spec.problems import COMMAND_LINE, DEFAULT, KeyPath, Place, Problem, dotted
 from harness.spec.reading import Layer, is_sayable, read_file, read_value
+from harness.spec.sweep_block import LAWS
 
 _DEEPEST_KEY = 50
+SPACE: KeyPath = ("sweep", "space")
 PLUGIN_BLOCKS: tuple[KeyPath, ...] = (("data", "source"), ("segmentation",), ("noise",))
+# Other blocks whose keys belong to their type.
+_TYPED: tuple[KeyPath, ...] = (("model", "adapter"), ("sweep", "search"), ("sweep", "proxy", "source"))
 
 
 @dataclass
@@ -114,8 +118,19 @@ def find_spec(name: str | Path) -> Path:
 def merge(path: Path, overrides: Sequence[str]) -> Merged:
     """Reads a spec with everything that it extends, and applies overrides. Interpolations stay as they are."""
     spec = read_file(path, _packaged_names())
-    layers = list(_chain(spec, path, ())) if spec.readable else [spec]
-    merged = Merged(layers, str(path))
+    return merge_layers(list(_chain(spec, path, ())) if spec.readable else [spec], str(path), overrides)
+
+
+def merge_layers(files: Sequence[Layer], main: str, overrides: Sequence[str]) -> Merged:
+    """Merges layers that are read already, and applies overrides. The files' layers stay as they are.
+
+    Args:
+        files: From the weakest to the strongest: bases, then the spec itself.
+        main: Name of the spec file.
+        overrides: As for `merge`.
+    """
+    layers = list(files)
+    merged = Merged(layers, main)
     for layer in layers:
         if layer.readable:
             layer.data.pop("extends", None)
@@ -202,7 +217,7 @@ def _command_line(overrides: Sequence[str], base: dict[str, Any]) -> Layer:
     layer = Layer(COMMAND_LINE.file)
     for text in overrides:
         key, equals, value = text.partition("=")
-        names = key.strip().split(".")
+        names = _names(key.strip())
         if not equals:
             layer.problems.append(Problem(COMMAND_LINE, _shortened(text), "must look like key=value"))
             continue
@@ -226,6 +241,19 @@ def _command_line(overrides: Sequence[str], base: dict[str, Any]) -> Layer:
             node = {part: node}
         layer.data = _merge(layer.data, node)
     return layer
+
+
+def _names(key: str) -> list[str]:
+    """The parts of a dotted key. Below a sweep's space lie dotted keys in one part: ``sweep.space.clipping.norm``."""
+    names = key.split(".")
+    if tuple(names[:2]) != SPACE or len(names) == 2 or not all(names):
+        return names
+    below = names[2:]
+    end = next((i for i, name in enumerate(below) if i and name in (*LAWS, "when")), len(below))
+    rest = below[end:]
+    if len(rest) > 1 and rest[0] == "when":
+        rest = ["when", ".".join(rest[1:])]
+    return [*names[:2], ".".join(below[:end]), *rest]
 
 
 def _parts(names: list[str], base: Any, over: Any) -> tuple[KeyPath, str]:
@@ -259,13 +287,19 @@ def _shortened(key: str) -> str:
 def _merge_layers(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Deep merge of two layers; a plugin's parameters go where `over` changes its type, which they belong to.
 
-    So do an adapter's.
+    So do an adapter's and a search's; and of a sweep's space, a key's prior goes where `over` gives it another.
     """
     base = copy.deepcopy(base)
-    for path in (*PLUGIN_BLOCKS, ("model", "adapter")):
+    for path in (*PLUGIN_BLOCKS, *_TYPED):
         old, new = _get(base, path), _get(over, path)
         if isinstance(old, dict) and isinstance(new, dict) and new.get("type", old.get("type")) != old.get("type"):
             old.clear()
+    old, new = _get(base, SPACE), _get(over, SPACE)
+    if isinstance(old, dict) and isinstance(new, dict):
+        for prior, by in ((old.get(key), new[key]) for key in new):
+            if isinstance(prior, dict) and isinstance(by, dict) and not by.keys().isdisjoint(LAWS):
+                for law in set(LAWS) - by.keys():
+                    prior.pop(law, None)
     return _merge(base, over)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from harness.spec.adapter_block import AdapterBlock
-from harness.spec.block import Block, Positive, whole
+from harness.spec.block import Block, Column, PluginBlock, Positive, TextBlock, text_unless_messages, whole
 from harness.spec.compute_block import ComputeBlock
 from harness.spec.ledger_url import DEFAULT_LEDGER
+from harness.spec.sweep_block import SweepBlock
 
 # Every number has bounds, generous ones: beyond them lies a mistake, or what no accountant and no machine can do.
 MOST_USERS = 10**10
@@ -23,7 +24,6 @@ MOST_PLD_STEPS = 50_000
 SMALLEST_DELTA = 1e-12
 SMALLEST_RATE = 1e-8
 Share = Annotated[FiniteFloat, Field(gt=0, le=1)]
-Column = Annotated[str, Field(min_length=1, max_length=200)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 SMALLEST_EPSILON = 0.01
 LARGEST_EPSILON = 1000
@@ -32,18 +32,6 @@ Fraction = Annotated[FiniteFloat, Field(gt=0, lt=1)]
 
 
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
-
-
-class PluginBlock(BaseModel):
-    """A block that names a plugin; its other keys are that plugin's parameters, checked by the plugin's own model."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    type: str = Field(description="name of a plugin, or module:attr")
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Everything but `type`."""
-        return dict(self.model_extra or {})
 
 
 class HoldoutBlock(Block):
@@ -62,17 +50,6 @@ class HoldoutBlock(Block):
     )
 
 
-class TextBlock(Block):
-    """Two columns: what is asked, and what is to be learnt."""
-
-    prompt: Column = Field(description="column of the prompt: context only, it has no loss")
-    completion: Column = Field(description="column of the completion: the loss is on it alone")
-
-
-def _text_unless_messages(given: dict[str, Any]) -> str | None:
-    return "text" if given.get("messages") is None else None
-
-
 class DataBlock(Block):
     """The users' records."""
 
@@ -88,7 +65,7 @@ class DataBlock(Block):
         "chat template, with the loss on the assistant's answers alone",
     )
     text: Column | TextBlock | None = Field(
-        default_factory=_text_unless_messages, description='column of the text (default "text"), or two columns'
+        default_factory=text_unless_messages, description='column of the text (default "text"), or two columns'
     )
     time: Column | None = Field(
         default=None,
@@ -383,3 +360,6 @@ class Spec(Block):
     compute: ComputeBlock = ComputeBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
     report: ReportBlock = ReportBlock()
+    sweep: SweepBlock | None = Field(
+        default=None, description="hyperparameters that `uudp sweep` searches; a single run takes the spec as it stands"
+    )

@@ -28,6 +28,7 @@ REGISTRIES: dict[KeyPath, Registry[Any]] = {
     ("segmentation",): segmentation,
     ("sensitivity", "scores"): sensitivity,
     ("noise",): noise,
+    ("sweep", "proxy", "source"): source,
 }
 _DEFAULTS: dict[KeyPath, str] = {("segmentation",): "none", ("noise",): "uniform"}
 
@@ -47,11 +48,15 @@ def names_plugin(path: KeyPath, name: str) -> bool:
 
 
 def blocks_in(data: Any) -> list[KeyPath]:
-    """The paths of all blocks that name a plugin: the fixed ones, and one for each item of a list of them."""
+    """The paths of all blocks that name a plugin: fixed ones, one for each item of a list of them, and a proxy's."""
     listed = data.get("sensitivity") if isinstance(data, dict) else None
     scores = listed.get("scores") if isinstance(listed, dict) else None
     count = len(scores) if isinstance(scores, list) else 0
-    return [*PLUGIN_BLOCKS, *(("sensitivity", "scores", i) for i in range(count))]
+    sweep = data.get("sweep") if isinstance(data, dict) else None
+    proxy: list[KeyPath] = []
+    if isinstance(sweep, dict) and isinstance(sweep.get("proxy"), dict):
+        proxy = [("sweep", "proxy", "source")]
+    return [*PLUGIN_BLOCKS, *(("sensitivity", "scores", i) for i in range(count)), *proxy]
 
 
 def check_plugin(block: KeyPath, merged: Merged) -> Plugin | None:

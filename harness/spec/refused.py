@@ -1,4 +1,4 @@
-"""What PEFT has and a private training can't have, or knows under another name: refused by name, with what to do."""
+"""What PEFT or Ray Tune have and this can't have, or knows under another name: refused by name, with what to do."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from harness.spec.problems import KeyPath
 
 _ADAPTER = ("model", "adapter")
+_SEARCH = ("sweep", "search")
+_PBT = "pbt copies weights between trials while they run, which Ray Tune can't do over Ray Train; use asha or random"
 _RENAMED: Mapping[str, str] = {
     "lora_alpha": "alpha",
     "rank": "r",
@@ -67,6 +69,7 @@ def take_refused(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str, bool]]:
     Yields:
         The path, the message, and whether the value rather than the key is at fault.
     """
+    yield from _search(data.get("sweep"))
     model = data.get("model")
     if not isinstance(model, dict):
         return
@@ -80,6 +83,14 @@ def take_refused(data: dict[str, Any]) -> Iterator[tuple[KeyPath, str, bool]]:
     if isinstance(kind, str) and kind.lower() in _TYPES:
         yield (*_ADAPTER, "type"), f'"{kind}": {_TYPES[kind.lower()]}', True
         del adapter["type"]
+
+
+def _search(sweep: Any) -> Iterator[tuple[KeyPath, str, bool]]:
+    search = sweep.get("search") if isinstance(sweep, dict) else None
+    kind = search.get("type") if isinstance(search, dict) else None
+    if isinstance(sweep, dict) and isinstance(kind, str) and kind.lower() == "pbt":
+        yield (*_SEARCH, "type"), _PBT, True
+        del sweep["search"]  # its other keys are those of pbt
 
 
 def _taken(block: dict[str, Any], path: KeyPath, table: Mapping[str, str]) -> Iterator[tuple[KeyPath, str, bool]]:

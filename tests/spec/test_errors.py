@@ -141,7 +141,7 @@ def test_overrides(override: str, line: str, tiny: str, write: Any) -> None:
 
 
 def test_reserved_blocks_may_be_empty(tiny: str, write: Any) -> None:
-    empty = "sensitivity: null\nsweep: {}\naudit:\nreport: {trackers: []}\nevaluation:\n"
+    empty = "sensitivity: null\nsweep: null\naudit:\nreport: {trackers: []}\nevaluation:\n"
     text = tiny.replace("norm: 0.5", "norm: 0.5, type: null").replace("stage: 2", "stage: 2, offload: none")
     text = text.replace("delta: 1e-6", "delta: 1e-6, accountant: null").replace(
         "steps: 10", "steps: 10\n  schedule: {}"

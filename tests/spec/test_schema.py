@@ -39,7 +39,9 @@ def test_it_is_a_schema_and_takes_the_tiny_spec(tiny: str) -> None:
         ("noise", {"type": "scale", "epsilom": {}}),
         ("segmentation", {"type": "usage", "edges": ["a"]}),
         ("data.source", {"type": "jsonl", "pth": "x"}),
-        ("sweep", {}),
+        ("audit", {}),
+        ("sweep.space", {}),
+        ("sweep.space", {"clipping.norm": {"loguniform": [0, 1]}}),
     ],
 )
 def test_it_refuses(path: str, value: Any) -> None:

@@ -1,0 +1,1 @@
+"""Many plans → the best one, within the budget."""
