@@ -231,6 +231,7 @@ def test_a_policy_with_two_faces_is_held_to_the_first(
     assert {g["steps"] for g in plan["groups"]} == {plan["steps"]}
 
 
+@pytest.mark.slow
 def test_cheats_gain_nothing_in_a_whole_run(wheels: Path, tmp_path: Path) -> None:
     """One of each kind, in a run on Ray: nobody is told apart, nothing is left, and ε is what was accounted.
 

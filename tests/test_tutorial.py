@@ -35,6 +35,7 @@ def script() -> ModuleType:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_from_ones_own_csv_of_users_and_texts_to_a_report(tmp_path: Path) -> None:
     """As a spreadsheet writes it: semicolons, an old encoding, spaces in the header, quoted line breaks."""
     base = save_base(tmp_path / "base")

@@ -53,8 +53,8 @@ def run(
 
     if which is not None and not resume:
         raise ArgumentError("--run: names the run to go on with; say --resume as well")
-    _check_installed()
-    with _sigterm_as_ctrl_c():
+    check_installed()
+    with sigterm_as_ctrl_c():
         try:
             result = _run(spec, overrides or [], resume, which, yes, not_private, out)
         except UserError as stopped:
@@ -66,14 +66,14 @@ def run(
         report = str(result.report) if result.report else None
         console.emit_json({"run": str(result.folder), "report": report, "summary": result.summary})
         return
-    for line in _outcome(result.summary):
+    for line in outcome(result.summary):
         console.out(line)
     made = "model" if (result.folder / "model").exists() else "adapter"
     console.out(f"{made}: {result.folder / made}")
     console.out(f"report: {result.report}" if result.report else f"run: {result.folder}")
 
 
-def _check_installed() -> None:
+def check_installed() -> None:
     """Says what is missing before anything is planned or asked.
 
     Raises:
@@ -96,7 +96,7 @@ def _run(
     from harness.running.spending import give_back_unbegun
     from harness.spec import load_spec
 
-    loaded, observer = load_spec(spec, overrides), _console()
+    loaded, observer = load_spec(spec, overrides), lines_console()
     give_back_unbegun(loaded, out, observer)  # before the plan looks at what is left
     plan = make_plan(loaded)
     if resume and plan.ledger is not None:  # it has reserved, and is itself part of what is spent
@@ -108,7 +108,7 @@ def _run(
         raise BudgetError(plan.ledger.refusal)
     if plan.memory is not None and plan.memory.refusal is not None and not resume:  # a resumed run may need less
         raise MachineError(plan.memory.refusal)
-    _ask(yes)
+    confirm(yes)
     return execute(plan, out=out, resume=resume, run_id=which, not_private=not_private, observer=observer)
 
 
@@ -120,7 +120,7 @@ def resume_command(spec: str, overrides: Sequence[str], run_id: str, yes: bool, 
 
 
 @contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def sigterm_as_ctrl_c() -> Iterator[None]:
     """SIGTERM, with which schedulers and containers end a process, does what Ctrl-C does, from the first moment on."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -132,7 +132,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _ask(yes: bool) -> None:
+def confirm(yes: bool) -> None:
     from harness.errors import ArgumentError
 
     if yes:
@@ -143,7 +143,7 @@ def _ask(yes: bool) -> None:
         raise ArgumentError("nothing was spent")
 
 
-def _outcome(summary: Mapping[str, Any]) -> list[str]:
+def outcome(summary: Mapping[str, Any]) -> list[str]:
     if not summary["evaluated"]:
         return ["no hold-out users: nothing was evaluated"]
     lines = [f"hold-out loss (nats per token): base {summary['base_loss']:.4f}, trained {summary['trained_loss']:.4f}"]
@@ -154,7 +154,7 @@ def _outcome(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _console() -> Observer:
+def lines_console() -> Observer:
     """Plain lines for a log; on a terminal, a progress bar as well."""
     from harness.running import Observer, Progress
 

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.spec.sweep_block import SweepBlock, TrialsBlock
-from harness.sweeping.space import Candidate, base_values, draw, finite
-
 from harness.data.groups import PublicCounts
 from harness.data.sources.base import RecordSource
 from harness.errors import ArgumentError, BudgetError, UserError
@@ -26,6 +23,9 @@ from harness.plugins import Segmenter, noise
 from harness.privacy.calibration import noise_multiplier
 from harness.privacy.search import Searched, Trials
 from harness.spec import LoadedSpec, Spec, load_spec
+from harness.spec.conditions import Space
+from harness.spec.sweep_block import SweepBlock, TrialsBlock
+from harness.sweeping.space import Candidate, base_values, draw, finite
 
 GROUPING = ("segmentation", "sensitivity", "groups")
 """Blocks that decide who is in which group."""
@@ -234,10 +234,15 @@ def _settings(sweep: SweepBlock, keys: Sequence[str], loaded: LoadedSpec) -> Seq
     if listed is not None and len(listed) <= MOST_TARGETS:
         return listed
     places = [0.0, 0.25, 0.5, 0.75, 1.0]
-    corners = [draw(space, lambda _, u=u: max(u, 1e-300), base) for u in places]
+    corners = [_at(space, base, dict.fromkeys(keys, u)) for u in places]
     for key in keys:
-        corners += [draw(space, lambda k, key=key, u=u: max(u, 1e-300) if k == key else 1.0, base) for u in places]
+        corners += [_at(space, base, {key: u}) for u in places]
     return corners
+
+
+def _at(space: Space, base: Mapping[str, Any], quantiles: Mapping[str, float]) -> Candidate:
+    """The candidate at these quantiles of its priors; a key without one at its upper end."""
+    return draw(space, lambda key: max(quantiles.get(key, 1.0), 1e-300), base)
 
 
 def proposed_targets(loaded: LoadedSpec, untuned: Plan) -> Mapping[str, float]:

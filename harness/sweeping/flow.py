@@ -12,9 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.spec.sweep_block import SweepBlock
-from harness.sweeping.space import Candidate
-
 from harness.cache import default_cache_dir
 from harness.errors import Interrupted, MachineError, UserError
 from harness.files import as_json, write_private, write_released
@@ -38,10 +35,12 @@ from harness.running.folders import (
 from harness.running.interrupting import first_interrupt_asks, interrupts_told
 from harness.running.spending import Spending, entered, give_back_unbegun
 from harness.running.watching import Observer
+from harness.spec.sweep_block import SweepBlock
 from harness.sweeping import trials as trials_of
 from harness.sweeping.costing import SweepPlan
 from harness.sweeping.document import released_document
 from harness.sweeping.sources import Drawn, Suggested
+from harness.sweeping.space import Candidate
 from harness.sweeping.trials import Outcome, Shared
 from harness.sweeping.tune import Halting, Searching, search
 from harness.training.job import Folder

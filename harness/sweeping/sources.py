@@ -6,14 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from harness.sweeping.space import Candidate, base_values, draw
+from typing import Any, Literal
 
 from harness.files import as_json, write_private
 from harness.privacy.randomness import Randomness
 from harness.sweeping.costing import SweepPlan
 from harness.sweeping.laws import draw_number
+from harness.sweeping.space import Candidate, base_values, draw
 from harness.sweeping.trials import Outcome
 
 
@@ -66,7 +65,7 @@ class Suggested:
         self.number = int(sweep.trials.mean)
         self._base = base_values(sweep.untuned.loaded.resolved)
         self._places: dict[str, dict[str, Any]] = json.loads(journal.read_text()) if journal.exists() else {}
-        direction = "minimize" if sweep.block.select.mode == "min" else "maximize"
+        direction: Literal["minimize", "maximize"] = "minimize" if sweep.block.select.mode == "min" else "maximize"
         sampler = optuna.samplers.TPESampler(seed=randomness.seed("optuna", len(self._places), "") % 2**32)
         self._study = optuna.create_study(direction=direction, sampler=sampler)
         self._asked: dict[int, Any] = {}

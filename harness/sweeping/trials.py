@@ -10,12 +10,9 @@ import json
 import math
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-from harness.spec.sweep_block import SelectBlock
-from harness.sweeping.space import Candidate
 
 from harness.data.store import Corpus
 from harness.errors import MachineError, UserError
@@ -26,7 +23,9 @@ from harness.running.answers import ask, assigned_groups, load_groups, model_is_
 from harness.running.folders import SWEEP, released_rows
 from harness.running.viewing import views_of
 from harness.running.watching import Observer
+from harness.spec.sweep_block import SelectBlock
 from harness.sweeping.costing import SweepPlan
+from harness.sweeping.space import Candidate
 from harness.training.job import Failure, Folder, Job
 from harness.training.model import Base
 
@@ -186,7 +185,7 @@ def clean(sweep: Folder, outcomes: list[Outcome]) -> None:
     """Destroys the keys of all trials and what they trained; how they did stays, in the sweep's private folder."""
     write_private(
         sweep.private / "trials.json",
-        as_json([{**vars(one), "score": one.score} for one in outcomes]).encode(),
+        as_json({"trials": [asdict(one) for one in outcomes]}).encode(),
     )
     for one in outcomes:
         destroy_key(trial_folder(sweep, one.place).key)

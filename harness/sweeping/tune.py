@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.spec.sweep_block import SelectBlock
-from harness.sweeping.space import Candidate
-
 from harness.errors import MachineError, UserError
 from harness.spec.compute_block import ComputeBlock
+from harness.spec.sweep_block import SelectBlock
+from harness.sweeping.space import Candidate
 from harness.training.job import Folder
 
 POLL_SECONDS = 0.5

@@ -13,9 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.spec.sweep_block import SelectBlock
-
 from harness.files import write_private
+from harness.spec.sweep_block import SelectBlock
 from harness.sweeping.trials import check_prepared, score_of, trial_folder
 from harness.training.job import Failure, Folder, Job
 
@@ -83,7 +82,7 @@ def _train(folder: Folder, config: Mapping[str, Any]) -> None:
         trainer = TorchTrainer(
             here, train_loop_config={}, scaling_config=ScalingConfig(num_workers=0), run_config=RunConfig()
         )
-        told = trainer.fit().return_value
+        told = trainer.fit().return_value  # type: ignore[attr-defined]  # as of Ray Train's own workers
     if told:
         Failure(**told).save(folder.root)
 

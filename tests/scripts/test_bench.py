@@ -69,6 +69,7 @@ def test_memory_is_measured_in_a_process_per_variant() -> None:
     assert len(found["rows"]) == 2
 
 
+@pytest.mark.slow
 def test_ragged_users_of_many_examples() -> None:
     found = printed("step", *TINY, "--packed", "--microbatch", "64", "--no-memory")
     assert set(found["variants"]) == {"product", "ordinary"}
@@ -119,6 +120,7 @@ def test_cohorts_of_growing_populations() -> None:
         assert one["of_which_libraries"] <= one["held_bytes"]
 
 
+@pytest.mark.slow
 def test_what_the_time_of_a_step_goes_to() -> None:
     """Red when an operator's time is counted twice: shares would add up to more than one."""
     found = printed("hotspots", *TINY, "--steps", "1")

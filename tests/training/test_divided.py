@@ -43,6 +43,7 @@ def whole_run(target: Path, base: Path, cache: Path, optimizer: Any = SGD, stage
     )
 
 
+@pytest.mark.slow
 def test_no_worker_ever_holds_the_whole_model(
     deep_base: Path, cache: Path, tmp_path: Path, workers: Callable[[int], Any]
 ) -> None:

@@ -186,6 +186,7 @@ def test_levers(
         assert checkpoint.clip_factor == pytest.approx(wanted.factors[-1], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_and_offload_change_nothing(
     expected: Callable[[str], Reference],
     bases: Callable[[str], Path],

@@ -1,0 +1,162 @@
+"""``uudp sweep``: search hyperparameters inside the budget, and train the best."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.cli import completion, console
+from harness.cli.run import check_installed, confirm, lines_console, outcome, sigterm_as_ctrl_c
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.running import RunResult
+    from harness.sweeping.costing import SweepPlan
+
+SHOWN = 10
+"""Candidates of a predicted search."""
+
+
+def sweep(
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="a file, or a packaged spec's name", autocompletion=completion.specs)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="replace values of the spec: train.steps=50")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the newest unfinished sweep of this spec")
+    ] = False,
+    which: Annotated[
+        str | None,
+        typer.Option("--run", metavar="ID", help="with --resume: go on with this one", autocompletion=completion.runs),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="don't ask; required where there is no terminal")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="show what the search would cost, and stop there")] = False,
+    out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
+    json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Search the spec's sweep.space within its budget, and keep the best.
+
+    The whole search costs at most privacy.epsilon: that is reserved once, before the first trial. What is released is
+    one run, in runs/NAME/ID, whose guarantee is that of the whole search. search.type: predicted trains nothing to
+    choose. Ctrl-C stops with checkpoints and prints the command that goes on.
+    """
+    from harness.errors import ArgumentError
+
+    if which is not None and not resume:
+        raise ArgumentError("--run: names the sweep to go on with; say --resume as well")
+    from harness.sweeping.costing import plan_sweep
+
+    found = plan_sweep(spec, overrides or [])
+    if plan:
+        _show_plan(found, json)
+        return
+    check_installed()
+    with sigterm_as_ctrl_c():
+        try:
+            result, more = _sweep(found, resume, which, yes, out)
+        except UserError as stopped:
+            if stopped.run_id is not None:
+                command = _resume_command(spec, overrides or [], stopped.run_id, yes, out)
+                stopped.args = (f"{stopped}\ngo on with: {command}",)
+            raise
+    if json:
+        report = str(result.report) if result.report else None
+        console.emit_json({"run": str(result.folder), "report": report, "summary": result.summary, **more})
+        return
+    for line in outcome(result.summary):
+        console.out(line)
+    for key, value in more["winner"].items():
+        console.out(f"best {key}: {value}")
+    console.out(f"report: {result.report}" if result.report else f"run: {result.folder}")
+
+
+def _show_plan(found: SweepPlan, json: bool) -> None:
+    from harness.sweeping.document import document
+
+    if json:
+        console.emit_json(document(found))
+        return
+    for line in lines(document(found)):
+        console.out(line)
+
+
+def _sweep(found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Path) -> tuple[RunResult, dict[str, Any]]:
+    from harness.cli.plan import describe
+    from harness.errors import BudgetError, MachineError
+    from harness.sweeping.document import document
+    from harness.sweeping.flow import sweep as execute_sweep
+
+    observer = lines_console()
+    for line in describe(found.plan.document()):
+        console.err(line)
+    console.err()
+    for line in lines(document(found)):
+        console.err(line)
+    console.err()
+    plan = found.plan
+    if not resume and plan.ledger is not None and plan.ledger.refusal is not None:
+        raise BudgetError(plan.ledger.refusal)
+    if not resume and plan.memory is not None and plan.memory.refusal is not None:
+        raise MachineError(plan.memory.refusal)
+    if found.trials is None:
+        return _predicted(found, resume, which, yes, out)
+    confirm(yes)
+    if resume and plan.ledger is not None:
+        found = replace(found, plan=replace(plan, ledger=replace(plan.ledger, refusal=None)))
+    result = execute_sweep(found, out=out, resume=resume, run_id=which, observer=observer)
+    return result, {"winner": _winner(result.folder)}
+
+
+def _winner(folder: Path) -> dict[str, Any]:
+    import json
+
+    found: dict[str, Any] = json.loads((folder / "sweep.json").read_text())["winner"]["candidate"]
+    return found
+
+
+def _predicted(
+    found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Path
+) -> tuple[RunResult, dict[str, Any]]:
+    from harness.planning import make_plan
+    from harness.running import run as execute
+    from harness.sweeping.predicting import rank
+
+    ranked = rank(found)
+    by = found.block.search.by or "worst"
+    console.err(f"{len(ranked)} candidates by predicted noise to signal ({by} first)")
+    for one in ranked[:SHOWN]:
+        values = " ".join(one.candidate.overrides) or "(as it is written)"
+        figure = f"{one.by(by):.4g}" if not one.reason else "-"
+        console.err(f"  {figure:>10}  {values}  {one.reason}".rstrip())
+    confirm(yes)
+    best = ranked[0].candidate
+    plan = make_plan(found.load(best))
+    result = execute(plan, out=out, resume=resume, run_id=which, observer=lines_console())
+    return result, {"winner": best.document(), "candidates": [one.document() for one in ranked[:SHOWN]]}
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """What the search costs, for a console."""
+    if not document["charged"]:
+        return ["search: trains nothing on the users' data to choose, and costs nothing"]
+    found = [f"search: {document['in_words']}; ε = {document['epsilon']:.4g} in all, whichever wins"]
+    found.append("noise multiplier that is left for each trial, at the same ε in all:")
+    for price in document["prices"]:
+        value = "no noise is enough" if price["noise_multiplier"] is None else f"{price['noise_multiplier']:.4g}"
+        found.append(f"  {'→' if price['own'] else ' '} {price['name']:<58} {value}")
+    if document["search"]["type"] == "asha":
+        found.append("  stopping trials early saves time, and no privacy: all steps of all trials are charged")
+    return found
+
+
+def _resume_command(spec: str, overrides: Sequence[str], run_id: str, yes: bool, out: Path) -> str:
+    words = ["uudp", "sweep", spec, *overrides, "--resume", "--run", run_id]
+    words += ["--yes"] * yes + ["--out", str(out)] * (out != Path("runs"))
+    return shlex.join(words)
