@@ -199,7 +199,9 @@ def _conditions(draft: Draft, space: Space, base: Mapping[str, Any], lost: Itera
         for name, allowed in prior.conditions.items():
             path: KeyPath = (*SPACE, key, "when", name)
             before = len(draft.merged.problems)
-            if any(name == k or name.startswith(f"{k}.") for k in wrong):
+            if not allowed:
+                draft.merged.add(path, "must be a value or a list of values, found an empty list")
+            elif any(name == k or name.startswith(f"{k}.") for k in wrong):
                 bad.add(key)
             elif (above := owner(name, space)) is not None:
                 _on_searched(draft, path, space[above], above, allowed)
@@ -231,8 +233,6 @@ def _on_searched(draft: Draft, path: KeyPath, prior: PriorBlock, above: str, all
         draft.merged.add(path, message, at_key=True)
         return
     listed = len(allowed) > 1 or isinstance(_at(draft.merged.data, path), list)
-    if not allowed:
-        draft.merged.add(path, "must be a value or a list of values, found an empty list")
     for index, value in enumerate(allowed):
         if prior.ends is not None:
             fine = type(value) is int and prior.ends[0] <= value <= prior.ends[1]

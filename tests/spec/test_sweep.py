@@ -229,11 +229,22 @@ PRIORS = st.dictionaries(
     st.sampled_from(["choice", "grid", "uniform", "loguniform", "int"]), st.lists(INNER, max_size=3), max_size=2
 )
 CONDITIONS = st.fixed_dictionaries({}, optional={"when": st.dictionaries(KEYS, INNER, max_size=2)})
-SPACES = st.dictionaries(KEYS, st.builds(lambda a, b: {**a, **b}, PRIORS, CONDITIONS) | INNER, max_size=3)
+RIGHT: list[tuple[str, dict[str, Any]]] = [
+    ("clipping.norm", {"loguniform": [0.1, 2]}),
+    ("train.steps", {"int": [2, 9]}),
+    ("noise.epsilon.free", {"choice": [3, 4.5]}),
+    ("noise.type", {"grid": ["scale"]}),
+    ("train.optimizer", {"choice": [{"lr": 0.1}, {"type": "sgd"}]}),
+]
+RIGHT_ONES = st.sampled_from(RIGHT)
+WRONG_ONES = st.tuples(KEYS, st.builds(lambda a, b: {**a, **b}, PRIORS, CONDITIONS) | INNER)
+MIXED = st.builds(lambda right, b: (right[0], {**right[1], **b}), RIGHT_ONES, CONDITIONS)
+SPACES = st.lists(RIGHT_ONES | RIGHT_ONES | RIGHT_ONES | MIXED | WRONG_ONES, min_size=1, max_size=3).map(dict)
+SEARCHES = st.none() | st.none() | INNER | st.dictionaries(st.sampled_from(["type", "trials", "by"]), INNER, max_size=2)
 
 
 @FIXED
-@given(space=SPACES, search=INNER | st.dictionaries(st.sampled_from(["type", "trials", "by"]), INNER, max_size=2))
+@given(space=SPACES, search=SEARCHES)
 def test_whatever_is_written_is_a_spec_or_spec_errors(space: Any, search: Any, tiny: str, write: Any) -> None:
     text = tiny + yaml.safe_dump({"sweep": {"space": space, "search": search}}, allow_unicode=True)
     assert outcome(write(text))
