@@ -22,6 +22,7 @@ VERBS = (
     "validate",
     "plan",
     "run",
+    "sweep",
     "runs",
     "report",
     "generate",
@@ -34,7 +35,7 @@ VERBS = (
 )
 
 # What the base install does without.
-TRAIN = {"torch", "transformers", "peft", "deepspeed", "safetensors", "huggingface_hub", "tokenizers", "gguf"}
+TRAIN = {"torch", "optuna", "transformers", "peft", "deepspeed", "safetensors", "huggingface_hub", "tokenizers", "gguf"}
 
 app = typer.Typer(
     name="uudp",

@@ -17,6 +17,7 @@ MEANINGS = {
 CODES: Mapping[str, tuple[int, ...]] = {
     "plan": (0, 2, 3, 4),
     "run": (0, 1, 2, 3, 4, 130),
+    "sweep": (0, 1, 2, 3, 4, 130),
     "generate": (0, 2, 4),
     "export": (0, 2, 4),
     "ledger": (0, 2, 4),
@@ -43,6 +44,11 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("uudp run mails.yaml", "shows the plan and asks"),
         ("uudp run mails.yaml --yes --out results", "asks nothing; for scripts"),
         ("uudp run mails.yaml --resume", "goes on after Ctrl-C or a crash"),
+    ),
+    "sweep": (
+        ("uudp sweep mails.yaml --plan", "what the search would cost, beside others"),
+        ("uudp sweep mails.yaml --yes", "searches sweep.space, and keeps the best"),
+        ("uudp sweep mails.yaml --resume", "goes on after Ctrl-C or a crash"),
     ),
     "runs": (
         ("uudp runs", ""),

@@ -133,6 +133,11 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def confirm(yes: bool) -> None:
+    """Asks whether to spend what was shown.
+
+    Raises:
+        ArgumentError: No, or nobody is there to say so.
+    """
     from harness.errors import ArgumentError
 
     if yes:
@@ -144,6 +149,7 @@ def confirm(yes: bool) -> None:
 
 
 def outcome(summary: Mapping[str, Any]) -> list[str]:
+    """What came of a run, for a console."""
     if not summary["evaluated"]:
         return ["no hold-out users: nothing was evaluated"]
     lines = [f"hold-out loss (nats per token): base {summary['base_loss']:.4f}, trained {summary['trained_loss']:.4f}"]

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ray.tune.search import Searcher
+
 from harness.errors import MachineError, UserError
+from harness.files import write_private
 from harness.spec.compute_block import ComputeBlock
 from harness.spec.sweep_block import SelectBlock
 from harness.sweeping.space import Candidate
+from harness.sweeping.worker import SCORE, trial
 from harness.training.job import Folder
 
 POLL_SECONDS = 0.5
+Prepare = Callable[[int, Candidate], bool]
+"""Makes a trial's folder; whether there is something to train."""
 
 
 class Source(Protocol):
@@ -73,7 +81,7 @@ class Searching:
 def search(
     what: Searching,
     source: Source,
-    prepare: Callable[[int, Candidate], bool],
+    prepare: Prepare,
     tick: Callable[[], None],
 ) -> None:
     """Runs all trials of a source and waits for the end.
@@ -98,6 +106,8 @@ def search(
             try:
                 _tuner(what, source, prepare).fit()
             except BaseException as error:
+                # Its message may hold what is private.
+                write_private(what.folder.private / "search-error.log", traceback.format_exc().encode())
                 failures.append(error)
 
         # Off the main thread, where Ray would take over Ctrl-C.
@@ -115,14 +125,13 @@ def search(
     for error in failures:
         if isinstance(error, UserError):
             raise error
-        raise MachineError(f"Ray Tune failed; go on later with --resume ({type(error).__name__})") from None
+        told = f"details are in {what.folder.private}"
+        raise MachineError(f"Ray Tune failed; go on later with --resume ({type(error).__name__}; {told})") from None
 
 
-def _tuner(what: Searching, source: Source, prepare: Callable[[int, Candidate], bool]) -> Any:
+def _tuner(what: Searching, source: Source, prepare: Prepare) -> Any:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
-
-    from harness.sweeping.worker import SCORE, trial
 
     share, concurrent, threads = _shares(what)
     scheduler = None
@@ -145,7 +154,7 @@ def _tuner(what: Searching, source: Source, prepare: Callable[[int, Candidate], 
     return tune.Tuner(
         tune.with_resources(trial, share),
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(source, prepare, told),
+            search_alg=Places(source, prepare, told),
             scheduler=scheduler,
             num_samples=-1,
             max_concurrent_trials=concurrent,
@@ -178,42 +187,48 @@ def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
     return share, concurrent, threads
 
 
-def _searcher(source: Source, prepare: Callable[[int, Candidate], bool], told: dict[str, Any]) -> Any:
-    from ray.tune.search import Searcher
+class Places(Searcher):
+    """Gives Tune the numbers of trials. What they are stays here: Tune writes down whatever it can pickle."""
 
-    from harness.sweeping.worker import SCORE
+    def __init__(self, source: Source, prepare: Prepare, told: dict[str, Any]) -> None:
+        """Args: the trials; what is called with each before it starts; what every trial is told."""
+        super().__init__(*((SCORE, told["mode"]) if told["tells"] else ()))
+        self._source, self._prepare, self._told = source, prepare, told
+        self._running: dict[str, int] = {}
 
-    class Places(Searcher):
-        """Gives Tune the numbers of trials."""
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
-        def __init__(self) -> None:
-            super().__init__(metric=SCORE, mode="min")
-            self.running: dict[str, int] = {}
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's number, or that there are no more."""
+        while (found := self._source.next()) is not None:
+            place, candidate = found
+            if self._prepare(place, candidate):
+                self._running[trial_id] = place
+                return {**self._told, "place": place}
+            self._source.told(place, None)  # no plan can be made of it
+        return Searcher.FINISHED
 
-        def suggest(self, trial_id: str) -> Any:
-            while (found := source.next()) is not None:
-                place, candidate = found
-                if prepare(place, candidate):
-                    self.running[trial_id] = place
-                    return {**told, "place": place}
-                source.told(place, None)  # no plan can be made of it
-            return Searcher.FINISHED
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tells the source."""
+        place = self._running.pop(trial_id)
+        self._source.told(place, None if error or result is None else result.get(SCORE))
 
-        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            place = self.running.pop(trial_id)
-            source.told(place, None if error or result is None else result.get(SCORE))
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what a sweep needs to go on lies in its own folder."""
 
-        def save(self, checkpoint_path: str) -> None:
-            """Nothing: what a sweep needs to go on lies in its own folder."""
-
-        def restore(self, checkpoint_path: str) -> None:
-            """Nothing."""
-
-    return Places()
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
 
 
 @contextlib.contextmanager
 def _no_prints() -> Iterator[None]:
-    """Tune prints tables of trials, which are private, to stdout, where a command's JSON belongs."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    """Tune prints and logs how many trials there are and how they end, which is private."""
+    logger = logging.getLogger("ray.tune")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(before)

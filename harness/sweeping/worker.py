@@ -92,7 +92,7 @@ def _train_here(folder: Folder, config: Mapping[str, Any], report: Any) -> dict[
 
     from harness.training.process import prepare_process
 
-    prepare_process(int(config["threads"]))
+    prepare_process(int(config["threads"]), alone=True)
     from harness.training.loop import train
 
     def release(row: Mapping[str, Any]) -> None:
