@@ -22,7 +22,7 @@ def prepare_process(threads: int, *, alone: bool = False) -> None:
         torch.set_num_threads(threads)
     if alone and not torch.distributed.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        store = torch.distributed.HashStore()
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")  # DeepSpeed looks for them
     import deepspeed
