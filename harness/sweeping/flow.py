@@ -178,7 +178,7 @@ def _searching(shared: Shared, folder: Folder) -> Searching:
     block, spec = shared.sweep.block, shared.sweep.plan.spec
     halting = None
     if block.search.type == "asha":
-        evaluations = 1 + -(-spec.train.steps // spec.train.checkpoint_every)
+        evaluations = -(-spec.train.steps // spec.train.checkpoint_every)
         halting = Halting(block.search.grace or 1, block.search.reduction or 3.0, evaluations)
     concurrent = block.concurrent if isinstance(block.concurrent, int) else None
     tells = block.search.type in ("optuna", "asha")

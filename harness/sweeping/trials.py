@@ -30,6 +30,8 @@ from harness.training.job import Failure, Folder, Job
 from harness.training.model import Base
 
 PRIVATE = "private"
+STOPPED = "stopped"
+"""In a trial's private folder: the search has stopped it early, for good."""
 Status = Literal["finished", "stopped", "failed", "unfinished"]
 
 
@@ -136,7 +138,7 @@ def outcome(sweep: Folder, place: int, select: SelectBlock) -> Outcome:
     last = max((row["step"] for row in rows), default=-1)
     score = score_of(rows, select)
     if last < job.mechanism.steps or not folder.trained(job.spec.model.adapter.type).exists():
-        stopped = (folder.private / "stopped").exists()
+        stopped = (folder.private / STOPPED).exists()
         return Outcome(place, candidate, "stopped" if stopped else "unfinished", score)
     if score is None:
         return Outcome(place, candidate, "failed", reason=f"its {select.metric} is no finite number")

@@ -1,6 +1,6 @@
 """Ray Tune over Ray Train: trials side by side, as many as there is room for. The only file of sweeping that knows Ray.
 
-Trials of one worker are trained in Tune's own processes, which go on from trial to trial; those of several workers by
+Trials of one worker are trained in Tune's own processes, which go on from trial to trial; those of several workers in
 Ray Train's. A trial's driver takes no core of its own: beside its workers it only waits.
 """
 
@@ -47,7 +47,7 @@ class Halting:
     Attributes:
         grace: Evaluations before any trial stops.
         reduction: Of so many trials one goes on.
-        most: Evaluations of a whole trial.
+        most: Evaluations of a whole trial, without the one before training.
     """
 
     grace: int
@@ -142,7 +142,8 @@ def _tuner(what: Searching, source: Source, prepare: Prepare) -> Any:
             mode=what.select.mode,
             grace_period=what.halting.grace,
             reduction_factor=what.halting.reduction,
-            max_t=max(what.halting.most, what.halting.grace + 1),
+            # Beyond the last evaluation: whoever gets there is trained to the end.
+            max_t=max(what.halting.most, what.halting.grace) + 2,
         )
     told = {
         "folder": str(what.folder.root),

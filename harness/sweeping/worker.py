@@ -7,7 +7,6 @@ which lie there too, are told a score only where the search needs it while it go
 from __future__ import annotations
 
 import contextlib
-import os
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from harness.files import write_private
 from harness.spec.sweep_block import SelectBlock
-from harness.sweeping.trials import check_prepared, score_of, trial_folder
+from harness.sweeping.trials import STOPPED, check_prepared, score_of, trial_folder
 from harness.training.job import Failure, Folder, Job
 
 SCORE, DONE = "score", "done_"
@@ -37,6 +36,9 @@ def trial(config: Mapping[str, Any]) -> None:
         return
     try:
         _train(folder, config)
+    except SystemExit:  # so Tune stops a trial early, out of what it is told
+        write_private(folder.private / STOPPED, b"")
+        raise
     except BaseException as error:
         # Raised on as a bare name: the message and the frames may hold private values, and Ray logs both.
         with contextlib.suppress(OSError):  # of a full disk
@@ -58,10 +60,6 @@ def _told(folder: Folder, config: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _train(folder: Folder, config: Mapping[str, Any]) -> None:
-    from ray import tune
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     from harness.training.ray import check_worker
     from harness.training.ray import trainer as distributed
 
@@ -73,22 +71,15 @@ def _train(folder: Folder, config: Mapping[str, Any]) -> None:
     compute = job.spec.compute
     if compute.most_workers > 1:
         told = distributed(folder.root, compute, job.device, compute.retries).fit().return_value
+        if told:
+            Failure(**told).save(folder.root)
     else:
-
-        def here(_: Mapping[str, Any]) -> Any:
-            return _train_here(folder, config, lambda row: tune.report(row) if config["tells"] else None)
-
-        # In this process: the next trial finds everything imported, and the base model loaded.
-        trainer = TorchTrainer(
-            here, train_loop_config={}, scaling_config=ScalingConfig(num_workers=0), run_config=RunConfig()
-        )
-        told = trainer.fit().return_value  # type: ignore[attr-defined]  # as of Ray Train's own workers
-    if told:
-        Failure(**told).save(folder.root)
+        _train_here(folder, config)
 
 
-def _train_here(folder: Folder, config: Mapping[str, Any], report: Any) -> dict[str, Any] | None:
-    from dataclasses import asdict
+def _train_here(folder: Folder, config: Mapping[str, Any]) -> None:
+    """In this process, and not in one of Ray Train's own, so that the next trial finds everything imported."""
+    from ray import tune
 
     from harness.training.process import prepare_process
 
@@ -97,9 +88,7 @@ def _train_here(folder: Folder, config: Mapping[str, Any], report: Any) -> dict[
 
     def release(row: Mapping[str, Any]) -> None:
         value = row.get(config["metric"])
-        if value is not None:
-            report({DONE: 0, SCORE: float(value), "step": int(row["step"])})
+        if config["tells"] and value is not None and row["step"] > 0:  # before training, all trials are alike
+            tune.report({DONE: 0, SCORE: float(value), "step": int(row["step"])})
 
-    os.chdir("/")  # nothing is to be written where Tune has put us
-    gave_up = train(folder.root, release)
-    return None if gave_up is None else asdict(gave_up)
+    train(folder.root, release)
