@@ -38,7 +38,11 @@ from pathlib import Path
 from harness import running
 from harness.cli import main
 
-running.run = functools.partial(running.run, _key=Path(sys.argv[1]).read_bytes())
+key = Path(sys.argv[1]).read_bytes()
+running.run = functools.partial(running.run, _key=key)
+if sys.argv[2] == "sweep":
+    from harness.sweeping import flow
+    flow.sweep = functools.partial(flow.sweep, _key=key)
 sys.argv[1:] = sys.argv[2:]
 main.main()
 """
@@ -166,11 +170,11 @@ class Workplace:
         """``uudp run SPEC --yes …``."""
         return self.start("run", str(self.spec), *arguments, "--yes", "--out", str(self.out))
 
-    def start_with_key(self, key: bytes, *arguments: str) -> Process:
-        """``uudp run SPEC --yes …``, with a key that the test knows."""
+    def start_with_key(self, key: bytes, *arguments: str, verb: str = "run") -> Process:
+        """``uudp run SPEC --yes …`` or ``uudp sweep …``, with a key that the test knows."""
         path = self.folder / "key-of-the-test"
         path.write_bytes(key)
-        whole = ("run", str(self.spec), *arguments, "--yes", "--out", str(self.out))
+        whole = (verb, str(self.spec), *arguments, "--yes", "--out", str(self.out))
         return self._start([sys.executable, "-c", SCRIPT, str(path), *whole], None)
 
     def _start(self, arguments: Sequence[str], environment: Mapping[str, str] | None) -> Process:

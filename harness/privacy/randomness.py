@@ -49,6 +49,10 @@ class Randomness:
         """Independent randomness for another use of the same run."""
         return Randomness(self._subkey("derive/" + purpose, 0, ""))
 
+    def key_for(self, purpose: str, number: int) -> bytes:
+        """The key of a part that is a run of its own: as secret as this one, and as good as independent of it."""
+        return self._subkey("key/" + purpose, number, "")
+
     def _subkey(self, purpose: str, step: int, name: str) -> bytes:
         # Lengths make the encoding injective: no two addresses share a stream.
         parts = (purpose.encode(), str(step).encode(), name.encode())

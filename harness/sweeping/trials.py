@@ -18,7 +18,7 @@ from harness.data.store import Corpus
 from harness.errors import MachineError, UserError
 from harness.files import as_json, private_folder, release_folder, write_private, write_released
 from harness.planning import Plan
-from harness.privacy.randomness import create_key, destroy_key
+from harness.privacy.randomness import create_key, destroy_key, load_key
 from harness.running.answers import ask, assigned_groups, load_groups, model_is_used, save_groups, settled
 from harness.running.folders import SWEEP, released_rows
 from harness.running.viewing import views_of
@@ -99,7 +99,7 @@ def prepare(shared: Shared, sweep: Folder, place: int, candidate: Candidate) -> 
     except UserError as error:
         Failure(str(error), error.exit_code).save(folder.root)
     else:
-        create_key(folder.key)
+        create_key(folder.key, load_key(sweep.key).key_for("trial", place))
         plan = _with_groups(plan, shared, folder)
         _job_of(plan, shared).save(folder.root)
     # The last file: with it, the trial is as it will be whoever goes on with it.

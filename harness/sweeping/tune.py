@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shutil
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ from harness.sweeping.worker import SCORE, trial
 from harness.training.job import Folder
 
 POLL_SECONDS = 0.5
+LOG = "search-error.log"
+DRIVER = 0.01
+"""Of a core, for the driver of a trial of several workers, which waits for them."""
 Prepare = Callable[[int, Candidate], bool]
 """Makes a trial's folder; whether there is something to train."""
 
@@ -97,6 +101,8 @@ def search(
     """
     from harness.training.ray import check_resources, silent, start_ray
 
+    (what.folder.private / LOG).unlink(missing_ok=True)
+    shutil.rmtree(what.folder.private / "tune", ignore_errors=True)  # Tune's record of an earlier try
     started = start_ray()
     failures: list[BaseException] = []
     try:
@@ -107,7 +113,7 @@ def search(
                 _tuner(what, source, prepare).fit()
             except BaseException as error:
                 # Its message may hold what is private.
-                write_private(what.folder.private / "search-error.log", traceback.format_exc().encode())
+                write_private(what.folder.private / LOG, traceback.format_exc().encode())
                 failures.append(error)
 
         # Off the main thread, where Ray would take over Ctrl-C.
@@ -148,6 +154,7 @@ def _tuner(what: Searching, source: Source, prepare: Prepare) -> Any:
     told = {
         "folder": str(what.folder.root),
         "threads": threads,
+        "room": 0.95 / concurrent,
         "tells": what.tells,
         "metric": what.select.metric,
         "mode": what.select.mode,
@@ -181,7 +188,8 @@ def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
     concurrent = what.concurrent or max(1, room // workers)
     threads = max(1, cores // (concurrent * workers))
     if workers > 1:
-        return {"CPU": 0.0}, concurrent, threads
+        # What its driver takes is left free by its workers: they would wait for it for ever.
+        return {"CPU": DRIVER}, concurrent, threads
     share = {"CPU": min(1.0, cores / concurrent) if what.device != "cuda" else 0.0}
     if what.device == "cuda":
         share["GPU"] = min(1.0, room / concurrent)

@@ -24,7 +24,8 @@ def trial(config: Mapping[str, Any]) -> None:
     """Trains one trial to its end, from its newest checkpoint if there is one.
 
     Args:
-        config: ``folder``: the sweep's; ``place``: the trial's number; ``threads``: of this process; ``tells``: whether
+        config: ``folder``: the sweep's; ``place``: the trial's number; ``threads``: of this process; ``room``: the part
+            of all cores that its workers may take; ``tells``: whether
             the search is told scores as they come, and by which metric (``metric``, ``mode``).
     """
     from ray import tune
@@ -70,7 +71,7 @@ def _train(folder: Folder, config: Mapping[str, Any]) -> None:
     job = Job.load(folder.root)
     compute = job.spec.compute
     if compute.most_workers > 1:
-        told = distributed(folder.root, compute, job.device, compute.retries).fit().return_value
+        told = distributed(folder.root, compute, job.device, compute.retries, config["room"]).fit().return_value
         if told:
             Failure(**told).save(folder.root)
     else:

@@ -297,13 +297,13 @@ def check_resources(compute: ComputeBlock, device: str) -> None:
         raise MachineError(f"compute.workers: {fewest} workers would never start here; at most {most} can")
 
 
-def trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int) -> Any:
-    """Ray Train's trainer of a run, on workers of their own; may start again so often."""
+def trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int, room: float = 1.0) -> Any:
+    """Ray Train's trainer of a run; may start again so often, and take so much of the cores."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    cores = room * ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
     fewest, most = compute.fewest_workers, compute.most_workers
     # Fractions let two workers start on one core; threads are set by the worker itself.
     if fewest == most:
