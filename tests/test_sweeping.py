@@ -169,7 +169,7 @@ def test_a_killed_driver_changes_neither_result_nor_charge(
 ) -> None:
     """SIGKILL in the middle, then --resume: bitwise the same adapter, metrics and scores, and one row in the ledger.
 
-    Red when a trial's key is drawn anew, K is drawn again, or a resumed sweep reserves again.
+    Red when a trial's key is drawn anew, or K is drawn again.
     """
     process = place.start_with_key(KEY, verb="sweep")
     process.until(lambda: _begun(place, 1), "a trial had a checkpoint")

@@ -94,17 +94,19 @@ def _sweep(found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Pa
     from harness.sweeping.flow import sweep as execute_sweep
 
     observer = lines_console()
-    for line in describe(found.plan.document()):
+    for line in describe((found.untuned if found.proxy else found.plan).document()):
         console.err(line)
     console.err()
     for line in lines(document(found)):
         console.err(line)
     console.err()
-    plan = found.plan
+    plan = found.untuned if found.proxy else found.plan
     if not resume and plan.ledger is not None and plan.ledger.refusal is not None:
         raise BudgetError(plan.ledger.refusal)
     if not resume and plan.memory is not None and plan.memory.refusal is not None:
         raise MachineError(plan.memory.refusal)
+    if found.proxy:
+        return _by_proxy(found, resume, which, yes, out)
     if found.trials is None:
         return _predicted(found, resume, which, yes, out)
     confirm(yes)
@@ -142,8 +144,38 @@ def _predicted(
     return result, {"winner": best.document(), "candidates": [one.document() for one in ranked[:SHOWN]]}
 
 
+def _by_proxy(
+    found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Path
+) -> tuple[RunResult, dict[str, Any]]:
+    from harness.files import as_json, write_released
+    from harness.planning import make_plan
+    from harness.reporting.report import write_report
+    from harness.running import run as execute
+    from harness.running.folders import find_unfinished
+    from harness.sweeping.document import released_document
+    from harness.sweeping.flow import search_by_proxy
+
+    confirm(yes)
+    best, outcomes = search_by_proxy(found, out=out, resume=resume, observer=lines_console())
+    plan = make_plan(found.load(best))
+    begun = resume
+    if resume:
+        try:
+            find_unfinished(plan, out, which)
+        except UserError:
+            begun = False  # it was interrupted before the winner's own run
+    result = execute(plan, out=out, resume=begun, run_id=which if begun else None, observer=lines_console())
+    winner = next(one for one in outcomes if one.candidate == best.document() and one.status == "finished")
+    write_released(result.folder / "sweep.json", as_json(released_document(found, winner, outcomes)))
+    if result.report is not None:
+        write_report(result.folder)
+    return result, {"winner": best.document()}
+
+
 def lines(document: dict[str, Any]) -> list[str]:
     """What the search costs, for a console."""
+    if document["proxy"]:
+        return ["search: trials are trained on a public data set, and cost nothing; only the best on the users' data"]
     if not document["charged"]:
         return ["search: trains nothing on the users' data to choose, and costs nothing"]
     found = [f"search: {document['in_words']}; ε = {document['epsilon']:.4g} in all, whichever wins"]

@@ -24,7 +24,8 @@ from harness.privacy.calibration import noise_multiplier
 from harness.privacy.search import Searched, Trials
 from harness.spec import LoadedSpec, Spec, load_spec
 from harness.spec.conditions import Space
-from harness.spec.sweep_block import SweepBlock, TrialsBlock
+from harness.spec.overriding import override
+from harness.spec.sweep_block import ProxyBlock, SweepBlock, TrialsBlock
 from harness.sweeping.space import Candidate, base_values, draw, finite
 
 GROUPING = ("segmentation", "sensitivity", "groups")
@@ -59,11 +60,12 @@ class SweepPlan:
         path: The spec.
         overrides: Its ``key=value``.
         plan: What is reserved and promised: of a charged search, the spec as it is written as a trial of it, with ε of
-            the whole search; of a free one, the plan of one run.
+            the whole search; of a free one, the plan of one run. Where trials are trained on a proxy: that of a trial.
         untuned: The spec as it is written, as one run with the whole budget.
         trials: How many; None: a search that trains nothing on the users' data.
         prices: The spec's search beside others.
         count: What every plan of the sweep is counted with: users are counted once.
+        proxy: ``key=value`` that put the public data set in the place of the users'; empty: there is none.
     """
 
     path: Path
@@ -73,6 +75,14 @@ class SweepPlan:
     trials: Trials | None
     prices: tuple[Price, ...]
     count: Counter
+    proxy: tuple[str, ...] = ()
+
+    @property
+    def number(self) -> Trials:
+        """How many trials are trained, on whatever data."""
+        found = self.trials or _number(self.block)
+        assert found is not None
+        return found
 
     @property
     def block(self) -> SweepBlock:
@@ -96,7 +106,8 @@ class SweepPlan:
         Raises:
             UserError: It can't be one, whatever the users' data are.
         """
-        return make_plan(self.load(candidate), search=self.terms, count=self.count)
+        loaded = _with(self.path, (*self.overrides, *self.proxy), candidate) if self.proxy else self.load(candidate)
+        return make_plan(loaded, search=self.terms, count=self.count)
 
 
 def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
@@ -114,6 +125,8 @@ def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
     count = counting_once()
     untuned = make_plan(loaded, count=count)
     trials = trials_of(sweep)
+    if sweep.proxy is not None:
+        return _by_proxy(SweepPlan(loaded.path, overrides, untuned, untuned, None, (), count), sweep.proxy)
     if trials is None or not untuned.mechanism.private:
         return SweepPlan(loaded.path, overrides, untuned, untuned, None, (), count)
     _check_answers(untuned)
@@ -123,13 +136,39 @@ def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
     return SweepPlan(loaded.path, overrides, plan, untuned, trials, prices(untuned, trials), count)
 
 
+def _by_proxy(sweep: SweepPlan, proxy: ProxyBlock) -> SweepPlan:
+    """The same with its trials on a public data set, which takes the place of the users' and costs them nothing."""
+    spec = sweep.untuned.spec
+    given = proxy.model_dump(mode="json")
+    changes: dict[str, Any] = {
+        "name": f"{spec.name}-proxy",
+        "data.name": f"{spec.data.name} (public proxy)",
+        "data.visibility": "public",
+        "data.population": "public",
+        "data.source": given["source"],
+        "data.user": given["user"],
+        "data.text": given["text"],
+        "data.messages": given["messages"],
+        "data.holdout.visibility": "public",
+        "privacy.ledger": None,
+        "privacy.delta": sweep.untuned.guarantee.delta,
+    }
+    extra = tuple(override(key, value) for key, value in changes.items())
+    loaded = load_spec(sweep.path, (*sweep.overrides, *extra, "sweep=null"))
+    return dataclasses.replace(sweep, plan=make_plan(loaded, count=sweep.count), proxy=extra)
+
+
 def _with(path: Path, overrides: Sequence[str], candidate: Candidate) -> LoadedSpec:
     return load_spec(path, (*overrides, *candidate.overrides, "sweep=null"))
 
 
 def trials_of(sweep: SweepBlock) -> Trials | None:
     """How many trials are trained on the users' data; None: none."""
-    if sweep.search.type == "predicted" or sweep.proxy is not None:
+    return None if sweep.proxy is not None else _number(sweep)
+
+
+def _number(sweep: SweepBlock) -> Trials | None:
+    if sweep.search.type == "predicted":
         return None
     number = sweep.search.trials
     if isinstance(number, TrialsBlock):

@@ -12,7 +12,7 @@ from harness.sweeping.trials import Outcome
 
 def document(plan: SweepPlan) -> dict[str, Any]:
     """What is known before anything is paid: the space, the search, and its price beside others'."""
-    guarantee, terms = plan.plan.guarantee, plan.terms
+    guarantee, terms = (plan.untuned if plan.proxy else plan.plan).guarantee, plan.terms
     names = [g.name for g in plan.plan.groups]
     return {
         "space": {key: prior.model_dump(mode="json") for key, prior in plan.block.space.items()},
@@ -21,6 +21,7 @@ def document(plan: SweepPlan) -> dict[str, Any]:
         "epsilon": guarantee.total,
         "delta": guarantee.delta,
         "charged": plan.trials is not None,
+        "proxy": bool(plan.proxy),
         "trials": None if plan.trials is None else dataclasses.asdict(plan.trials),
         "in_words": None if plan.trials is None else plan.trials.in_words(),
         "claimed": {} if terms is None else {name: terms.claim(name) for name in names},
@@ -29,9 +30,10 @@ def document(plan: SweepPlan) -> dict[str, Any]:
 
 
 def released_document(plan: SweepPlan, winner: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """After the search: the winner, and every trial only where the data are public or all trials are charged."""
+    """After the search: the winner, and every trial only where its data are public, or all trials are charged."""
     shown = None
-    if plan.plan.spec.data.visibility == "public":
+    all_charged = plan.trials is not None and plan.trials.law == "fixed"
+    if all_charged or plan.proxy or plan.plan.spec.data.visibility == "public":
         shown = [dataclasses.asdict(one) for one in outcomes]
     return document(plan) | {
         "winner": {"candidate": winner.candidate, "score": winner.score},

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.cache import default_cache_dir
-from harness.errors import Interrupted, MachineError, UserError
+from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, write_private, write_released
 from harness.planning import Plan
-from harness.privacy.randomness import create_key, load_key
+from harness.privacy.randomness import create_key, destroy_key, load_key
 from harness.running.flow import RunResult, device_of, finish, opened, resolved_yaml, write_plan
 from harness.running.folders import (
     FAILED,
+    FINISHED,
     INTERRUPTED,
     RUNNING,
     SWEEP,
@@ -95,6 +96,65 @@ def sweep(
         return _release(shared, folder, spending)
 
 
+def search_by_proxy(
+    plan: SweepPlan, *, out: Path | str = "runs", resume: bool = False, observer: Observer | None = None
+) -> tuple[Candidate, list[Outcome]]:
+    """Trains all trials on the public data set.
+
+    Args:
+        plan: Of a sweep with a proxy.
+        out: Where runs are kept; the trials lie in ``out/<name>-proxy/<id>``.
+        resume: Go on with the newest unfinished search of this name, or say again what the newest finished one found.
+        observer: Is told how it goes.
+
+    Returns:
+        The best candidate, and all trials.
+
+    Raises:
+        UserError: As `sweep`.
+    """
+    observer, out = observer or Observer(), Path(out)
+    check_shadows(Path.cwd())
+    if resume and (found := _found_before(plan, out)) is not None:
+        return found
+    folder = find_unfinished(plan.plan, out, sweep=True) if resume else create_folder(plan.plan, out)
+    with (
+        lease(folder),
+        interrupts_told(plan.plan, folder),
+        entered(plan.plan, folder, resume, observer) as spending,
+    ):
+        shared = _prepare(plan, folder, observer, resume, spending, None)
+        if not (folder.private / WINNER).exists():
+            _search(shared, folder, spending)
+        winner, outcomes = _written(folder)
+        trials_of.clean(folder, outcomes)
+        destroy_key(folder.key)
+        set_status(plan.plan, folder, FINISHED if winner is not None else FAILED)
+    if winner is None:
+        raise UserError(f"no trial was trained to its end ({folder.root}; why is in its private folder)")
+    return Candidate(tuple(winner.candidate.items())), outcomes
+
+
+def _found_before(plan: SweepPlan, out: Path) -> tuple[Candidate, list[Outcome]] | None:
+    """What the newest search of this name found, if it ended; None: it did not, or there is none."""
+    begun = sorted((out / plan.plan.spec.name).glob("*/private/run.json"), reverse=True)
+    if not begun or status_of(folder := Folder(begun[0].parents[1].absolute())) != FINISHED:
+        return None
+    parts = json.loads(begun[0].read_text())["parts"]
+    if parts["sweep"] != _digest(plan.block) or parts["overrides"] != _digest(plan.overrides):
+        raise ArgumentError(f"{folder.root} searched something else; start a new sweep without --resume")
+    winner, outcomes = _written(folder)
+    assert winner is not None
+    return Candidate(tuple(winner.candidate.items())), outcomes
+
+
+def _written(folder: Folder) -> tuple[Outcome | None, list[Outcome]]:
+    """The winner and all trials, as they were written down."""
+    written = json.loads((folder.private / WINNER).read_text())
+    outcomes = [Outcome(**one) for one in written["outcomes"]]
+    return next((one for one in outcomes if one.place == written["place"]), None), outcomes
+
+
 def _prepare(
     plan: SweepPlan, folder: Folder, observer: Observer, resume: bool, spending: Spending, key: bytes | None
 ) -> Shared:
@@ -134,7 +194,7 @@ def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
         source = Suggested(plan, randomness, done, folder.private / "suggested.json")
     else:
         source = Drawn(plan, randomness, done)
-    observer.note(f"search: {plan.trials.in_words() if plan.trials else ''}")
+    observer.note(f"search: {plan.trials.in_words() if plan.trials else 'on public data, which costs nothing'}")
     with first_interrupt_asks(folder, observer) as check, spending.guarded(folder, observer) as guard:
 
         def tick() -> None:
@@ -187,9 +247,8 @@ def _searching(shared: Shared, folder: Folder) -> Searching:
 
 def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:
     """Everything after the last trial. Interrupted anywhere, it can be done again."""
-    written = json.loads((folder.private / WINNER).read_text())
-    outcomes = [Outcome(**one) for one in written["outcomes"]]
-    if written["place"] is None:
+    winner, outcomes = _written(folder)
+    if winner is None:
         spending.finish()
         trials_of.clean(folder, outcomes)
         set_status(shared.sweep.plan, folder, FAILED)
@@ -197,7 +256,6 @@ def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:
             "no trial was trained to its end, so nothing is released; what the search cost stays charged "
             f"({folder.root}; why is in its private folder)"
         )
-    winner = next(one for one in outcomes if one.place == written["place"])
     if status_of(folder) != TRAINED:
         plan = trials_of.promote(shared, folder, winner)
         plan = dataclasses.replace(plan, ledger=shared.sweep.plan.ledger, memory=shared.sweep.plan.memory)

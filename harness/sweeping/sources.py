@@ -21,10 +21,9 @@ class Drawn:
 
     def __init__(self, sweep: SweepPlan, randomness: Randomness, done: Sequence[Outcome]) -> None:
         """Args: the plan; the sweep's randomness; trials that have ended, which are not given again."""
-        assert sweep.trials is not None
         self._sweep, self._randomness = sweep, randomness
         self._base = base_values(sweep.untuned.loaded.resolved)
-        self.number = draw_number(sweep.trials, randomness)
+        self.number = draw_number(sweep.number, randomness)
         ended = {one.place for one in done if one.status != "unfinished"}
         self._left = iter([place for place in range(self.number) if place not in ended])
 
@@ -60,9 +59,8 @@ class Suggested:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        assert sweep.trials is not None
         self._sweep, self._journal = sweep, journal
-        self.number = int(sweep.trials.mean)
+        self.number = int(sweep.number.mean)
         self._base = base_values(sweep.untuned.loaded.resolved)
         self._places: dict[str, dict[str, Any]] = json.loads(journal.read_text()) if journal.exists() else {}
         direction: Literal["minimize", "maximize"] = "minimize" if sweep.block.select.mode == "min" else "maximize"
