@@ -173,6 +173,7 @@ def notes(plan: Plan) -> list[str]:
     if spec.evaluation.ordinary and plan.mechanism.private:
         found.append("For comparison, the same steps are also trained without clipping and noise.")
     found += _full_in_words(plan)
+    found += _sweep_in_words(plan)
     if plan.trade_offs:
         found.append(
             "Groups are sampled differently: the same (ε, δ) then hides different trade-offs. δ(0) and the curve of "
@@ -183,6 +184,13 @@ def notes(plan: Plan) -> list[str]:
     if plan.ledger is None:
         return [*found, "No ledger (privacy.ledger: null): what runs on this data set spend is not recorded."]
     return found + plan.ledger.notes()
+
+
+def _sweep_in_words(plan: Plan) -> list[str]:
+    """That a search is another command."""
+    if plan.spec.sweep is None or plan.basis.search is not None:
+        return []
+    return ["The sweep block is not used by a single run; `uudp sweep SPEC --plan` shows what a search costs."]
 
 
 def _learnt_in_words(plan: Plan) -> list[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import attrs
 import numpy as np
 from dp_accounting import dp_event
 from dp_accounting.rdp import RdpAccountant
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from harness.privacy.quiet import quiet
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class CurveDpEvent(dp_event.DpEvent):  # type: ignore[misc]
     """Anything with this Rényi DP at these orders: what a trial of a search is held under.
 

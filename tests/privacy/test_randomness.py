@@ -401,10 +401,14 @@ def test_nothing_but_a_key_file_leads_to_draws():
     """The spec's seed has no road to them. Break: ``Randomness(spec.seed.to_bytes(32))`` anywhere."""
     # The trial answers questions about made users, for conformance: no private record is there.
     assert {file for file, _ in calls("Randomness")} == {"harness/data/trial.py", "harness/privacy/randomness.py"}
-    assert {file for file, _ in calls("load_key")} == {"harness/running/answers.py", "harness/training/loop.py"}
+    sweeps = {"harness/sweeping/flow.py", "harness/sweeping/trials.py"}
+    runs = {"harness/running/answers.py", "harness/training/loop.py"}
+    assert {file for file, _ in calls("load_key")} == runs | sweeps
     made = calls("create_key")
     assert [(file, ast.unparse(call)) for file, call in made] == [
-        ("harness/running/flow.py", "create_key(folder.key, key)")
+        ("harness/running/flow.py", "create_key(folder.key, key)"),
+        ("harness/sweeping/flow.py", "create_key(folder.key, key)"),
+        ("harness/sweeping/trials.py", "create_key(folder.key, load_key(sweep.key).key_for('trial', place))"),
     ]
     source = (ROOT / "harness" / "privacy" / "randomness.py").read_text()
     imported = {
