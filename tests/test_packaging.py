@@ -291,4 +291,4 @@ def test_readme_spec_is_valid(tmp_path: Path) -> None:
     path.write_text(example)
     assert load_spec(path).spec.name == "support-tickets"
     path.write_text(example + sweep)
-    assert set(load_spec(path).spec.sweep.space) == {"clipping.norm", "noise.type", "noise.clip_share"}
+    assert set(load_spec(path).spec.sweep.space) == {"clipping.norm", "train.optimizer.lr", "sampling.expected"}
