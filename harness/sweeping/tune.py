@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import shutil
 import threading
 import traceback
@@ -139,6 +140,7 @@ def _tuner(what: Searching, source: Source, prepare: Prepare) -> Any:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # nobody reads what they would write
     share, concurrent, threads = _shares(what)
     scheduler = None
     if what.halting is not None:
