@@ -212,7 +212,8 @@ class Guarantee:
                 f"Of every user at most {most} example{'s' if most > 1 else ''} were kept, chosen by the run's key; "
                 "all others were never read by the model."
             )
-        if self.search is not None and self.search.searched.trials.law != "fixed":
+        secret = self.data_visibility != "public"
+        if secret and self.search is not None and self.search.searched.trials.law != "fixed":
             found.append(
                 "How many trials there were, what the others were, and what became of them stay in the private folder."
             )

@@ -34,6 +34,8 @@ COUNTS = "counts.json"
 """In the private folder: the answers to the harness's own questions."""
 CUTS = "cuts.json"
 """The same for the quantiles at which risk tiers are cut."""
+SETTLED = "settled.json"
+"""All that the plan waited for."""
 EDGES = "edges.json"
 """The edges that these lead to."""
 
@@ -181,7 +183,7 @@ def read_edges(folder: Folder) -> list[float]:
 
 
 def _settled(folder: Folder) -> Path:
-    return folder.private / "settled.json"
+    return folder.private / SETTLED
 
 
 def _population(plan: Plan, counts: dict[str, float]) -> Population:

@@ -124,10 +124,12 @@ def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
         raise ArgumentError(f"{loaded.path}: there is no sweep block; say what to search in sweep.space")
     count = counting_once()
     untuned = make_plan(loaded, count=count)
+    if not untuned.mechanism.private:
+        raise ArgumentError("noise.type: none promises nothing, so there is no budget to search in")
     trials = trials_of(sweep)
     if sweep.proxy is not None:
         return _by_proxy(SweepPlan(loaded.path, overrides, untuned, untuned, None, (), count), sweep.proxy)
-    if trials is None or not untuned.mechanism.private:
+    if trials is None:
         return SweepPlan(loaded.path, overrides, untuned, untuned, None, (), count)
     _check_answers(untuned)
     terms = terms_of(untuned, trials, lambda candidate: _with(loaded.path, overrides, candidate))

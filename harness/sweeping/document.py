@@ -32,10 +32,15 @@ def document(plan: SweepPlan) -> dict[str, Any]:
 def released_document(plan: SweepPlan, winner: Outcome, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """After the search: the winner, and every trial only where its data are public, or all trials are charged."""
     shown = None
-    all_charged = plan.trials is not None and plan.trials.law == "fixed"
-    if all_charged or plan.proxy or plan.plan.spec.data.visibility == "public":
+    if shows_trials(plan):
         shown = [dataclasses.asdict(one) for one in outcomes]
     return document(plan) | {
         "winner": {"candidate": winner.candidate, "score": winner.score},
         "shown": shown,
     }
+
+
+def shows_trials(plan: SweepPlan) -> bool:
+    """Whether everything about all trials may be shown: their data are public, or all of them are charged."""
+    all_charged = plan.trials is not None and plan.trials.law == "fixed"
+    return all_charged or bool(plan.proxy) or plan.plan.spec.data.visibility == "public"

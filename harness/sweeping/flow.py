@@ -15,8 +15,8 @@ from typing import Any
 from harness.cache import default_cache_dir
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, write_private, write_released
-from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key, load_key
+from harness.running.answers import settled
 from harness.running.flow import RunResult, device_of, finish, opened, resolved_yaml, write_plan
 from harness.running.folders import (
     FAILED,
@@ -39,7 +39,7 @@ from harness.running.watching import Observer
 from harness.spec.sweep_block import SweepBlock
 from harness.sweeping import trials as trials_of
 from harness.sweeping.costing import SweepPlan
-from harness.sweeping.document import released_document
+from harness.sweeping.document import released_document, shows_trials
 from harness.sweeping.sources import Drawn, Suggested
 from harness.sweeping.space import Candidate
 from harness.sweeping.trials import Outcome, Shared
@@ -203,10 +203,17 @@ def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
             if folder.stop.exists():
                 trials_of.stop_all(folder)
 
+        def ended(place: int, stopped: bool) -> None:
+            if stopped and not folder.stop.exists():
+                trials_of.note_stopped(folder, place)
+            if shows_trials(plan):
+                observer.note(trials_of.outcome(folder, place, plan.block.select).in_words())
+
         search(
             _searching(shared, folder),
             source,
             lambda place, candidate: trials_of.prepare(shared, folder, place, candidate),
+            ended,
             tick,
         )
     outcomes = [trials_of.outcome(folder, place, plan.block.select) for place in trials_of.places(folder)]
@@ -264,11 +271,6 @@ def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:
         write_released(folder.root / "sweep.json", as_json(released_document(shared.sweep, winner, outcomes)))
         set_status(plan, folder, TRAINED)
     else:
-        plan = _trained_plan(shared, winner)
-    result = finish(plan, folder, spending)
+        plan = settled(shared.sweep.plan_of(Candidate(tuple(winner.candidate.items()))), folder)
     trials_of.clean(folder, outcomes)
-    return result
-
-
-def _trained_plan(shared: Shared, winner: Outcome) -> Plan:
-    return shared.sweep.plan_of(Candidate(tuple(winner.candidate.items())))
+    return finish(plan, folder, spending)

@@ -19,7 +19,7 @@ from harness.errors import MachineError, UserError
 from harness.files import as_json, private_folder, release_folder, write_private, write_released
 from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key, load_key
-from harness.running.answers import ask, assigned_groups, load_groups, model_is_used, save_groups, settled
+from harness.running.answers import SETTLED, ask, assigned_groups, load_groups, model_is_used, save_groups, settled
 from harness.running.folders import SWEEP, released_rows
 from harness.running.viewing import views_of
 from harness.running.watching import Observer
@@ -53,6 +53,15 @@ class Outcome:
     status: Status
     score: float | None = None
     reason: str = ""
+
+    def in_words(self) -> str:
+        """For a console, where it may be shown."""
+        values = " ".join(
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in self.candidate.items()
+        )
+        score = "" if self.score is None else f", {self.score:.4f}"
+        return f"trial {self.place + 1}: {self.status}{score} ({values})" + (f": {self.reason}" if self.reason else "")
 
 
 @dataclass(frozen=True)
@@ -177,7 +186,8 @@ def promote(shared: Shared, sweep: Folder, winner: Outcome) -> Plan:
         shutil.copytree(trained, partial)
         release_folder(partial, target)
     write_released(sweep.metrics, folder.metrics.read_text())
-    for name in (folder.members.name, "diagnostics.jsonl"):
+    # With what it was told: whoever finishes the sweep later needs no trial's folder.
+    for name in (folder.members.name, "diagnostics.jsonl", SETTLED):
         with contextlib.suppress(FileNotFoundError):
             write_private(sweep.private / name, (folder.private / name).read_bytes())
     return plan
@@ -201,6 +211,11 @@ def places(sweep: Folder) -> list[int]:
     if not root.exists():
         return []
     return sorted(int(p.parents[1].name) for p in root.glob("*/private/candidate.json"))
+
+
+def note_stopped(sweep: Folder, place: int) -> None:
+    """Notes that the search has stopped a trial early, for good."""
+    write_private(trial_folder(sweep, place).private / STOPPED, b"")
 
 
 def stop_all(sweep: Folder) -> None:

@@ -24,10 +24,12 @@ from harness.files import write_private
 from harness.spec.compute_block import ComputeBlock
 from harness.spec.sweep_block import SelectBlock
 from harness.sweeping.space import Candidate
-from harness.sweeping.worker import SCORE, trial
+from harness.sweeping.worker import DONE, SCORE, trial
 from harness.training.job import Folder
 
 POLL_SECONDS = 0.5
+Ended = Callable[[int, bool], None]
+"""Is told that a trial has ended, and whether the search has stopped it early."""
 LOG = "search-error.log"
 DRIVER = 0.01
 """Of a core, for the driver of a trial of several workers, which waits for them."""
@@ -87,6 +89,7 @@ def search(
     what: Searching,
     source: Source,
     prepare: Prepare,
+    ended: Ended,
     tick: Callable[[], None],
 ) -> None:
     """Runs all trials of a source and waits for the end.
@@ -95,6 +98,7 @@ def search(
         what: How.
         source: Gives the trials, in their order.
         prepare: Called in a thread of its own with each before it starts; whether there is something to train.
+        ended: Called in that thread with each that has ended.
         tick: Called about twice a second in the calling thread; what it raises ends the wait.
 
     Raises:
@@ -111,7 +115,7 @@ def search(
 
         def body() -> None:
             try:
-                _tuner(what, source, prepare).fit()
+                _tuner(what, source, prepare, ended).fit()
             except BaseException as error:
                 # Its message may hold what is private.
                 write_private(what.folder.private / LOG, traceback.format_exc().encode())
@@ -136,7 +140,7 @@ def search(
         raise MachineError(f"Ray Tune failed; go on later with --resume ({type(error).__name__}; {told})") from None
 
 
-def _tuner(what: Searching, source: Source, prepare: Prepare) -> Any:
+def _tuner(what: Searching, source: Source, prepare: Prepare, ended: Ended) -> Any:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
@@ -164,7 +168,7 @@ def _tuner(what: Searching, source: Source, prepare: Prepare) -> Any:
     return tune.Tuner(
         tune.with_resources(trial, share),
         tune_config=tune.TuneConfig(
-            search_alg=Places(source, prepare, told),
+            search_alg=Places(source, prepare, ended, told),
             scheduler=scheduler,
             num_samples=-1,
             max_concurrent_trials=concurrent,
@@ -201,10 +205,10 @@ def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
 class Places(Searcher):
     """Gives Tune the numbers of trials. What they are stays here: Tune writes down whatever it can pickle."""
 
-    def __init__(self, source: Source, prepare: Prepare, told: dict[str, Any]) -> None:
-        """Args: the trials; what is called with each before it starts; what every trial is told."""
+    def __init__(self, source: Source, prepare: Prepare, ended: Ended, told: dict[str, Any]) -> None:
+        """Args: the trials; what is called with each before and after it; what every trial is told."""
         super().__init__(*((SCORE, told["mode"]) if told["tells"] else ()))
-        self._source, self._prepare, self._told = source, prepare, told
+        self._source, self._prepare, self._ended, self._told = source, prepare, ended, told
         self._running: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -218,12 +222,14 @@ class Places(Searcher):
                 self._running[trial_id] = place
                 return {**self._told, "place": place}
             self._source.told(place, None)  # no plan can be made of it
+            self._ended(place, False)
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the source."""
         place = self._running.pop(trial_id)
         self._source.told(place, None if error or result is None else result.get(SCORE))
+        self._ended(place, not error and result is not None and result.get(DONE) == 0)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what a sweep needs to go on lies in its own folder."""

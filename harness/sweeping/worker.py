@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.files import write_private
 from harness.spec.sweep_block import SelectBlock
-from harness.sweeping.trials import STOPPED, check_prepared, score_of, trial_folder
+from harness.sweeping.trials import check_prepared, score_of, trial_folder
 from harness.training.job import Failure, Folder, Job
 
 SCORE, DONE = "score", "done_"
@@ -38,7 +38,6 @@ def trial(config: Mapping[str, Any]) -> None:
     try:
         _train(folder, config)
     except SystemExit:  # so Tune stops a trial early, out of what it is told
-        write_private(folder.private / STOPPED, b"")
         raise
     except BaseException as error:
         # Raised on as a bare name: the message and the frames may hold private values, and Ray logs both.
