@@ -78,7 +78,11 @@ def losers_in(text: str) -> list[str]:
 
 
 def test_a_private_search_shows_its_winner_alone(make: Make) -> None:
-    """Whatever lies in the private folder. Break: read `private/trials.json` where `shown` is null."""
+    """Whatever lies in the private folder.
+
+    Break: read `private/trials.json` where `shown` is null, and don't ask whether the data are public. Each alone is
+    caught by one of the next two.
+    """
     html = page(make(searches.sweep_document()))
     assert losers_in(html) == []
     text = words(section(html))
