@@ -163,9 +163,11 @@ class Axis:
 
     @staticmethod
     def of(key: str, prior: Mapping[str, Any], trials: Sequence[Trial]) -> Axis | None:
-        """The axis of these trials; None where none of them has a value that can be drawn."""
+        """The axis of these trials; None where none of them has a value that can be drawn, or all have the same."""
         values = [t.values[key] for t in trials if key in t.values]
         unset = len(values) < len(trials)
+        if not unset and len({shown(value) for value in values}) < 2:
+            return None
         listed = prior.get("choice", prior.get("grid"))
         if isinstance(listed, list):
             # In the order of the spec, as far as some trial has it; and what a damaged file has besides.

@@ -196,6 +196,7 @@ def test_targets_that_differ_have_a_front(make: Make) -> None:
     trials = shown(shown(searching(read_run(make(searches.with_targets(), "public"))))["trials"])
     assert trials["pareto"] is not None
     assert "largest ε target of any group" in trials["pareto"]
+    assert len(trials["multiples"]) == 5  # and none of the key that all have alike
     document = searches.with_targets()
     for one in document["shown"]:
         one["candidate"] |= {"noise.epsilon.few": 8.0}
@@ -294,7 +295,7 @@ def test_names_are_inert(make: Make) -> None:
 # --- in a browser ---------------------------------------------------------------------------------------------
 
 DOCUMENTS = {
-    "private": ("sweep_document", "private", 1), "public": ("with_targets", "public", 9),
+    "private": ("sweep_document", "private", 1), "public": ("with_targets", "public", 8),
     "predicted": ("predicted_document", "private", 3),
 }  # fmt: skip
 
