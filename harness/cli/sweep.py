@@ -126,8 +126,11 @@ def _winner(folder: Path) -> dict[str, Any]:
 def _predicted(
     found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Path
 ) -> tuple[RunResult, dict[str, Any]]:
+    from harness.files import as_json, write_released
     from harness.planning import make_plan
+    from harness.reporting.report import write_report
     from harness.running import run as execute
+    from harness.sweeping.document import predicted_document
     from harness.sweeping.predicting import rank
 
     ranked = rank(found)
@@ -141,6 +144,9 @@ def _predicted(
     best = ranked[0].candidate
     plan = make_plan(found.load(best))
     result = execute(plan, out=out, resume=resume, run_id=which, observer=lines_console())
+    write_released(result.folder / "sweep.json", as_json(predicted_document(found, ranked)))
+    if result.report is not None:
+        write_report(result.folder)
     return result, {"winner": best.document(), "candidates": [one.document() for one in ranked[:SHOWN]]}
 
 

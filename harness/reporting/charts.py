@@ -150,21 +150,21 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, width: int) -> M
         across = left + (point[0] - x_low) / x_span * (right - left)
         return across, bottom - (point[1] - grid[0]) / (grid[-1] - grid[0]) * (bottom - top)
 
-    body = [_text(axes.y_name, 0, 12, "axis-name"), _text(axes.x_name, (left + right) / 2, height - 4, "axis-name mid")]
+    body = [text(axes.y_name, 0, 12, "axis-name"), text(axes.x_name, (left + right) / 2, height - 4, "axis-name mid")]
     for value in grid:
         y = at((x_low, value))[1]
         body.append(element("line", x1=left, x2=right, y1=y, y2=y, class_="grid"))
-        body.append(_text(axes.tick(value) if axes.tick else _tick(value, grid), left - 8, y + 4, "tick end"))
+        body.append(text(axes.tick(value) if axes.tick else tick_text(value, grid), left - 8, y + 4, "tick end"))
     for x in _thinned(xs, 5 if narrow else 11):
-        body.append(_text(_plain(x), at((x, grid[0]))[0], bottom + 18, "tick mid"))
+        body.append(text(_plain(x), at((x, grid[0]))[0], bottom + 18, "tick mid"))
         if x in axes.notes:
-            body.append(_text(axes.notes[x], at((x, grid[0]))[0], bottom + 31, "note mid"))
+            body.append(text(axes.notes[x], at((x, grid[0]))[0], bottom + 31, "note mid"))
     body += [_bar(line, at((x, y - half)), at((x, y + half))) for line in series for (x, y), half in _spreads(line)]
     body += [_line(line, [at(point) for point in line.points], bottom, narrow) for line in series if line.points]
     ends = [(at(line.points[-1])[1], line) for line in series if line.points and line.label]
     for y, line in zip(_apart([y for y, _ in ends], 14), (line for _, line in ends), strict=True):
-        body.append(_text(line.label, right + 8, y + 4, "value", f"--c:var(--{line.color})"))
-    return _svg(f"{name}-{width}", (width, height), body, title=axes.title, description=axes.description)
+        body.append(text(line.label, right + 8, y + 4, "value", f"--c:var(--{line.color})"))
+    return svg(f"{name}-{width}", (width, height), body, title=axes.title, description=axes.description)
 
 
 def dumbbells(name: str, rows: Sequence[Row], title: str, description: str, width: int) -> Markup:
@@ -183,13 +183,13 @@ def dumbbells(name: str, rows: Sequence[Row], title: str, description: str, widt
     for value in grid:
         anchor = "start" if value == grid[0] else "end" if value == grid[-1] else "mid"
         body.append(element("line", x1=at(value), x2=at(value), y1=top, y2=height - 26, class_="grid"))
-        body.append(_text(_tick(value, grid), at(value), height - 8, f"tick {anchor}"))
+        body.append(text(tick_text(value, grid), at(value), height - 8, f"tick {anchor}"))
     for index, row in enumerate(rows):
         y = top + pitch * index + 32
-        body.append(_text(_cut(row.name, 26 if narrow else 60), left, y - 14, "row-name", full=row.name))
-        body.append(_text(row.label, right, y - 14, "value end", f"--c:var(--{row.color})"))
+        body.append(text(cut(row.name, 26 if narrow else 60), left, y - 14, "row-name", full=row.name))
+        body.append(text(row.label, right, y - 14, "value end", f"--c:var(--{row.color})"))
         body += _dumbbell(row, y, at)
-    return _svg(f"{name}-{width}", (width, height), body, title=title, description=description)
+    return svg(f"{name}-{width}", (width, height), body, title=title, description=description)
 
 
 def bells(name: str, apart: float, widest: float, color: str, *, title: str, description: str) -> Markup:
@@ -220,7 +220,7 @@ def bells(name: str, apart: float, widest: float, color: str, *, title: str, des
     body = [element("line", x1=0, x2=width, y1=base, y2=base, class_="floor")]
     for center, paint in ((0.0, "muted"), (1.0 if spikes else apart, color)):
         body.append(element("path", d=curve(center), class_="bell", style=f"--c:var(--{paint})"))
-    return _svg(name, (width, height), body, title=title, description=description, css="bells")
+    return svg(name, (width, height), body, title=title, description=description, css="bells")
 
 
 def epsilon_scale(
@@ -253,8 +253,8 @@ def epsilon_scale(
         anchor = "start" if power == low else "end" if power == high else "mid"
         x_text = left if power == low else right if power == high else x
         body.append(element("line", x1=x, x2=x, y1=y + 8, y2=y + 14, class_="axis"))
-        body.append(_text(f"ε {10.0**power:g}", x_text, y + 29, f"tick {anchor}"))
-        body.append(_text(note(10.0**power), x_text, y + 44, f"note {anchor}"))
+        body.append(text(f"ε {10.0**power:g}", x_text, y + 29, f"tick {anchor}"))
+        body.append(text(note(10.0**power), x_text, y + 44, f"note {anchor}"))
     for mark in sorted(marks, key=lambda m: not m.main):
         tip = element("title", f"{mark.name}: ε {mark.value:.3g}")
         style = f"--c:var(--{mark.color})"
@@ -263,13 +263,14 @@ def epsilon_scale(
             body.append(element("path", tip, d=f"M{x:.1f},{y - 12}l-8,-13h16z", class_="pointer", style=style))
         else:
             body.append(element("circle", tip, cx=at(mark.value), cy=y, r=7, class_="mark", style=style))
-    return _svg(f"{name}-{width}", (width, height), body, title=title, description=description)
+    return svg(f"{name}-{width}", (width, height), body, title=title, description=description)
 
 
 # --- parts ----------------------------------------------------------------------------------------------------
 
 
-def _svg(name: str, size: Point, body: Iterable[str], *, title: str, description: str, css: str = "chart") -> Markup:
+def svg(name: str, size: Point, body: Iterable[str], *, title: str, description: str, css: str = "chart") -> Markup:
+    """A whole drawing, named for those who don't see it; `name` is unique in the page, since ids are made from it."""
     width, height = size
     return element(
         "svg",
@@ -284,7 +285,8 @@ def _svg(name: str, size: Point, body: Iterable[str], *, title: str, description
     )
 
 
-def _text(content: str, x: float, y: float, css: str, style: str | None = None, *, full: str | None = None) -> Markup:
+def text(content: str, x: float, y: float, css: str, style: str | None = None, *, full: str | None = None) -> Markup:
+    """A text at a place of the drawing; `full` is what a tooltip says where `content` was cut."""
     tip = (element("title", full),) if full is not None and full != content else ()
     return element("text", *tip, content, x=x, y=y, class_=css, style=style)
 
@@ -345,7 +347,8 @@ def _thinned(values: Sequence[float], most: int) -> Sequence[float]:
     return values[:: max(1, math.ceil(len(values) / most))]
 
 
-def _tick(value: float, grid: Sequence[float]) -> str:
+def tick_text(value: float, grid: Sequence[float]) -> str:
+    """A value of a grid of `ticks`, with as many decimals as its steps need."""
     decimals = max(0, -math.floor(math.log10(grid[1] - grid[0]) + 1e-9))
     # A step of 2.5 needs one more decimal than its power of ten.
     if not math.isclose((grid[1] - grid[0]) * 10**decimals, round((grid[1] - grid[0]) * 10**decimals), rel_tol=1e-6):
@@ -357,8 +360,9 @@ def _plain(value: float) -> str:
     return f"{value:,.0f}" if value == round(value) else f"{value:g}"
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def cut(words: str, most: int) -> str:
+    """The text, or its beginning and an ellipsis: at most so many characters."""
+    return words if len(words) <= most else words[: most - 1] + "…"
 
 
 def _short(value: str | float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.files import is_locked
-from harness.reporting.records import RunRecord, number, read_run
+from harness.reporting.records import RunRecord, block, number, read_run
 from harness.reporting.summary import summarize_record
 
 FINISHED, INTERRUPTED = "finished", "interrupted"
@@ -32,6 +32,7 @@ class ListedRun:
         loss: Hold-out loss after training, in nats per token; None where nothing was evaluated.
         begun: When, in UTC, as ISO 8601; "" where the folder's name doesn't tell.
         folder: Where it is.
+        search: How its hyperparameters were searched: ``random``, ``predicted``, …; None: they were not.
     """
 
     id: str
@@ -43,6 +44,7 @@ class ListedRun:
     loss: float | None
     begun: str
     folder: str
+    search: str | None = None
 
 
 def list_runs(out: Path) -> list[ListedRun]:
@@ -106,6 +108,7 @@ def _listed(folder: Path) -> ListedRun:
         loss=summarize_record(record).overall.trained_loss,
         begun=_begun(folder.name),
         folder=str(folder),
+        search=str(block(record.sweep, "search").get("type", "search")) if record.sweep else None,
     )
 
 

@@ -29,8 +29,17 @@ def headline(losses: Losses, private: bool) -> str:
     return f"{outcome}: {share} of what ordinary training took off ({f.loss(losses.ordinary_gain)})."
 
 
-def spending(charges: Sequence[Mapping[str, Any]]) -> str:
-    """Where the budget went, in a sentence."""
+def spending(charges: Sequence[Mapping[str, Any]], searched: bool = False) -> str:
+    """Where the budget went, in a sentence or two.
+
+    Args:
+        charges: Noisy answers besides training.
+        searched: Whether it paid for a search.
+    """
+    if searched:
+        told = "It paid for the whole search: every trial, whichever of them had been released"
+        told += ", with the noisy answers that trials asked for" if charges else ""
+        return f"{told}. It was spent when the first trial began."
     if not charges:
         return "All of it went into training. No other answer about private data was released."
     names = "one more answer" if len(charges) == 1 else f"{len(charges)} more answers"

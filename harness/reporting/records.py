@@ -14,6 +14,9 @@ from harness.errors import UserError
 LOSS = "eval/loss"
 """The metric that reports show: hold-out negative log-likelihood, in nats per token."""
 
+SWEEP = "sweep.json"
+"""What a search released, in the folder of its run."""
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -25,6 +28,7 @@ class RunRecord:
         privacy: `privacy.json`.
         metrics: The rows of `metrics.jsonl`, in their order; empty where nothing was evaluated.
         assessment: `assessment.json`: of made users, how groups and known risks go together; empty of any others.
+        sweep: `sweep.json`: how hyperparameters were searched; empty of a run that was no search.
     """
 
     spec: Mapping[str, Any]
@@ -32,6 +36,7 @@ class RunRecord:
     privacy: Mapping[str, Any]
     metrics: tuple[Mapping[str, Any], ...]
     assessment: Mapping[str, Any] = field(default_factory=dict)
+    sweep: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def epsilon(self) -> float | None:
@@ -59,9 +64,15 @@ def read_run(run_dir: Path) -> RunRecord:
     """
     plan = _json(run_dir / "plan.json")
     privacy = _json(run_dir / "privacy.json")
-    assessed = run_dir / "assessment.json"
-    assessment = _json(assessed) if assessed.exists() else {}
-    return RunRecord(_spec(run_dir / "spec.yaml", plan), plan, privacy, _metrics(run_dir / "metrics.jsonl"), assessment)
+    assessed, searched = run_dir / "assessment.json", run_dir / SWEEP
+    return RunRecord(
+        _spec(run_dir / "spec.yaml", plan),
+        plan,
+        privacy,
+        _metrics(run_dir / "metrics.jsonl"),
+        _json(assessed) if assessed.exists() else {},
+        _json(searched) if searched.exists() else {},
+    )
 
 
 def number(value: object) -> float | None:

@@ -12,6 +12,7 @@ from harness.reporting.assessing import assessment
 from harness.reporting.moving import moving
 from harness.reporting.reasons import group_reason
 from harness.reporting.records import RunRecord, block, items, number, texts
+from harness.reporting.searching import is_charged, searching
 from harness.reporting.summary import Losses, RunSummary, curve, summarize_record
 
 
@@ -66,6 +67,7 @@ def build(record: RunRecord) -> dict[str, Any]:
         "by_example": block(record.plan, "sampling").get("unit") == "example",
         "candidates": answers.candidates(record),
         "spent": _spent(record, groups),
+        "search": searching(record),
         "how": list(_how(record)),
         "plugins": items(record.plan, "plugins"),
         "notes": texts(record.plan, "notes"),
@@ -286,11 +288,13 @@ def _spent(record: RunRecord, groups: Sequence[Mapping[str, Any]]) -> dict[str, 
     trained = max((e for group in groups if (e := number(group.get("epsilon"))) is not None), default=None)
     # What a group claims is its total; without other charges that is the price of training.
     training = f.epsilon(trained if trained is not None else record.epsilon)
-    rows = [Fact("Training, every step", training if not charges else "the rest of each group’s ε")]
+    searched = is_charged(record)
+    steps = "Training, every step" + " of every trial" * searched
+    rows = [Fact(steps, training if not charges else "the rest of each group’s ε")]
     asked = answers.charge_rows(record)
     rows += [Fact(row["what"], row["epsilon"], row["noise"]) for row in asked]
     return {
-        "sentence": explain.spending(charges),
+        "sentence": explain.spending(charges, searched),
         "rows": rows,
         "alone": bool(charges),
         "total": f.epsilon(record.epsilon),
