@@ -143,7 +143,7 @@ def test_a_search_whose_trials_are_all_charged(make: Make) -> None:
     document["search"], document["select"]["mode"] = {"type": "optuna", "trials": 20}, "max"
     text = words(section(page(make(document))))
     assert "This model is the best of 20 trials, all of them charged, by the greatest eval/loss" in text
-    assert "Their number is public, as it stands in the spec." in text
+    assert "Their number is public, as it stands in the spec; since every one is charged" in text
     assert "stays private: the price" not in text
 
 
