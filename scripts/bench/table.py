@@ -32,6 +32,7 @@ SCRIPTS = {
     "plan": "seconds that `uudp plan` takes",
     "fit": "predicted ÷ measured memory of a worker",
     "overhead": "seconds that `uudp run` adds to its training",
+    "sweep": "seconds of a sweep of 20 small trials over the sum of their training times",
     "hotspots": "what the time of a private step goes to",
     "utility": "the share of the ordinary gain that a private run keeps",
 }

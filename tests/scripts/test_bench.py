@@ -141,3 +141,15 @@ def test_a_whole_run_beside_a_bare_script(tmp_path: Path) -> None:
     found = printed("overhead", *arguments, "--steps", "1", cache=tmp_path / "cache")
     assert found["overhead"] > 0
     assert {name: len(each) for name, each in found["seconds"].items()} == {"uudp run": 1, "bare script": 1}
+
+
+@pytest.mark.slow
+def test_what_a_sweep_costs_beside_its_trials(tmp_path: Path) -> None:
+    """Two trials of the tiny model."""
+    base = save_base(tmp_path / "base")
+    spec = make_spec(base, write_posts(tmp_path / "posts.jsonl", made_posts(40)))
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec.model_dump(mode="json", exclude_unset=True)))
+    arguments = (str(tmp_path / "spec.yaml"), "data.max_tokens=32", "--trials", "2", "--alone", "1")
+    found = printed("sweep", *arguments, cache=tmp_path / "cache")
+    assert (found["trials"], len(found["alone"])) == (2, 1)
+    assert found["ratio"] > 0
