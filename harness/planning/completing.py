@@ -21,11 +21,10 @@ from harness.privacy import calibration
 from harness.privacy.accounting import (
     answering_group,
     charges_epsilon,
-    epsilon_curve,
     group_within,
     largest_epsilon,
-    trade_offs,
 )
+from harness.privacy.curves import epsilon_curve, trade_offs
 from harness.privacy.guarantee import Guarantee, SearchCost
 from harness.privacy.levers import calibrate, stretches
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
