@@ -18,7 +18,8 @@ from harness.privacy.search import Curve, Searched
 if TYPE_CHECKING:
     from dp_accounting.dp_event import DpEvent
 
-Accountant = Literal["pld", "rdp"] | Searched
+OneRun = Literal["pld", "rdp"]
+Accountant = OneRun | Searched
 """Of a run by itself, or of the whole search that it is a trial of."""
 KEPT = 1e-9
 """Of the log of Rényi DP over what a trial may have: rounding of s / C_p may move it so far."""
@@ -222,13 +223,14 @@ def later_epsilon(
 def group_within(mechanism: Mechanism, group: int, target: float, delta: float, accountant: Accountant) -> float:
     """ε of one group's users, to be compared with a target: in a search, the target itself where the trial keeps it.
 
-    A trial keeps a target where its curve lies under what that allows, at the orders that matter for it.
+    A trial keeps a target where its curve lies under what that allows, at the orders that matter for it. One that does
+    not has more than the target, whatever its own price is: trials under different curves would cost more together.
     """
-    if isinstance(accountant, Searched):
-        event = mechanism.event(group)
-        if accountant.excess(event, accountant.allowed(target, delta)) <= KEPT:
-            return target
-    return group_epsilon(mechanism, group, delta, accountant)
+    if not isinstance(accountant, Searched):
+        return group_epsilon(mechanism, group, delta, accountant)
+    if accountant.excess(mechanism.event(group), accountant.allowed(target, delta)) <= KEPT:
+        return target
+    return max(group_epsilon(mechanism, group, delta, accountant), target * (1 + 1e-6))
 
 
 def largest_epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") -> float:
@@ -276,19 +278,18 @@ def total_epsilon(
     return max(group_epsilon(mechanism, i, delta, accountant, steps) for i in range(len(mechanism.groups)))
 
 
-def search_rdp_at(mechanism: Mechanism, searched: Searched, allowed: Sequence[Curve], order: float) -> float:
+def search_rdp_at(searched: Searched, curves: Sequence[Curve], holdout: Curve | None, order: float) -> float:
     """RDP (nats) of a whole search at one Rényi order: the maximum over its users.
 
     Args:
-        mechanism: Of any trial.
         searched: The search.
-        allowed: The curves that trials are held under, of all groups.
+        curves: That trials are held under, of all groups.
+        holdout: The same of private hold-out users, at the orders of noisy answers alone; None: there are none.
         order: The order, above 1.
     """
-    values = [searched.rdp(curve, order) for curve in allowed]
-    if mechanism.holdout is not None:
-        answers = searched.answers()
-        values.append(answers.rdp(answers.above(answers.curve_of(mechanism.holdout_event())), order))
+    values = [searched.rdp(curve, order) for curve in curves]
+    if holdout is not None:
+        values.append(searched.answers().rdp(holdout, order))
     return max(values)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.privacy.accounting import (
     LARGEST_PLD,
-    Accountant,
+    OneRun,
     choice_epsilon,
     composed_pld,
     pld_epsilon,
@@ -22,7 +22,6 @@ from harness.privacy.accounting import (
 )
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.remembering import remembered
-from harness.privacy.search import Searched
 
 if TYPE_CHECKING:
     from dp_accounting.dp_event import DpEvent
@@ -31,15 +30,12 @@ DRAFT_TOLERANCE, DRAFT_COARSEST = 5e-3, 100
 """Half a percent is enough for a curve: of ε, and of ε over a first grid."""
 
 
-def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, every: int) -> list[tuple[int, float]]:
+def epsilon_curve(mechanism: Mechanism, delta: float, accountant: OneRun, every: int) -> list[tuple[int, float]]:
     """ε after 0, `every`, 2·`every`, … and all steps: public, since it comes from the mechanism alone.
 
     At 0 it is that of the answers before training. At most 21 points, evenly chosen among those steps, so that a long
-    run does not make a slow plan. A search has spent everything from the beginning.
+    run does not make a slow plan.
     """
-    if isinstance(accountant, Searched):
-        whole = total_epsilon(mechanism, delta, accountant)
-        return [(0, whole), (mechanism.steps, whole)]
     releases = -(-mechanism.steps // every)
     shown = min(20, releases)
     places = {round(i * (releases - 1) / max(1, shown - 1)) for i in range(shown)} | {releases - 1}
@@ -51,7 +47,7 @@ def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, ev
 
 
 @remembered
-def _spent(mechanism: Mechanism, marks: list[int], delta: float, accountant: Accountant) -> list[float]:
+def _spent(mechanism: Mechanism, marks: list[int], delta: float, accountant: OneRun) -> list[float]:
     """ε of any user after so many steps each, to half a percent from above."""
     left, before = delta - mechanism.choice_delta, choice_epsilon(mechanism, accountant)
     exposed = _most_exposed(mechanism)
@@ -64,7 +60,7 @@ def _spent(mechanism: Mechanism, marks: list[int], delta: float, accountant: Acc
     return found
 
 
-def _drafted_curve(events: list[DpEvent], delta: float, accountant: Accountant) -> dict[DpEvent, float]:
+def _drafted_curve(events: list[DpEvent], delta: float, accountant: OneRun) -> dict[DpEvent, float]:
     """ε of each of these events, which grow, to about half a percent from above.
 
     The grid is settled for the first and the last one that cost anything; between them it is the finer one of the two.
@@ -93,7 +89,7 @@ def _most_exposed(mechanism: Mechanism) -> list[int]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _drafted(event: DpEvent, delta: float, accountant: Accountant) -> float:
+def _drafted(event: DpEvent, delta: float, accountant: OneRun) -> float:
     """ε to half a percent, from above: enough for a curve."""
     scale = rough_epsilon(event, delta)
     if accountant == "rdp" or scale == 0 or not scale <= LARGEST_PLD:
@@ -101,9 +97,7 @@ def _drafted(event: DpEvent, delta: float, accountant: Accountant) -> float:
     return settled(event, delta, DRAFT_TOLERANCE, DRAFT_COARSEST)[0]
 
 
-def trade_offs(
-    mechanism: Mechanism, delta: float, accountant: Accountant
-) -> tuple[tuple[tuple[float, float], ...], ...]:
+def trade_offs(mechanism: Mechanism, delta: float, accountant: OneRun) -> tuple[tuple[tuple[float, float], ...], ...]:
     """What (ε, δ) at one δ hides where groups are sampled differently: per group, δ at a few ε.
 
     Args:
@@ -113,19 +107,16 @@ def trade_offs(
 
     Returns:
         Per group, points (ε, δ) at the same round ε for all, from ε = 0 to a quarter above the largest group's; empty
-        where all groups have one sampling rate, number of steps and number of examples, and for a search.
+        where all groups have one sampling rate, number of steps and number of examples.
     """
-    if (
-        isinstance(accountant, Searched)
-        or len({(g.sampling_rate, g.steps, g.examples_per_user) for g in mechanism.groups}) == 1
-    ):
+    if len({(g.sampling_rate, g.steps, g.examples_per_user) for g in mechanism.groups}) == 1:
         return ()
     found = _shown_deltas(mechanism, delta, accountant)
     return tuple(tuple((point[0], point[1]) for point in curve) for curve in found)
 
 
 @remembered
-def _shown_deltas(mechanism: Mechanism, delta: float, accountant: Accountant) -> list[list[list[float]]]:
+def _shown_deltas(mechanism: Mechanism, delta: float, accountant: OneRun) -> list[list[list[float]]]:
     events = [mechanism.event(i) for i in range(len(mechanism.groups))]
     largest = max(_drafted(event, delta, accountant) for event in events)
     if not math.isfinite(largest):
@@ -144,7 +135,7 @@ def _round_step(least: float) -> float:
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= 0.99 * least)
 
 
-def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accountant) -> list[float]:
+def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: OneRun) -> list[float]:
     """δ at each ε, from above."""
     from harness.privacy import renyi
 

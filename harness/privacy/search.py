@@ -215,11 +215,16 @@ def curve_of(event: DpEvent, orders: tuple[float, ...] = ORDERS) -> Curve:
 
 
 def largest_log_ratio(curve: Sequence[float], allowed: Sequence[float]) -> float:
-    """The log of the largest curve / allowed over all orders but those at which the price is of no use (infinity)."""
+    """The log of the largest curve / allowed over all orders but those at which anything is allowed (infinity).
+
+    What is no number, on either side, counts as too much.
+    """
     ratios = [-math.inf]
     for value, limit in zip(curve, allowed, strict=True):
-        if value > 0 and not math.isinf(limit):
-            ratios.append(math.inf if limit == 0 or math.isinf(value) else math.log(value / limit))
+        if value <= 0 or limit == math.inf:
+            continue
+        ratio = value / limit if limit > 0 else math.nan
+        ratios.append(math.log(ratio) if 0 < ratio < math.inf else math.inf)
     return max(ratios)
 
 
