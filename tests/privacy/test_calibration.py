@@ -173,6 +173,6 @@ def test_a_target_above_the_budget_does_not_raise_the_budget():
 
 def test_an_epsilon_that_is_no_number_is_refused(monkeypatch):
     """Break: ``if value > limit``, which lets a NaN pass."""
-    monkeypatch.setattr("harness.privacy.calibration.group_epsilon", lambda *_: math.nan)
+    monkeypatch.setattr("harness.privacy.calibration.group_within", lambda *_: math.nan)
     with pytest.raises(BudgetError, match="comes to ε = nan"):
         verify(scaled(), TARGETS, 3.0, 1e-5, "rdp")
