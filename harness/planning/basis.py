@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.data.sources.base import RecordSource
 from harness.data.tiers import Sensitivity
+from harness.errors import BudgetError
 from harness.plugins import Group, Proposal, Segmenter
 from harness.privacy.accounting import Accountant
 from harness.privacy.search import Searched
@@ -61,8 +62,16 @@ class SearchTerms:
     largest: float
 
     def claim(self, group: str) -> float:
-        """ε that is claimed of a group's users."""
-        return self.largest if self.claims is None else self.claims[group]
+        """ε that is claimed of a group's users.
+
+        Raises:
+            BudgetError: Nothing is: the search has no such group.
+        """
+        if self.claims is None:
+            return self.largest
+        if group not in self.claims:
+            raise BudgetError("a trial is refused: it has a group that the search has not accounted for")
+        return self.claims[group]
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,10 @@ from harness.privacy import calibration
 from harness.privacy.accounting import (
     answering_group,
     charges_epsilon,
-    epsilon_curve,
     group_within,
     largest_epsilon,
-    trade_offs,
 )
+from harness.privacy.curves import epsilon_curve, trade_offs
 from harness.privacy.guarantee import Guarantee, SearchCost
 from harness.privacy.levers import calibrate, stretches
 from harness.privacy.mechanism import GroupMechanism, Mechanism, Relation
@@ -55,15 +54,20 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
     try:
         found = calibrated(basis, population, asked, median)
         mechanism, epsilon, delta, choice = found.mechanism, found.epsilon, found.delta, found.choice
-        curve = epsilon_curve(mechanism, delta, accountant, spec.train.checkpoint_every) if delta is not None else []
-        shown = trade_offs(mechanism, delta, accountant) if delta is not None else ()
-        answered, exposed = spec.privacy.accountant, None
-        if epsilon is not None and delta is not None:  # of the group whose ε is stated
-            answered = answering_group(mechanism, epsilon.index(max(epsilon)), delta, accountant)
-            exposed = charges_epsilon((mechanism.holdout,), delta, accountant) if mechanism.holdout else None
+        curve: list[tuple[int, float]] = []
+        shown: tuple[tuple[tuple[float, float], ...], ...] = ()
+        answered, exposed, cost = spec.privacy.accountant, None, None
+        if delta is not None and mechanism.holdout is not None:
+            exposed = charges_epsilon((mechanism.holdout,), delta, accountant)
         if basis.search is not None:
-            epsilon, exposed = _claimed(basis.search, mechanism, delta, exposed)
-            curve = [(0, basis.search.largest), (mechanism.steps, basis.search.largest)]
+            epsilon, exposed, cost = _claimed(basis.search, mechanism, delta, exposed)
+            # A search has spent everything from the beginning.
+            curve, answered = [(0, basis.search.largest), (mechanism.steps, basis.search.largest)], "rdp"
+        elif epsilon is not None and delta is not None:
+            curve = epsilon_curve(mechanism, delta, answered, spec.train.checkpoint_every)
+            shown = trade_offs(mechanism, delta, answered)
+            # Of the group whose ε is stated.
+            answered = answering_group(mechanism, epsilon.index(max(epsilon)), delta, accountant)
     except (ArithmeticError, ValueError, MemoryError):
         more = "; try privacy.accountant: rdp" if accountant == "pld" else ""
         raise BudgetError(f"the accountant can't settle on these numbers{more}") from None
@@ -80,14 +84,14 @@ def complete(basis: Basis, population: Population, median: float | None = None) 
         holdout_file=spec.data.holdout.file is not None,
         largest=found.largest if basis.search is None or found.largest is None else basis.search.largest,
         holdout=exposed,
-        search=None if basis.search is None or delta is None else searched_in(basis.search, mechanism, delta),
+        search=cost,
     )
     return Plan(basis, mechanism, guarantee, population, tuple(curve), shown, asked, choice)
 
 
 def _claimed(
     search: SearchTerms, mechanism: Mechanism, delta: float | None, exposed: float | None
-) -> tuple[tuple[float, ...], float | None]:
+) -> tuple[tuple[float, ...], float | None, SearchCost]:
     """What is claimed whichever trial wins, of groups and of private hold-out users: this trial's own price is less.
 
     Raises:
@@ -100,14 +104,9 @@ def _claimed(
     within = all(own <= claim * (1 + 1e-9) for own, claim in zip(found, claims, strict=True))
     if not within or (exposed or 0.0) > search.largest * (1 + 1e-9):
         raise BudgetError("a trial is refused: it would be exposed more than the search has accounted for")
-    return claims, None if exposed is None else search.largest
-
-
-def searched_in(search: SearchTerms, mechanism: Mechanism, delta: float) -> SearchCost:
-    """What the guarantee says of a search: the curve of every group, from which alone its ε follows."""
-    searched = search.searched
-    curves = tuple(searched.allowed(search.claim(g.name), delta) for g in mechanism.groups)
-    return SearchCost(searched, curves)
+    answers = None if exposed is None else search.searched.answers().allowed(search.largest, delta)
+    curves = tuple(search.searched.allowed(claim, delta) for claim in claims)
+    return claims, None if exposed is None else search.largest, SearchCost(search.searched, curves, answers)
 
 
 @dataclass(frozen=True)

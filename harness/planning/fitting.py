@@ -97,7 +97,8 @@ def needs(guarantee: Guarantee) -> tuple[float, float]:
 def rdp_of(guarantee: Guarantee, order: float) -> float:
     """RDP (nats) that a run reserves where a budget has this fixed order."""
     if guarantee.search is not None:
-        return search_rdp_at(guarantee.mechanism, guarantee.search.searched, guarantee.search.curves, order)
+        cost = guarantee.search
+        return search_rdp_at(cost.searched, cost.curves, cost.holdout, order)
     return rdp_at(guarantee.mechanism, order, any_group=guarantee.largest is not None)
 
 

@@ -35,13 +35,16 @@ from harness.spec.models import SMALLEST_EPSILON
 from harness.spec.privacy_groups import groups_of
 from harness.spec.problems import one_line
 
+Counter = Callable[[Spec, Segmenter, RecordSource], PublicCounts | None]
+"""`count_publicly`, or what stands in for it."""
+
 
 def make_plan(
     spec: LoadedSpec | str | Path,
     overrides: Sequence[str] = (),
     *,
     search: SearchTerms | None = None,
-    count: Callable[[Spec, Segmenter, RecordSource], PublicCounts | None] | None = None,
+    count: Counter | None = None,
 ) -> Plan:
     """Plans a run: counts what is public, calibrates, and accounts the result again from the finished mechanism.
 
@@ -60,12 +63,29 @@ def make_plan(
         MachineError: The ledger does not answer.
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load_spec(spec, overrides)
+    plan = complete(*begin(loaded, search, count or count_publicly))
+    if search is not None:
+        return plan
+    return replace(plan, ledger=look(loaded, plan.guarantee), memory=look_at_memory(loaded))
+
+
+def begin(loaded: LoadedSpec, search: SearchTerms | None, count: Counter) -> tuple[Basis, Population]:
+    """What a plan starts from: its groups, their sizes, and what its noise policy asks for. Nothing is accounted yet.
+
+    Args:
+        loaded: A loaded spec.
+        search: Of a trial, what it keeps.
+        count: Counts the users.
+
+    Raises:
+        ArgumentError: The spec or the data it names are wrong.
+    """
     block = loaded.spec
     rule = segmentation.build(block.segmentation.type, block.segmentation.parameters)
     source = open_source(block.data, loaded.base_dir)
     names_counted = rule.segments is None
     try:
-        counts = (count or count_publicly)(block, rule, source)
+        counts = count(block, rule, source)
     except PluginError as error:
         raise ArgumentError(f"segmentation: {error.message}") from None
     rule = counts.segmenter if counts is not None else rule
@@ -83,10 +103,7 @@ def make_plan(
     counted = counts.segments if counts is not None and population.weights_source == "public" else None
     made = merge_small(groups, proposal, population, block.groups, counted)
     basis = Basis(loaded, source, rule, sensitivity, made.groups, made.holds, made.proposal, names_counted, search)
-    plan = complete(basis, made.population)
-    if search is not None:
-        return plan
-    return replace(plan, ledger=look(loaded, plan.guarantee), memory=look_at_memory(loaded))
+    return basis, made.population
 
 
 def count_publicly(spec: Spec, rule: Segmenter, source: RecordSource) -> PublicCounts | None:

@@ -18,15 +18,14 @@ from harness.privacy.search import Curve, Searched
 if TYPE_CHECKING:
     from dp_accounting.dp_event import DpEvent
 
-Accountant = Literal["pld", "rdp"] | Searched
+OneRun = Literal["pld", "rdp"]
+Accountant = OneRun | Searched
 """Of a run by itself, or of the whole search that it is a trial of."""
 KEPT = 1e-9
 """Of the log of Rényi DP over what a trial may have: rounding of s / C_p may move it so far."""
 GRID_TOLERANCE = 1e-4
 COARSEST = 800
 """Of a first grid: ε divided by this, so that few halvings follow."""
-DRAFT_TOLERANCE, DRAFT_COARSEST = 5e-3, 100
-"""The same where half a percent is enough."""
 MANY_STEPS = 20_000
 """From here on the grid is refined until halving it changes ε by less than `MANY_STEPS_TOLERANCE`."""
 MANY_STEPS_TOLERANCE = 1e-3
@@ -46,10 +45,10 @@ def rdp_epsilon(event: DpEvent, delta: float) -> float:
 @functools.lru_cache(maxsize=4096)  # a search and a check of the grid ask for the same ones
 def pld_epsilon(event: DpEvent, delta: float, grid: float) -> float:
     """ε at `delta` by a privacy loss distribution discretised at `grid` (nats); an upper bound at any grid."""
-    return float(_pld(event, grid).get_epsilon(delta))
+    return float(composed_pld(event, grid).get_epsilon(delta))
 
 
-def _pld(event: DpEvent, grid: float) -> Any:
+def composed_pld(event: DpEvent, grid: float) -> Any:
     """dp-accounting's accountant after this event, at this grid or a finer one that the event needs."""
     import numpy as np
 
@@ -122,12 +121,23 @@ def settled_grid(event: DpEvent, delta: float) -> float:
     Raises:
         ValueError: There is none within reason.
     """
-    return _settle(event, delta)[1]
+    return settled(event, delta)[1]
 
 
-def _settle(
+def settled(
     event: DpEvent, delta: float, tolerance: float = GRID_TOLERANCE, coarsest: int = COARSEST
 ) -> tuple[float, float]:
+    """ε, and a grid (nats) so fine that halving it changes ε by less than `tolerance`.
+
+    Args:
+        event: Any composition of the events that `Mechanism.event` makes.
+        delta: In (0, 1).
+        tolerance: Relative.
+        coarsest: Of the first grid: ε divided by this.
+
+    Raises:
+        ValueError: There is none within reason.
+    """
     many = _steps(event) >= MANY_STEPS
     if many:
         tolerance = max(tolerance, MANY_STEPS_TOLERANCE)
@@ -185,7 +195,7 @@ def _epsilon(event: DpEvent, delta: float, accountant: Accountant) -> float:
         return scale
     if scale > LARGEST_PLD:
         return rdp_epsilon(event, delta)
-    return _settle(event, delta)[0]
+    return settled(event, delta)[0]
 
 
 # --- of a mechanism: remembered by its fields, so that what is known needs neither events nor the libraries ---
@@ -213,13 +223,14 @@ def later_epsilon(
 def group_within(mechanism: Mechanism, group: int, target: float, delta: float, accountant: Accountant) -> float:
     """ε of one group's users, to be compared with a target: in a search, the target itself where the trial keeps it.
 
-    A trial keeps a target where its curve lies under what that allows, at the orders that matter for it.
+    A trial keeps a target where its curve lies under what that allows, at the orders that matter for it. One that does
+    not has more than the target, whatever its own price is: trials under different curves would cost more together.
     """
-    if isinstance(accountant, Searched):
-        event = mechanism.event(group)
-        if accountant.excess(event, accountant.allowed(target, delta)) <= KEPT:
-            return target
-    return group_epsilon(mechanism, group, delta, accountant)
+    if not isinstance(accountant, Searched):
+        return group_epsilon(mechanism, group, delta, accountant)
+    if accountant.excess(mechanism.event(group), accountant.allowed(target, delta)) <= KEPT:
+        return target
+    return max(group_epsilon(mechanism, group, delta, accountant), target * (1 + 1e-6))
 
 
 def largest_epsilon(mechanism: Mechanism, delta: float, accountant: Accountant = "pld") -> float:
@@ -267,144 +278,18 @@ def total_epsilon(
     return max(group_epsilon(mechanism, i, delta, accountant, steps) for i in range(len(mechanism.groups)))
 
 
-def epsilon_curve(mechanism: Mechanism, delta: float, accountant: Accountant, every: int) -> list[tuple[int, float]]:
-    """ε after 0, `every`, 2·`every`, … and all steps: public, since it comes from the mechanism alone.
-
-    At 0 it is that of the answers before training. At most 21 points, evenly chosen among those steps, so that a long
-    run does not make a slow plan. A search has spent everything from the beginning.
-    """
-    if isinstance(accountant, Searched):
-        whole = total_epsilon(mechanism, delta, accountant)
-        return [(0, whole), (mechanism.steps, whole)]
-    releases = -(-mechanism.steps // every)
-    shown = min(20, releases)
-    places = {round(i * (releases - 1) / max(1, shown - 1)) for i in range(shown)} | {releases - 1}
-    marks = sorted(min((i + 1) * every, mechanism.steps) for i in places)
-    total = total_epsilon(mechanism, delta, accountant)
-    at = (0, *marks[:-1])
-    spent = _spent(mechanism, list(at), delta, accountant)
-    return [*((t, min(e, total)) for t, e in zip(at, spent, strict=True)), (mechanism.steps, total)]
-
-
-@remembered
-def _spent(mechanism: Mechanism, marks: list[int], delta: float, accountant: Accountant) -> list[float]:
-    """ε of any user after so many steps each, to half a percent from above."""
-    left, before = delta - mechanism.choice_delta, choice_epsilon(mechanism, accountant)
-    exposed = _most_exposed(mechanism)
-    curves = []
-    for i in exposed:
-        curves.append(_drafted_curve(list(dict.fromkeys(mechanism.event(i, t) for t in marks)), left, accountant))
-    found = []
-    for t in marks:
-        found.append(before + max(curve[mechanism.event(i, t)] for i, curve in zip(exposed, curves, strict=True)))
-    return found
-
-
-def _drafted_curve(events: list[DpEvent], delta: float, accountant: Accountant) -> dict[DpEvent, float]:
-    """ε of each of these events, which grow, to about half a percent from above.
-
-    The grid is settled for the first and the last one that cost anything; between them it is the finer one of the two.
-    """
-    free = next((i for i, event in enumerate(events) if rough_epsilon(event, delta) > 0), len(events))
-    found, left = dict.fromkeys(events[:free], 0.0), events[free:]
-    if not left:
-        return found
-    if accountant == "rdp" or not rough_epsilon(left[-1], delta) <= LARGEST_PLD:
-        return found | {event: _drafted(event, delta, accountant) for event in left}
-    settled = {e: _settle(e, delta, DRAFT_TOLERANCE, DRAFT_COARSEST) for e in (left[0], left[-1])}
-    grid = min(grid for _, grid in settled.values())
-    return found | {e: settled[e][0] if e in settled else pld_epsilon(e, delta, grid) for e in left}
-
-
-def _most_exposed(mechanism: Mechanism) -> list[int]:
-    """Indices of the groups to which no other one is exposed at least as much, whatever the step."""
-    found: list[int] = []
-    numbers = [(g.clip_norm, g.sampling_rate, g.steps, g.examples_per_user) for g in mechanism.groups]
-    for i, one in enumerate(numbers):
-        # Evenly spread steps: at no time has a group with fewer of them taken part more often.
-        others = [n for j, n in enumerate(numbers) if n != one or j < i]
-        if not any(all(a >= b for a, b in zip(other, one, strict=True)) for other in others):
-            found.append(i)
-    return found
-
-
-@functools.lru_cache(maxsize=4096)
-def _drafted(event: DpEvent, delta: float, accountant: Accountant) -> float:
-    """ε to half a percent, from above: enough for a curve."""
-    scale = rough_epsilon(event, delta)
-    if accountant == "rdp" or scale == 0 or not scale <= LARGEST_PLD:
-        return rdp_epsilon(event, delta)
-    return _settle(event, delta, DRAFT_TOLERANCE, DRAFT_COARSEST)[0]
-
-
-def trade_offs(
-    mechanism: Mechanism, delta: float, accountant: Accountant
-) -> tuple[tuple[tuple[float, float], ...], ...]:
-    """What (ε, δ) at one δ hides where groups are sampled differently: per group, δ at a few ε.
-
-    Args:
-        mechanism: The finished mechanism.
-        delta: δ of the guarantee.
-        accountant: With which δ(ε) is computed; an upper bound by either.
-
-    Returns:
-        Per group, points (ε, δ) at the same round ε for all, from ε = 0 to a quarter above the largest group's; empty
-        where all groups have one sampling rate, number of steps and number of examples, and for a search.
-    """
-    if (
-        isinstance(accountant, Searched)
-        or len({(g.sampling_rate, g.steps, g.examples_per_user) for g in mechanism.groups}) == 1
-    ):
-        return ()
-    found = _shown_deltas(mechanism, delta, accountant)
-    return tuple(tuple((point[0], point[1]) for point in curve) for curve in found)
-
-
-@remembered
-def _shown_deltas(mechanism: Mechanism, delta: float, accountant: Accountant) -> list[list[list[float]]]:
-    events = [mechanism.event(i) for i in range(len(mechanism.groups))]
-    largest = max(_drafted(event, delta, accountant) for event in events)
-    if not math.isfinite(largest):
-        return []
-    step = _round_step(largest / 8)
-    marks = [step * i for i in range(math.ceil(1.25 * largest / step) + 1)]
-    return [
-        [[mark, value] for mark, value in zip(marks, _deltas(event, marks, delta, accountant), strict=True)]
-        for event in events
-    ]
-
-
-def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not (by much) below `least`."""
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= 0.99 * least)
-
-
-def _deltas(event: DpEvent, marks: list[float], delta: float, accountant: Accountant) -> list[float]:
-    """δ at each ε, from above."""
-    from harness.privacy import renyi
-
-    scale = rough_epsilon(event, delta)
-    if accountant == "rdp" or scale > LARGEST_PLD:
-        composed: Any = renyi.accountant().compose(event)
-    else:
-        composed = _pld(event, max(scale, 1e-4) / 1000)
-    return [float(composed.get_delta(mark)) for mark in marks]
-
-
-def search_rdp_at(mechanism: Mechanism, searched: Searched, allowed: Sequence[Curve], order: float) -> float:
+def search_rdp_at(searched: Searched, curves: Sequence[Curve], holdout: Curve | None, order: float) -> float:
     """RDP (nats) of a whole search at one Rényi order: the maximum over its users.
 
     Args:
-        mechanism: Of any trial.
         searched: The search.
-        allowed: The curves that trials are held under, of all groups.
+        curves: That trials are held under, of all groups.
+        holdout: The same of private hold-out users, at the orders of noisy answers alone; None: there are none.
         order: The order, above 1.
     """
-    values = [searched.rdp(curve, order) for curve in allowed]
-    if mechanism.holdout is not None:
-        answers = searched.answers()
-        values.append(answers.rdp(answers.above(answers.curve_of(mechanism.holdout_event())), order))
+    values = [searched.rdp(curve, order) for curve in curves]
+    if holdout is not None:
+        values.append(searched.answers().rdp(holdout, order))
     return max(values)
 
 

@@ -56,16 +56,24 @@ class SearchCost:
     Attributes:
         searched: The search.
         curves: Per group, the Rényi DP at the search's orders that every trial was held under.
+        holdout: The same of private hold-out users, at the orders of a search over noisy answers; None: there are none.
     """
 
     searched: Searched
     curves: tuple[Curve, ...]
+    holdout: Curve | None = None
 
     def document(self) -> dict[str, Any]:
         """Plain data: enough to compute every ε again. An infinite value is None."""
-        trials = self.searched.trials
-        values = [[value if math.isfinite(value) else None for value in curve] for curve in self.curves]
-        return {**asdict(trials), "orders": list(self.searched.orders), "curves": values}
+        searched, holdout = self.searched, None
+        if self.holdout is not None:
+            holdout = {"orders": list(searched.answers().orders), "curve": _finite(self.holdout)}
+        curves = [_finite(curve) for curve in self.curves]
+        return {**asdict(searched.trials), "orders": list(searched.orders), "curves": curves, "holdout": holdout}
+
+
+def _finite(curve: Curve) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in curve]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 LIBRARIES = ("dp-accounting", "numpy", "scipy", "attrs")
 MODULES = (
-    *("accounting", "calibration", "exposure", "levers", "mechanism"),
+    *("accounting", "calibration", "curves", "exposure", "levers", "mechanism"),
     *("mixture", "rates", "renyi", "roots", "search", "selection", "terms"),
 )
 """Of this package: what decides a result."""

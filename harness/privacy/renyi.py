@@ -33,6 +33,10 @@ class CurveDpEvent(dp_event.DpEvent):  # type: ignore[misc]
     rdp: tuple[float, ...]
 
 
+MUCH_SAMPLED = 0.05
+"""From this sampling rate on, Rényi DP at fractional orders is integrated."""
+_ROUNDING = 1e-12
+"""Of the log of an integral about 1: more than it can be."""
 MOST_POINTS = 2_000_000
 """Of the integral at one order; an order that needs more is left out (its value is infinite, a valid bound)."""
 
@@ -61,7 +65,32 @@ class MixtureRdpAccountant(RdpAccountant):  # type: ignore[misc]
 
 @functools.lru_cache(maxsize=256)
 def _sampled_rdp(event: dp_event.DpEvent, orders: tuple[float, ...]) -> tuple[float, ...]:
-    """Of one sampled Gaussian, as dp-accounting has it: a curve and a search for steps ask for it again and again."""
+    """Of one sampled Gaussian: a curve and a search for steps ask for it again and again.
+
+    At whole orders dp-accounting's. At others its series is too large by orders of magnitude where much is sampled
+    under much noise, or gives up; what bounds it there as well is that (α − 1) times Rényi DP is convex in α, and the
+    integral.
+    """
+    rate, sigma = float(event.sampling_probability), float(event.event.noise_multiplier)
+    fractional = tuple(order for order in orders if order != int(order))
+    if not fractional or not 0 < rate < 1 or not sigma > 0:
+        return _theirs(event, orders)
+    whole = sorted({float(n) for order in orders for n in (math.floor(order), math.ceil(order)) if n > 1})
+    found = dict(zip(whole, _theirs(event, tuple(whole)), strict=True))
+    if rate < MUCH_SAMPLED:
+        other = _theirs(event, fractional)
+    else:
+        integral = mixture_rdp(sigma, (0.0, 1.0), (1 - rate, rate), fractional)
+        other = tuple(v + _ROUNDING * (v + 1 / (a - 1)) for a, v in zip(fractional, integral, strict=True))
+    for order, value in zip(fractional, other, strict=True):
+        low, high = math.floor(order), math.ceil(order)
+        below = (low - 1) * found[low] if low > 1 else 0.0
+        convex = ((high - order) * below + (order - low) * (high - 1) * found[high]) / (order - 1)
+        found[order] = min(value, convex)
+    return tuple(found[order] for order in orders)
+
+
+def _theirs(event: dp_event.DpEvent, orders: tuple[float, ...]) -> tuple[float, ...]:
     found: Any = RdpAccountant(orders=list(orders)).compose(event).rdp
     return tuple(found.tolist())
 

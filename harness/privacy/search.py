@@ -8,6 +8,21 @@ which candidate wins:
 - of the best of a random number of trials, all others of which stay secret, by Papernot and Steinke (2022);
 - of a fixed number of trials, each of which may depend on the ones before, by composition: as many times the curve.
 
+A trial whose candidate can't be planned, or whose score is no number, counts as one with the worst score: for that it
+needs no more than that its candidate was drawn like all others. Ties go to the first trial; of trials that are alike
+and independent, that is the same as to any of them, and its number is not released.
+
+Noisy answers that every trial asks for are in the curve of each. That is an upper bound where each trial has answers of
+its own, and where all of them share the same ones: with ρ their Rényi DP and R − ρ what a trial adds given them, they
+compose with the search over trials under R − ρ, and at every order
+
+    ρ(λ) + price(R − ρ)(λ) ≤ price(R)(λ),
+
+since each law's price is a trial's curve plus terms that do not fall with it. It does not follow where trials ask
+different questions and only those that ask the same share an answer: then trials are not independent given the answers
+that all of them share, and of the others each counts once, not once per trial. So that is nothing to rely on: where the
+questions differ between candidates, every trial must be answered with noise of its own.
+
 The curves that a trial may be held under form one family, from most to least exposed: those of one reference, which is
 a sampled Gaussian run (of the spec as it is written), at every noise multiplier. ε of a candidate is the price of the
 member of that family that lies above it.
@@ -215,11 +230,16 @@ def curve_of(event: DpEvent, orders: tuple[float, ...] = ORDERS) -> Curve:
 
 
 def largest_log_ratio(curve: Sequence[float], allowed: Sequence[float]) -> float:
-    """The log of the largest curve / allowed over all orders but those at which the price is of no use (infinity)."""
+    """The log of the largest curve / allowed over all orders but those at which anything is allowed (infinity).
+
+    What is no number, on either side, counts as too much.
+    """
     ratios = [-math.inf]
     for value, limit in zip(curve, allowed, strict=True):
-        if value > 0 and not math.isinf(limit):
-            ratios.append(math.inf if limit == 0 or math.isinf(value) else math.log(value / limit))
+        if value <= 0 or limit == math.inf:
+            continue
+        ratio = value / limit if limit > 0 else math.nan
+        ratios.append(math.log(ratio) if 0 < ratio < math.inf else math.inf)
     return max(ratios)
 
 

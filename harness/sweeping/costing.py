@@ -18,8 +18,8 @@ from harness.errors import ArgumentError, BudgetError, UserError
 from harness.planning import Plan, make_plan
 from harness.planning.basis import SearchTerms
 from harness.planning.fitting import look
-from harness.planning.making import count_publicly, propose
-from harness.plugins import Segmenter, noise
+from harness.planning.making import Counter, begin, count_publicly
+from harness.plugins import Proposal, Segmenter
 from harness.privacy.calibration import noise_multiplier
 from harness.privacy.search import Searched, Trials
 from harness.spec import LoadedSpec, Spec, load_spec
@@ -34,7 +34,6 @@ LADDER = (1.0, 0.5, 0.25, 0.125)
 """Where targets are not known beforehand, trials are held at the orders that these parts of the largest need."""
 MOST_TARGETS = 200
 """Settings of the noise policy that are looked at for the targets that they propose."""
-Counter = Callable[[Spec, Segmenter, RecordSource], PublicCounts | None]
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
     if trials is None:
         return SweepPlan(loaded.path, overrides, untuned, untuned, None, (), count)
     _check_answers(untuned)
-    terms = terms_of(untuned, trials, lambda candidate: _with(loaded.path, overrides, candidate))
+    terms = terms_of(untuned, trials, lambda candidate: _with(loaded.path, overrides, candidate), count)
     plan = make_plan(loaded, search=terms, count=count)
     plan = dataclasses.replace(plan, ledger=look(loaded, plan.guarantee), memory=untuned.memory)
     return SweepPlan(loaded.path, overrides, plan, untuned, trials, prices(untuned, trials), count)
@@ -204,7 +203,7 @@ def _check_answers(untuned: Plan) -> None:
 # --- the terms ----------------------------------------------------------------------------------------------
 
 
-def terms_of(untuned: Plan, trials: Trials, load: Callable[[Candidate], LoadedSpec]) -> SearchTerms:
+def terms_of(untuned: Plan, trials: Trials, load: Callable[[Candidate], LoadedSpec], count: Counter) -> SearchTerms:
     """What every trial keeps.
 
     The reference is the spec as it is written. What is claimed of a group is the largest target that any candidate
@@ -214,6 +213,7 @@ def terms_of(untuned: Plan, trials: Trials, load: Callable[[Candidate], LoadedSp
         untuned: The spec as it is written, as one run.
         trials: How many.
         load: Gives the spec with a candidate's values.
+        count: What every plan of the sweep is counted with.
     """
     assert untuned.choice is not None
     exposure = untuned.choice.terms.exposure
@@ -236,14 +236,14 @@ def terms_of(untuned: Plan, trials: Trials, load: Callable[[Candidate], LoadedSp
     if regroups:
         held = searched.held_at([budget * part for part in LADDER], delta, apart=False)
         return SearchTerms(held, None, budget)
-    claims, every = _claims(untuned, sweep, own, load)
+    claims, every = _claims(untuned, sweep, own, lambda candidate: begin(load(candidate), None, count)[0].proposal)
     varied = any(_is_noise(key) for key in sweep.space)
     held = searched.held_at(sorted(every), delta, apart=not varied)
     return SearchTerms(held, claims, max(claims.values()))
 
 
 def _claims(
-    untuned: Plan, sweep: SweepBlock, own: Mapping[str, float], load: Callable[[Candidate], LoadedSpec]
+    untuned: Plan, sweep: SweepBlock, own: Mapping[str, float], proposed: Callable[[Candidate], Proposal]
 ) -> tuple[dict[str, float], set[float]]:
     """Per group, the largest target of any candidate that is looked at, and all targets.
 
@@ -255,7 +255,7 @@ def _claims(
     claims, every = dict(own), set(own.values())
     for candidate in _settings(sweep, keys, untuned.loaded):
         try:
-            targets = proposed_targets(load(candidate), untuned)
+            targets = proposed(candidate).epsilon or {}
         except UserError:
             continue  # as a trial it will be a failed one
         for name, target in targets.items():
@@ -284,13 +284,6 @@ def _settings(sweep: SweepBlock, keys: Sequence[str], loaded: LoadedSpec) -> Seq
 def _at(space: Space, base: Mapping[str, Any], quantiles: Mapping[str, float]) -> Candidate:
     """The candidate at these quantiles of its priors; a key without one at its upper end."""
     return draw(space, lambda key: max(quantiles.get(key, 1.0), 1e-300), base)
-
-
-def proposed_targets(loaded: LoadedSpec, untuned: Plan) -> Mapping[str, float]:
-    """ε per group that a spec's noise policy asks for, given the groups of another plan."""
-    block = loaded.spec
-    policy = noise.build(block.noise.type, block.noise.parameters)
-    return propose(policy, untuned.groups, block.privacy.epsilon, loaded).epsilon or {}
 
 
 # --- beside others ------------------------------------------------------------------------------------------

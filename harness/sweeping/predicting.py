@@ -97,7 +97,7 @@ def _drafting(sweep: SweepPlan) -> SearchTerms | None:
     """One trial, held at few orders: quick."""
     if not sweep.untuned.mechanism.private or sweep.untuned.choice is None:
         return None
-    return terms_of(sweep.untuned, Trials("fixed", 1.0), sweep.load)
+    return terms_of(sweep.untuned, Trials("fixed", 1.0), sweep.load, sweep.count)
 
 
 def _ranked(sweep: SweepPlan, candidate: Candidate, terms: SearchTerms | None) -> Ranked:

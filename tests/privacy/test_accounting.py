@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from harness.privacy import accounting
-from harness.privacy.accounting import epsilon, epsilon_curve, group_epsilon, pld_epsilon, settled_grid, total_epsilon
+from harness.privacy.accounting import epsilon, group_epsilon, pld_epsilon, settled_grid, total_epsilon
+from harness.privacy.curves import epsilon_curve
 from harness.privacy.mechanism import GroupMechanism, Mechanism
 
 GROUP = GroupMechanism("everyone", 1000.0, 0.02, 1.0, 40, 1)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from harness.errors import ArgumentError, BudgetError
 from harness.planning.plan import noise_to_signal
 from harness.plugins import Lever, Plateau, Proposal
-from harness.privacy.accounting import _most_exposed, choice_epsilon, epsilon, group_epsilon, largest_epsilon, rdp_at
+from harness.privacy.accounting import choice_epsilon, epsilon, group_epsilon, largest_epsilon, rdp_at
 from harness.privacy.calibration import _most, _within, noise_multiplier, verify
+from harness.privacy.curves import _most_exposed
 from harness.privacy.exposure import Exposure
 from harness.privacy.levers import answers_epsilon, calibrate, stretches
 from harness.privacy.mechanism import AdaptiveClip, Charge, GroupMechanism, Mechanism, Stretch

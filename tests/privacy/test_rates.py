@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import ArgumentError
-from harness.privacy.accounting import group_epsilon, trade_offs
+from harness.privacy.accounting import group_epsilon
 from harness.privacy.calibration import noise_multiplier, verify
+from harness.privacy.curves import trade_offs
 from harness.privacy.exposure import Exposure
 from harness.privacy.rates import by_sampling_rate
 from harness.privacy.terms import Terms
