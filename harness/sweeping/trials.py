@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,7 +98,7 @@ def prepare(shared: Shared, sweep: Folder, place: int, candidate: Candidate) -> 
     """
     folder = trial_folder(sweep, place)
     if (folder.private / "candidate.json").exists():
-        return (folder.private / "job.json").exists()
+        return _again(shared, folder)
     shutil.rmtree(folder.root, ignore_errors=True)
     private_folder(folder.root.parent)
     private_folder(folder.root)
@@ -114,6 +114,17 @@ def prepare(shared: Shared, sweep: Folder, place: int, candidate: Candidate) -> 
     # The last file: with it, the trial is as it will be whoever goes on with it.
     write_private(folder.private / "candidate.json", as_json(candidate.document()).encode())
     return (folder.private / "job.json").exists()
+
+
+def _again(shared: Shared, folder: Folder) -> bool:
+    """A trial that was prepared before: as it was, on whatever workers there are now."""
+    if not (folder.private / "job.json").exists():
+        return False
+    job, compute = Job.load(folder.root), shared.sweep.plan.spec.compute
+    if job.spec.compute != compute or job.device != shared.device:
+        spec = job.spec.model_copy(update={"compute": compute})
+        replace(job, spec=spec, device=shared.device).save(folder.root)
+    return True
 
 
 def _with_groups(plan: Plan, shared: Shared, folder: Folder) -> Plan:
