@@ -122,6 +122,7 @@ def test_the_document():
         "charges": [],
         "data": {"name": "posts", "visibility": "private"},
         "ledger": None,
+        "search": None,
         "computational": True,
         "status": "running",
         "steps_completed": 7,

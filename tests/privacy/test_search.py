@@ -221,7 +221,7 @@ def test_a_run_that_passes_lies_under_at_every_order(mechanism, trials, target):
 @settings(FIXED, max_examples=8)
 @given(events())
 def test_the_reference_above_a_run_is_above_it(mechanism):
-    """Break: `above` gives the member just below (σ a part in 10,000 larger); `_sampled_rdp` as dp-accounting has it."""
+    """Break: `above` gives the member just below (σ a part in 10,000 larger); `_sampled_rdp` as dp-accounting."""
     searched = Searched(Trials("geometric", 10.0), 0.02, 200)
     curve = searched.curve_of(mechanism.event(0))
     assert lies_under(curve, searched.above(curve))
