@@ -142,6 +142,7 @@ def check(plan: Plan, claims: Mapping[str, float] | None, largest: float) -> Non
         assert prices[-1] >= group["epsilon"] * 0.99
     if search["holdout"] is not None:
         prices.append(price_of(search["holdout"]["curve"], search["holdout"]["orders"], search, delta))
+        assert document["holdout"]["epsilon"] * 0.99 <= prices[-1] <= document["holdout"]["epsilon"] * (1 + 1e-8)
         own = own_curve(mechanism.holdout_event(), search["holdout"]["orders"])
         assert all(a <= b * (1 + 1e-6) for a, b in zip(own, search["holdout"]["curve"], strict=True))
     assert document["epsilon"] * 0.99 <= max(prices) <= document["epsilon"] * (1 + 1e-8)
@@ -191,7 +192,7 @@ def test_other_groups_are_claimed_the_budget_alone(tmp_path: Path) -> None:
 
 
 def test_private_hold_out_users_are_part_of_the_search(tmp_path: Path) -> None:
-    """Break: `Questions.holdout` with the accountant of one run; a ledger's row without hold-out users."""
+    """Break: `_claimed` gives the curve of what this one trial exposes them to."""
     data = {**PLAIN["data"], "holdout": {"users": 0.1, "visibility": "private"}}
     space = {"noise.epsilon.paid": {"choice": [2.0, 6.0]}, "noise.epsilon.free": {"choice": [3.0, 8.0]}}
     noise = {"type": "scale", "epsilon": {"free": 3.0, "paid": 2.0}}
