@@ -14,7 +14,7 @@ import pytest
 
 from harness.privacy.ledger import Ledger
 from harness.privacy.randomness import Randomness
-from harness.privacy.search import Trials
+from harness.privacy.search import Trials, curve_of
 from harness.sweeping.laws import draw_number
 from tests.launching import Process, Workplace, adapter, read_json
 from tests.launching import rows as released
@@ -147,8 +147,11 @@ def test_the_whole_search_costs_the_budget(undisturbed: tuple[Workplace, Process
     assert mechanism.digest == read_json(run / "plan.json")["mechanism_digest"]
     assert load_spec(run / "spec.yaml").spec.sweep is None
     for i, curve in enumerate(search["curves"]):
-        own = RdpAccountant(orders=search["orders"]).compose(mechanism.event(i)).rdp
-        assert all(limit is None or value <= limit * (1 + 1e-9) for value, limit in zip(own, curve, strict=True))
+        # dp-accounting's own Rényi DP is far too high between whole orders, where much is sampled.
+        own = curve_of(mechanism.event(i), tuple(search["orders"]))
+        theirs = RdpAccountant(orders=search["orders"]).compose(mechanism.event(i)).rdp
+        for order, a, b, limit in zip(search["orders"], own, theirs, curve, strict=True):
+            assert limit is None or (b if order == int(order) else a) <= limit * (1 + 1e-9)
 
 
 def _begun(place: Workplace, count: int) -> list[Path]:
@@ -224,3 +227,26 @@ def test_ctrl_c_leaves_a_sweep_to_go_on_with(undisturbed: tuple[Workplace, Proce
     assert resumed.wait() == 0, resumed.err
     assert json.loads(resumed.out)["run"] == str(folder)
     _same(folder, undisturbed[0].run_folder())
+
+
+def test_of_no_trials_nothing_is_released_and_all_is_charged(tmp_path: Path) -> None:
+    """Poisson's law gives 0 as well. Red when K is drawn again until there is one."""
+    law = Trials("poisson", 1.0)
+    key = next(
+        key
+        for key in (hashlib.sha256(b"none %d" % n).digest() for n in itertools.count())
+        if draw_number(law, Randomness(key)) == 0
+    )
+    place = _place(tmp_path / "place", search={"type": "random", "trials": {"law": "poisson", "mean": 1}})
+    try:
+        process = place.start_with_key(key, verb="sweep")
+        assert process.wait() == 1
+        assert "nothing is released; what the search cost stays charged" in process.err
+        (row,) = Ledger(place.ledger).accounts()[0].runs
+        assert float(row.reservation.epsilon) == 8.0
+        assert row.status in ("touched", "finished")
+        folder = place.run_folder()
+        assert not (folder / "adapter").exists()
+        assert not list(folder.rglob("key"))
+    finally:
+        place.clean()

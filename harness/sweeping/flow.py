@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.cache import default_cache_dir
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, write_private, write_released
 from harness.privacy.randomness import create_key, destroy_key, load_key
@@ -170,7 +169,7 @@ def _prepare(
         write_plan(known, base, folder)
     if not resume or status_of(folder) != TRAINED:
         set_status(known, folder, RUNNING, parts)
-    return Shared(plan, corpus, base, device_of(known), default_cache_dir(), observer)
+    return Shared(plan, corpus, base, device_of(known), observer)
 
 
 def _digest(part: SweepBlock | tuple[str, ...]) -> str:
@@ -256,8 +255,9 @@ def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:
     """Everything after the last trial. Interrupted anywhere, it can be done again."""
     winner, outcomes = _written(folder)
     if winner is None:
-        spending.finish()
         trials_of.clean(folder, outcomes)
+        destroy_key(folder.key)
+        spending.finish()
         set_status(shared.sweep.plan, folder, FAILED)
         raise UserError(
             "no trial was trained to its end, so nothing is released; what the search cost stays charged "

@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from harness.data.store import Corpus
@@ -73,15 +72,13 @@ class Shared:
         corpus: The users' examples.
         base: The base model.
         device: ``cpu`` or ``cuda``.
-        cache: Of answers and views.
-        observer: Is told what happens.
+        observer: Is told what may be told.
     """
 
     sweep: SweepPlan
     corpus: Corpus
     base: Base
     device: str
-    cache: Path
     observer: Observer
 
 
@@ -103,14 +100,14 @@ def prepare(shared: Shared, sweep: Folder, place: int, candidate: Candidate) -> 
     private_folder(folder.root.parent)
     private_folder(folder.root)
     private_folder(folder.private)
+    create_key(folder.key, load_key(sweep.key).key_for("trial", place))
     try:
-        plan = shared.sweep.plan_of(candidate)
+        plan = _with_groups(shared.sweep.plan_of(candidate), shared, folder)
+        _job_of(plan, shared).save(folder.root)
+    except MachineError:
+        raise
     except UserError as error:
         Failure(str(error), error.exit_code).save(folder.root)
-    else:
-        create_key(folder.key, load_key(sweep.key).key_for("trial", place))
-        plan = _with_groups(plan, shared, folder)
-        _job_of(plan, shared).save(folder.root)
     # The last file: with it, the trial is as it will be whoever goes on with it.
     write_private(folder.private / "candidate.json", as_json(candidate.document()).encode())
     return (folder.private / "job.json").exists()
@@ -128,13 +125,18 @@ def _again(shared: Shared, folder: Folder) -> bool:
 
 
 def _with_groups(plan: Plan, shared: Shared, folder: Folder) -> Plan:
-    """Assigns users to groups and asks what the plan asks; everything was reserved and touched before."""
+    """Assigns users to groups and asks what the plan asks; everything was reserved and touched before.
+
+    Every trial asks for itself: an answer that another one was given would make one depend on the other. And nothing is
+    said of it, since that would tell how many trials there are.
+    """
     views = None
     if model_is_used(plan):
-        views = views_of(plan, shared.corpus, shared.base, folder, shared.device, shared.observer, lambda: None)
-    save_groups(assigned_groups(plan, shared.corpus, folder, shared.cache, views), folder)
+        views = views_of(plan, shared.corpus, shared.base, folder, shared.device, Observer(), lambda: None)
+    answers = private_folder(folder.private / "answers")
+    save_groups(assigned_groups(plan, shared.corpus, folder, answers, views), folder)
     if plan.asked.pending:
-        plan = ask(plan, shared.corpus, load_groups(folder), folder, shared.cache)
+        plan = ask(plan, shared.corpus, load_groups(folder), folder, answers)
     return plan
 
 
@@ -189,6 +191,8 @@ def promote(shared: Shared, sweep: Folder, winner: Outcome) -> Plan:
     folder = trial_folder(sweep, winner.place)
     candidate = Candidate(tuple(winner.candidate.items()))
     plan = settled(shared.sweep.plan_of(candidate), folder)
+    if plan.mechanism.digest != Job.load(folder.root).mechanism.digest:
+        raise MachineError(f"{folder.root} was trained with another mechanism than its plan has now: not released")
     trained = folder.trained(plan.spec.model.adapter.type)
     target = sweep.root / trained.name
     if not target.exists():

@@ -98,7 +98,6 @@ def trained_alone(spec: str, changes: list[str], count: int, place: Path) -> lis
 
     threads = os.cpu_count() or 1
     prepare_process(threads, alone=True)
-    from harness.cache import default_cache_dir
     from harness.privacy.randomness import create_key
     from harness.training.loop import train
 
@@ -107,7 +106,7 @@ def trained_alone(spec: str, changes: list[str], count: int, place: Path) -> lis
     folder.private.mkdir(parents=True, mode=0o700)
     create_key(folder.key)
     known, base, corpus = opened(plan.plan, folder, Observer(), resume=False)
-    shared = Shared(plan, corpus, base, device_of(known), default_cache_dir(), Observer())
+    shared = Shared(plan, corpus, base, device_of(known), Observer())
     found, values = [], base_values(plan.untuned.loaded.resolved)
     for number in range(count + 1):
         at = (number + 0.5) / (count + 1)
