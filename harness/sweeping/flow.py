@@ -10,10 +10,10 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, write_private, write_released
+from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key, load_key
 from harness.running.answers import settled
 from harness.running.flow import RunResult, device_of, finish, opened, resolved_yaml, write_plan
@@ -35,7 +35,6 @@ from harness.running.folders import (
 from harness.running.interrupting import first_interrupt_asks, interrupts_told
 from harness.running.spending import Spending, entered, give_back_unbegun
 from harness.running.watching import Observer
-from harness.spec.sweep_block import SweepBlock
 from harness.sweeping import trials as trials_of
 from harness.sweeping.costing import SweepPlan
 from harness.sweeping.document import released_document, shows_trials
@@ -139,8 +138,7 @@ def _found_before(plan: SweepPlan, out: Path) -> tuple[Candidate, list[Outcome]]
     begun = sorted((out / plan.plan.spec.name).glob("*/private/run.json"), reverse=True)
     if not begun or status_of(folder := Folder(begun[0].parents[1].absolute())) != FINISHED:
         return None
-    parts = json.loads(begun[0].read_text())["parts"]
-    if parts["sweep"] != _digest(plan.block) or parts["overrides"] != _digest(plan.overrides):
+    if json.loads(begun[0].read_text())["parts"]["sweep"] != _digest(plan.untuned):
         raise ArgumentError(f"{folder.root} searched something else; start a new sweep without --resume")
     winner, outcomes = _written(folder)
     assert winner is not None
@@ -159,7 +157,7 @@ def _prepare(
 ) -> Shared:
     known, base, corpus = opened(plan.plan, folder, observer, resume=resume)
     plan = dataclasses.replace(plan, plan=known)
-    parts = run_parts(known, corpus, base) | {"sweep": _digest(plan.block), "overrides": _digest(plan.overrides)}
+    parts = run_parts(known, corpus, base) | {"sweep": _digest(plan.untuned)}
     if resume:
         check_same(folder, parts)
     else:
@@ -172,11 +170,12 @@ def _prepare(
     return Shared(plan, corpus, base, device_of(known), observer)
 
 
-def _digest(part: SweepBlock | tuple[str, ...]) -> str:
-    plain: Any = part.model_dump(mode="json") if isinstance(part, SweepBlock) else part
-    if isinstance(plain, dict):
-        plain = {name: value for name, value in plain.items() if name != "concurrent"}  # speed alone
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+def _digest(plan: Plan) -> str:
+    """Everything that decides what the trials are: the whole spec, but for what changes speed or papers alone."""
+    resolved = {key: value for key, value in plan.loaded.resolved.items() if key not in ("compute", "report", "name")}
+    resolved["sweep"] = {key: value for key, value in resolved["sweep"].items() if key != "concurrent"}
+    resolved["privacy"] = {key: value for key, value in resolved["privacy"].items() if key != "ledger"}
+    return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
 
 
 def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
