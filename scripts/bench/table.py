@@ -33,6 +33,8 @@ SCRIPTS = {
     "fit": "predicted ÷ measured memory of a worker",
     "overhead": "seconds that `uudp run` adds to its training",
     "sweep": "seconds of a sweep of 20 small trials over the sum of their training times",
+    "tuning": "what a search inside the budget gains over the defaults at equal ε",
+    "tuning_off": "the same from a learning rate ten times too small",
     "hotspots": "what the time of a private step goes to",
     "utility": "the share of the ordinary gain that a private run keeps",
 }
