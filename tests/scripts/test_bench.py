@@ -46,6 +46,7 @@ def test_a_step_beside_all_others() -> None:
     assert found["tokens_ratio"] == found["variants"]["product"]["of_ordinary"]
 
 
+@pytest.mark.slow
 def test_a_variant_that_does_not_run_says_why() -> None:
     """Red when one failure ends the whole measurement. (Ghost clipping without Opacus, which is made unimportable.)"""
     code = (

@@ -122,7 +122,7 @@ def test_what_can_not_be_trained_is_named_by_all_ranks(workers: Callable[[int], 
             assert found[name].startswith(f"model.adapter.type: full can't train {start}"), found[name]
 
 
-@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("after", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint(
     llama: Path, cache: Path, tmp_path: Path, workers: Callable[[int], Any], after: int
 ) -> None:

@@ -70,7 +70,7 @@ def reference(base: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory)
         *[
             (lever, *place)
             for lever in sorted(set(LEVERS) - {"schedule", "examples with a schedule"})
-            for place in ((1, 0), (2, 3))
+            for place in ((2, 3),)
         ],
     ],
 )

@@ -55,7 +55,7 @@ def test_each_worker_holds_its_part_and_never_the_whole(loaded: Any, dtype: str)
         assert rank["most"] < 0.75 * plain["whole"]
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_training_a_divided_model_changes_nothing(
     new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path, deep_base: Path, world: int
 ) -> None:

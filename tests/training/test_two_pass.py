@@ -307,7 +307,7 @@ def test_each_worker_draws_its_own_shard_alone(
     assert max(shares) < 0.6 * sum(shares)
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_noise_is_added_exactly_once_to_small_parameters_that_zero_3_keeps_whole(
     new_run: Callable[..., Path], bases: Callable[[str], Path], workers: Callable[[int], Any], world: int
 ) -> None:
@@ -347,7 +347,7 @@ def prepared(target: Path, base: Path, cache: Path, stage: int, **more: Any) -> 
     )
 
 
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_resumed_run_comes_to_the_same_weights_bit_for_bit(
     tmp_path: Path, bases: Callable[[str], Path], cache: Path, workers: Callable[[int], Any], stage: int
 ) -> None:
@@ -389,7 +389,7 @@ def test_a_checkpoint_moves_between_stages_and_numbers_of_workers(
 # --- what comes out -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "stage"), [("llama", 3), ("gpt2", 0)])
+@pytest.mark.parametrize(("family", "stage"), [pytest.param("llama", 3, marks=pytest.mark.slow), ("gpt2", 0)])
 def test_the_model_that_is_saved_is_the_one_that_was_trained(
     tmp_path: Path,
     bases: Callable[[str], Path],
