@@ -152,7 +152,7 @@ def test_ctrl_c_and_other_workers(secret_run: Run, place: Workplace) -> None:
     process.interrupt()
     assert process.wait() == 130
     folder = place.run_folder()
-    said, how = [line for line in process.err.splitlines() if line.startswith("uudp: ")]
+    said, how = process.err.splitlines()[-2:]
     assert said == f"uudp: stopped with a checkpoint ({folder})"
     assert how == f"uudp: go on with: uudp run {place.spec} --resume --run {folder.name} --yes --out {place.out}"
     assert "stopping after this step, with a checkpoint; press Ctrl-C again to stop at once" in process.err

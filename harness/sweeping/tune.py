@@ -104,25 +104,25 @@ def search(
     Raises:
         MachineError: Ray did not start, or has not got the resources.
     """
-    from harness.training.ray import check_resources, silent, start_ray
+    from harness.training.ray import check_resources, end_ray, silent, start_ray
 
     (what.folder.private / LOG).unlink(missing_ok=True)
     shutil.rmtree(what.folder.private / "tune", ignore_errors=True)  # Tune's record of an earlier try
     started = start_ray()
     failures: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            _tuner(what, source, prepare, ended).fit()
+        except BaseException as error:
+            # Its message may hold what is private.
+            write_private(what.folder.private / LOG, traceback.format_exc().encode())
+            failures.append(error)
+
+    # Off the main thread, where Ray would take over Ctrl-C.
+    thread = threading.Thread(target=body, name="tune", daemon=True)
     try:
         check_resources(what.compute, what.device)
-
-        def body() -> None:
-            try:
-                _tuner(what, source, prepare, ended).fit()
-            except BaseException as error:
-                # Its message may hold what is private.
-                write_private(what.folder.private / LOG, traceback.format_exc().encode())
-                failures.append(error)
-
-        # Off the main thread, where Ray would take over Ctrl-C.
-        thread = threading.Thread(target=body, name="tune", daemon=True)
         with silent(started), _no_prints():
             thread.start()
             while thread.is_alive():
@@ -130,9 +130,7 @@ def search(
                 tick()
     finally:
         if started:
-            import ray
-
-            ray.shutdown()
+            end_ray(thread)
     for error in failures:
         if isinstance(error, UserError):
             raise error

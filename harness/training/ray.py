@@ -102,9 +102,7 @@ def fit(
         lost = patience <= 0 or (bool(failures) and _is_lost(nodes))
     finally:
         if started:
-            import ray
-
-            ray.shutdown()
+            end_ray(thread)
     _raise_failure(run_dir, given_up, failures, lost=lost)
 
 
@@ -169,6 +167,21 @@ def start_ray() -> bool:
         why = " ".join(str(error).split())
         raise MachineError(f"Ray did not start; go on later with --resume ({type(error).__name__}: {why})") from error
     return True
+
+
+def end_ray(thread: threading.Thread) -> None:
+    """Shuts down the Ray that we started, also under a thread that uses it: whoever asks Ray for anything starts it."""
+    import ray
+    from ray._private import auto_init_hook as hook
+
+    before, hook.enable_auto_connect = hook.enable_auto_connect, False
+    try:
+        ray.shutdown()
+        if thread.ident is not None:
+            thread.join(LOOK_SECONDS)
+    finally:
+        if not thread.is_alive():
+            hook.enable_auto_connect = before
 
 
 def _address() -> str:
