@@ -53,13 +53,13 @@ def sweep(
         raise ArgumentError("--run: names the sweep to go on with; say --resume as well")
     from harness.sweeping.costing import plan_sweep
 
-    found = plan_sweep(spec, overrides or [])
     if plan:
-        _show_plan(found, json)
+        _show_plan(plan_sweep(spec, overrides or []), json)
         return
     check_installed()
     with sigterm_as_ctrl_c():
         try:
+            found = _planned(spec, overrides or [], out)
             result, more = _sweep(found, resume, which, yes, out)
         except UserError as stopped:
             if stopped.run_id is not None:
@@ -75,6 +75,25 @@ def sweep(
     for key, value in more["winner"].items():
         console.out(f"best {key}: {value}")
     console.out(f"report: {result.report}" if result.report else f"run: {result.folder}")
+
+
+def _planned(spec: str, overrides: Sequence[str], out: Path) -> SweepPlan:
+    """The plan, after what killed runs of this name had reserved is given back.
+
+    Raises:
+        ModuleNotFoundError: What suggests candidates is not installed.
+    """
+    from importlib.util import find_spec
+
+    from harness.running.spending import give_back_unbegun
+    from harness.spec import load_spec
+    from harness.sweeping.costing import plan_sweep
+
+    loaded = load_spec(spec, overrides)
+    if loaded.spec.sweep is not None and loaded.spec.sweep.search.type == "optuna" and find_spec("optuna") is None:
+        raise ModuleNotFoundError("No module named 'optuna'", name="optuna")
+    give_back_unbegun(loaded, out, lines_console())
+    return plan_sweep(spec, overrides)
 
 
 def _show_plan(found: SweepPlan, json: bool) -> None:
@@ -156,21 +175,23 @@ def _by_proxy(
     from harness.files import as_json, write_released
     from harness.planning import make_plan
     from harness.reporting.report import write_report
+    from harness.reporting.summary import summarize
+    from harness.running import RunResult
     from harness.running import run as execute
-    from harness.running.folders import find_unfinished
+    from harness.running.folders import finished_before, is_begun
     from harness.sweeping.document import released_document
     from harness.sweeping.flow import search_by_proxy
 
     confirm(yes)
     best, outcomes = search_by_proxy(found, out=out, resume=resume, observer=lines_console())
     plan = make_plan(found.load(best))
-    begun = resume
-    if resume:
-        try:
-            find_unfinished(plan, out, which)
-        except UserError:
-            begun = False  # it was interrupted before the winner's own run
-    result = execute(plan, out=out, resume=begun, run_id=which if begun else None, observer=lines_console())
+    if resume and (done := finished_before(plan, out)) is not None:
+        page = done / "report.html"
+        result = RunResult(done, summarize(done), page if page.exists() else None)
+    else:
+        # Interrupted before the winner's own run, there is none to go on with.
+        begun = resume and (which is not None or is_begun(plan, out))
+        result = execute(plan, out=out, resume=begun, run_id=which, observer=lines_console())
     winner = next(one for one in outcomes if one.candidate == best.document() and one.status == "finished")
     write_released(result.folder / "sweep.json", as_json(released_document(found, winner, outcomes)))
     if result.report is not None:

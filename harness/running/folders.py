@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from harness.data.store import Corpus
 from harness.errors import ArgumentError, MachineError
 from harness.files import as_json, hold, is_locked, write_private, write_released
@@ -68,7 +70,7 @@ def find_unfinished(plan: Plan, out: Path, run_id: str | None = None, *, sweep: 
     """
     below = out / plan.spec.name
     begun = sorted(below.glob("*/private/run.json"), reverse=True)
-    found = [Folder(p.parents[1].absolute()) for p in begun if (p.parent / SWEEP).exists() == sweep]
+    found = [Folder(p.parents[1].absolute()) for p in begun if _is_sweep(p) == sweep]
     if run_id is not None:
         return _named(run_id, found, below)
     unfinished = [folder for folder in found if status_of(folder) not in (FINISHED, FAILED)]
@@ -77,6 +79,33 @@ def find_unfinished(plan: Plan, out: Path, run_id: str | None = None, *, sweep: 
     free = [folder for folder in unfinished if not is_locked(folder.lease)]
     same = [folder for folder in free if _is_of(folder, plan.mechanism)]
     return (same or free or unfinished)[0]
+
+
+def is_begun(plan: Plan, out: Path) -> bool:
+    """Whether there is an unfinished run with this very spec."""
+    return any(status not in (FINISHED, FAILED) for _, status in _with_spec(plan, out))
+
+
+def finished_before(plan: Plan, out: Path) -> Path | None:
+    """The newest finished run with this very spec; None: there is none."""
+    return next((folder for folder, status in _with_spec(plan, out) if status == FINISHED), None)
+
+
+def _with_spec(plan: Plan, out: Path) -> Iterator[tuple[Path, str]]:
+    """Runs of this name with this very spec, the newest first, and how far they are."""
+    for path in sorted((out / plan.spec.name).glob("*/private/run.json"), reverse=True):
+        folder = Folder(path.parents[1].absolute())
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            if yaml.safe_load((folder.root / "spec.yaml").read_text()) == plan.loaded.resolved:
+                yield folder.root, status_of(folder)
+
+
+def _is_sweep(path: Path) -> bool:
+    """Whether a ``run.json`` is that of a sweep."""
+    try:
+        return "sweep" in json.loads(path.read_text())["parts"]
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _named(run_id: str, found: Sequence[Folder], below: Path) -> Folder:
@@ -119,7 +148,7 @@ def remove_unbegun(folder: Folder) -> None:
     """Removes a run that has not begun, and its key in any case; what says why records or plugins failed stays."""
     destroy_key(folder.key)
     shutil.rmtree(folder.views, ignore_errors=True)
-    known = {folder.lease.name, "job.json", ENTRY, folder.members.name}
+    known = {folder.lease.name, "job.json", ENTRY, folder.members.name, SWEEP}
     # A kill in the middle of a file leaves the beginning of it, under a name that begins with a dot.
     if all(path.name in known or path.name.startswith(".") for path in folder.private.iterdir()):
         shutil.rmtree(folder.root, ignore_errors=True)
@@ -160,8 +189,13 @@ def _sha256(part: object) -> str:
     return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
 
 
-def check_same(folder: Folder, parts: Mapping[str, str]) -> None:
+def check_same(folder: Folder, parts: Mapping[str, str], *, draws: bool = True) -> None:
     """A draw is never used on anything but what it was first used on.
+
+    Args:
+        folder: What was begun.
+        parts: What is asked for now.
+        draws: Whether there is anything left to draw.
 
     Raises:
         ArgumentError: The run was begun with something else, or its key is gone.
@@ -173,7 +207,7 @@ def check_same(folder: Folder, parts: Mapping[str, str]) -> None:
             f"{folder.root} was begun with another {' and '.join(changed)}: it can't be resumed with this spec (a draw "
             "is never used on anything else); start a new run without --resume"
         )
-    if not folder.key.exists():
+    if draws and not folder.key.exists():
         raise ArgumentError(f"the key of {folder.root} is gone: it can't be resumed")
 
 

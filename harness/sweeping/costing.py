@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.data.groups import PublicCounts
 from harness.data.sources.base import RecordSource
-from harness.errors import ArgumentError, BudgetError, UserError
+from harness.errors import ArgumentError, BudgetError, MachineError, UserError
 from harness.planning import Plan, make_plan
 from harness.planning.basis import SearchTerms
 from harness.planning.fitting import look
@@ -99,13 +99,26 @@ class SweepPlan:
         """The spec with a candidate's values, and without a sweep."""
         return _with(self.path, self.overrides, candidate)
 
+    def _check_unchanged(self) -> None:
+        """The spec is read again with every candidate's values: it must still be the one that was planned.
+
+        Raises:
+            MachineError: Somebody has edited it.
+        """
+        now = load_spec(self.path, (*self.overrides, "sweep=null")).resolved
+        if {**self.untuned.loaded.resolved, "sweep": None} != now:
+            raise MachineError(f"{self.path} has changed since the sweep began; undo that, and go on with --resume")
+
     def plan_of(self, candidate: Candidate) -> Plan:
         """A candidate as a trial, held under the search's curves.
 
         Raises:
             UserError: It can't be one, whatever the users' data are.
         """
-        loaded = _with(self.path, (*self.overrides, *self.proxy), candidate) if self.proxy else self.load(candidate)
+        if self.terms is not None or self.proxy:
+            self._check_unchanged()
+        # What is trained for comparison alone is no part of a trial.
+        loaded = _with(self.path, (*self.overrides, *self.proxy, "evaluation.ordinary=false"), candidate)
         return make_plan(loaded, search=self.terms, count=self.count)
 
 

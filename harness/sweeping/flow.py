@@ -42,7 +42,7 @@ from harness.sweeping.sources import Drawn, Suggested
 from harness.sweeping.space import Candidate
 from harness.sweeping.trials import Outcome, Shared
 from harness.sweeping.tune import Halting, Searching, search
-from harness.training.job import Folder
+from harness.training.job import Folder, halvings
 from harness.training.ray import check_shadows
 
 WINNER = "winner.json"
@@ -159,7 +159,7 @@ def _prepare(
     plan = dataclasses.replace(plan, plan=known)
     parts = run_parts(known, corpus, base) | {"sweep": _digest(plan.untuned)}
     if resume:
-        check_same(folder, parts)
+        check_same(folder, parts, draws=not (folder.private / WINNER).exists())
     else:
         create_key(folder.key, key)
         (folder.private / SWEEP).mkdir(mode=0o700, exist_ok=True)
@@ -181,6 +181,7 @@ def _digest(plan: Plan) -> str:
 def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
     """Trains all trials, and writes down which is the best."""
     plan, observer = shared.sweep, shared.observer
+    _check_holdout(shared)
     # From here on models read what is private, and the whole search is charged.
     spending.touch()
     folder.stop.unlink(missing_ok=True)
@@ -231,6 +232,19 @@ def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
     )
 
 
+def _check_holdout(shared: Shared) -> None:
+    """Trials are compared by what hold-out users' texts say: without any, all would be spent on nothing.
+
+    Raises:
+        ArgumentError: There are none.
+    """
+    held = shared.sweep.plan.spec.data.holdout
+    if held.visibility == "public" and not len(shared.corpus.holdout_by_order(1)):
+        raise ArgumentError(
+            "data.holdout: no user is held out, so there is nothing to compare trials by; hold out more"
+        )
+
+
 def _incomplete(folder: Folder) -> MachineError:
     error = MachineError(
         f"some trials did not end ({folder.root}; details are in its private folder): nothing is released yet"
@@ -247,7 +261,10 @@ def _searching(shared: Shared, folder: Folder) -> Searching:
         halting = Halting(block.search.grace or 1, block.search.reduction or 3.0, evaluations)
     concurrent = block.concurrent if isinstance(block.concurrent, int) else None
     tells = block.search.type in ("optuna", "asha")
-    return Searching(folder, spec.compute, shared.device, concurrent, block.select, tells, halting)
+    memory = shared.sweep.plan.memory
+    halved = halvings(spec.data.max_tokens if memory is None else memory.tokens, spec.data.max_tokens)
+    restarts = spec.compute.retries + halved
+    return Searching(folder, spec.compute, shared.device, concurrent, restarts, block.select, tells, halting)
 
 
 def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:

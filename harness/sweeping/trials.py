@@ -118,9 +118,11 @@ def _again(shared: Shared, folder: Folder) -> bool:
     if not (folder.private / "job.json").exists():
         return False
     job, compute = Job.load(folder.root), shared.sweep.plan.spec.compute
-    if job.spec.compute != compute or job.device != shared.device:
-        spec = job.spec.model_copy(update={"compute": compute})
-        replace(job, spec=spec, device=shared.device).save(folder.root)
+    spec = job.spec.model_copy(update={"compute": compute})
+    places = {"corpus": shared.corpus.folder, "base": shared.base.folder, "device": shared.device}
+    now = replace(job, spec=spec, **places)  # type: ignore[arg-type]
+    if now != job:
+        now.save(folder.root)
     return True
 
 
@@ -142,10 +144,7 @@ def _with_groups(plan: Plan, shared: Shared, folder: Folder) -> Plan:
 
 def _job_of(plan: Plan, shared: Shared) -> Job:
     held = plan.holdout_users if plan.mechanism.holdout is not None else None
-    # What is trained for comparison alone is no part of a trial.
-    evaluation = plan.spec.evaluation.model_copy(update={"ordinary": False})
-    spec = plan.spec.model_copy(update={"evaluation": evaluation})
-    return Job(spec, plan.mechanism, plan.curve, shared.corpus.folder, shared.base.folder, shared.device, held)
+    return Job(plan.spec, plan.mechanism, plan.curve, shared.corpus.folder, shared.base.folder, shared.device, held)
 
 
 def outcome(sweep: Folder, place: int, select: SelectBlock) -> Outcome:
@@ -198,7 +197,8 @@ def promote(shared: Shared, sweep: Folder, winner: Outcome) -> Plan:
     if not target.exists():
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(trained, partial)
+        # Without the times of its files, which say when it was made.
+        shutil.copytree(trained, partial, copy_function=shutil.copyfile)
         release_folder(partial, target)
     write_released(sweep.metrics, folder.metrics.read_text())
     # With what it was told: whoever finishes the sweep later needs no trial's folder.

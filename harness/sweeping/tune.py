@@ -15,12 +15,13 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
 from harness.errors import MachineError, UserError
-from harness.files import write_private
+from harness.files import is_unwritable, unwritable, write_private
 from harness.spec.compute_block import ComputeBlock
 from harness.spec.sweep_block import SelectBlock
 from harness.sweeping.space import Candidate
@@ -71,6 +72,7 @@ class Searching:
         compute: Of every trial.
         device: ``cpu`` or ``cuda``.
         concurrent: Trials at a time; None: as many as there is room for.
+        restarts: How often one trial may be started again.
         select: The score.
         tells: Whether the search is told scores as they come.
         halting: When trials are stopped early.
@@ -80,6 +82,7 @@ class Searching:
     compute: ComputeBlock
     device: str
     concurrent: int | None
+    restarts: int
     select: SelectBlock
     tells: bool
     halting: Halting | None = None
@@ -104,7 +107,7 @@ def search(
     Raises:
         MachineError: Ray did not start, or has not got the resources.
     """
-    from harness.training.ray import check_resources, end_ray, silent, start_ray
+    from harness.training.ray import LOST_SECONDS, check_resources, end_ray, ray_is_gone, silent, start_ray
 
     (what.folder.private / LOG).unlink(missing_ok=True)
     shutil.rmtree(what.folder.private / "tune", ignore_errors=True)  # Tune's record of an earlier try
@@ -115,25 +118,31 @@ def search(
         try:
             _tuner(what, source, prepare, ended).fit()
         except BaseException as error:
-            # Its message may hold what is private.
-            write_private(what.folder.private / LOG, traceback.format_exc().encode())
             failures.append(error)
+            with contextlib.suppress(OSError):  # of a full disk. Its message may hold what is private
+                write_private(what.folder.private / LOG, traceback.format_exc().encode())
 
     # Off the main thread, where Ray would take over Ctrl-C.
     thread = threading.Thread(target=body, name="tune", daemon=True)
-    try:
-        check_resources(what.compute, what.device)
-        with silent(started), _no_prints():
+    patience = LOST_SECONDS
+    with silent(started), _no_prints(), _closed_artifacts(started):
+        try:
+            check_resources(what.compute, what.device)
             thread.start()
-            while thread.is_alive():
+            while thread.is_alive() and patience > 0:
                 thread.join(POLL_SECONDS)
                 tick()
-    finally:
-        if started:
-            end_ray(thread)
+                patience -= POLL_SECONDS * ray_is_gone()
+        finally:
+            if started:
+                end_ray(thread)
+    if patience <= 0:
+        raise MachineError("Ray's own processes have ended; go on later with --resume")
     for error in failures:
         if isinstance(error, UserError):
             raise error
+        if is_unwritable(error):
+            raise unwritable(error, what.folder.private)
         told = f"details are in {what.folder.private}"
         raise MachineError(f"Ray Tune failed; go on later with --resume ({type(error).__name__}; {told})") from None
 
@@ -166,7 +175,7 @@ def _tuner(what: Searching, source: Source, prepare: Prepare, ended: Ended) -> A
     return tune.Tuner(
         tune.with_resources(trial, share),
         tune_config=tune.TuneConfig(
-            search_alg=Places(source, prepare, ended, told),
+            search_alg=Places(source, prepare, ended, told, what.folder.stop),
             scheduler=scheduler,
             num_samples=-1,
             max_concurrent_trials=concurrent,
@@ -176,7 +185,7 @@ def _tuner(what: Searching, source: Source, prepare: Prepare, ended: Ended) -> A
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(what.folder.private),
-            failure_config=tune.FailureConfig(max_failures=what.compute.retries),
+            failure_config=tune.FailureConfig(max_failures=what.restarts),
             verbose=0,
         ),
     )
@@ -203,18 +212,19 @@ def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
 class Places(Searcher):
     """Gives Tune the numbers of trials. What they are stays here: Tune writes down whatever it can pickle."""
 
-    def __init__(self, source: Source, prepare: Prepare, ended: Ended, told: dict[str, Any]) -> None:
-        """Args: the trials; what is called with each before and after it; what every trial is told."""
+    def __init__(self, source: Source, prepare: Prepare, ended: Ended, told: dict[str, Any], stop: Path) -> None:
+        """Args: the trials; what is called with each before and after it; what each is told; asks for no more."""
         super().__init__(*((SCORE, told["mode"]) if told["tells"] else ()))
         self._source, self._prepare, self._ended, self._told = source, prepare, ended, told
         self._running: dict[str, int] = {}
+        self._stop = stop
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's number, or that there are no more."""
-        while (found := self._source.next()) is not None:
+        while not self._stop.exists() and (found := self._source.next()) is not None:
             place, candidate = found
             if self._prepare(place, candidate):
                 self._running[trial_id] = place
@@ -234,6 +244,27 @@ class Places(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing."""
+
+
+@contextlib.contextmanager
+def _closed_artifacts(ours: bool) -> Iterator[None]:
+    """Tune keeps a record of all trials below Ray's own folder, for everybody to read: ours alone, and not for long.
+
+    Of a Ray that others have started, its folder is theirs to close.
+    """
+    from ray._private import worker as driver
+
+    node = getattr(driver, "_global_node", None)
+    if not ours or node is None:
+        yield
+        return
+    folder = Path(node.get_session_dir_path()) / "artifacts"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def fit(
                 tick()
                 while missed.said:
                     note(missed.said.popleft())
-                patience -= POLL_SECONDS * _ray_is_gone()
+                patience -= POLL_SECONDS * ray_is_gone()
         lost = patience <= 0 or (bool(failures) and _is_lost(nodes))
     finally:
         if started:
@@ -201,7 +201,7 @@ def _patience(compute: ComputeBlock) -> Iterator[None]:
         del os.environ[PATIENCE]
 
 
-def _ray_is_gone() -> bool:
+def ray_is_gone() -> bool:
     """Whether what makes a node of the Ray that we started was killed; of another Ray nothing is known here."""
     from ray._private import worker as driver
 
@@ -213,7 +213,7 @@ def _ray_is_gone() -> bool:
 def _living_nodes() -> set[str]:
     import ray
 
-    if _ray_is_gone():
+    if ray_is_gone():
         return set()
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
 
