@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -205,7 +206,8 @@ def lines(document: dict[str, Any]) -> list[str]:
         return ["search: trials are trained on a public data set, and cost nothing; only the best on the users' data"]
     if not document["charged"]:
         return ["search: trains nothing on the users' data to choose, and costs nothing"]
-    found = [f"search: {document['in_words']}; ε = {document['epsilon']:.4g} in all, whichever wins"]
+    text = f"search: {document['in_words']}; ε = {document['epsilon']:.4g} in all, whichever wins"
+    found = textwrap.wrap(text, 80, subsequent_indent="  ")
     found.append("noise multiplier that is left for each trial, at the same ε in all:")
     for price in document["prices"]:
         value = "no noise is enough" if price["noise_multiplier"] is None else f"{price['noise_multiplier']:.4g}"
