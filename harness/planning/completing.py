@@ -7,9 +7,11 @@ will be. Afterwards it gives the plan that is executed, which must lie under the
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.data.canaries import places
 from harness.errors import ArgumentError, BudgetError
 from harness.planning.asking import Questions, questions
 from harness.planning.basis import Basis, Population, SearchTerms
@@ -150,7 +152,7 @@ def calibrated(basis: Basis, population: Population, asked: Questions, median: f
         )
     terms = _terms(basis, population, relation, delta, asked)
     choice = choose(basis, terms, median)
-    mechanism = calibrate(proposal, proposal.epsilon, choice.terms)
+    mechanism = _planted(calibrate(proposal, proposal.epsilon, choice.terms), spec)
     epsilon = calibration.verify(mechanism, proposal.epsilon, spec.privacy.epsilon, delta, basis.accountant)
     if asked.choice and median is None:
         # What will be chosen may come nearer to the targets than what stands in for it.
@@ -287,7 +289,13 @@ def _ordinary(spec: Spec, population: Population, basis: Basis, relation: Relati
         GroupMechanism(p, w * population.users, rate, spec.clipping.first_norm, spec.train.steps, per_user)
         for p, w in weights.items()
     )
-    return Mechanism(spec.train.steps, 0.0, made, relation, unit)
+    return _planted(Mechanism(spec.train.steps, 0.0, made, relation, unit), spec)
+
+
+def _planted(mechanism: Mechanism, spec: Spec) -> Mechanism:
+    """With the spec's canaries, which change nobody's exposure: only what the sums are divided by."""
+    found = Counter(place.group for place in places(spec.audit, spec.canary_kinds, len(mechanism.groups)))
+    return mechanism.planted([found[g] for g in range(len(mechanism.groups))])
 
 
 def _delta(spec: Spec, population: Population) -> float:

@@ -134,6 +134,8 @@ class Guarantee:
             "adjacency": self.adjacency,
             "accountant": self.accountant,
             "mechanism_digest": self.mechanism.digest,
+            "mechanism": self.mechanism.to_dict(),
+            "any_group": self.largest is not None,
             "groups": [
                 {"name": g.name, "epsilon": None if self.epsilon is None else self.epsilon[i]}
                 for i, g in enumerate(self.mechanism.groups)

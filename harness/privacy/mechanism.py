@@ -6,7 +6,7 @@ executed. What only changes speed (micro-batch size, workers, ZeRO stage) is not
 One step t releases, once: ``(Σ_{i in cohort} clip(g_i, C_p(i),t) + N(0, s_t² I)) / D_t``. The unit i that is drawn,
 clipped and summed is a user (the mean gradient of some of their examples) or one of a user's at most G_p kept
 examples. D_t is the public constant ``Σ_p N_p q_p`` (of examples: ``Σ_p N_p G_p q_p``) over the groups p that take part
-in the step. Never the realised cohort size.
+in the step, where N_p counts planted canaries as well. Never the realised cohort size.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +40,7 @@ class GroupMechanism:
         steps: T_p, the number of steps in which the group takes part.
         examples_per_user: Of sampled users, at most so many examples enter a user's mean gradient. Of sampled examples,
             G_p: each user keeps at most so many for the whole run.
+        canaries: Made users that are planted for an audit, who take the same levers and count in the denominator.
     """
 
     name: str
@@ -47,6 +49,7 @@ class GroupMechanism:
     clip_norm: float
     steps: int
     examples_per_user: int
+    canaries: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.sampling_rate <= 1:
@@ -55,8 +58,8 @@ class GroupMechanism:
             raise ValueError(f"group {self.name}: expected clip_norm={self.clip_norm} > 0")
         if not (math.isfinite(self.users) and self.users > 0):
             raise ValueError(f"group {self.name}: expected users={self.users} > 0")
-        if self.steps < 1 or self.examples_per_user < 1:
-            raise ValueError(f"group {self.name}: steps and examples_per_user must be at least 1")
+        if self.steps < 1 or self.examples_per_user < 1 or self.canaries < 0:
+            raise ValueError(f"group {self.name}: steps and examples_per_user must be at least 1, canaries 0")
 
 
 @dataclass(frozen=True)
@@ -228,9 +231,9 @@ class Mechanism:
         return -(-last * t_p // self.steps) + (-first * t_p // self.steps)
 
     def units(self, group: int) -> float:
-        """Units that the group at this index has: its users, or the examples that they may keep."""
+        """Units that the group at this index has: its users and canaries, or the examples that they may keep."""
         g = self.groups[group]
-        return g.users * (g.examples_per_user if self.sampling_unit == "example" else 1)
+        return (g.users + g.canaries) * (g.examples_per_user if self.sampling_unit == "example" else 1)
 
     def denominator(self, step: int) -> float:
         """D_t, the public constant that the noisy sum of a step is divided by: the expected cohort, from constants."""
@@ -313,8 +316,8 @@ class Mechanism:
         return dp_event.NoOpDpEvent() if self.holdout is None else self.holdout.event()
 
     def without_privacy(self) -> Mechanism:
-        """Ordinary training with the same cohorts and steps: neither clipping nor noise."""
-        groups = tuple(dataclasses.replace(g, clip_norm=math.inf) for g in self.groups)
+        """Ordinary training with the same rates and steps: neither clipping nor noise, and no canaries."""
+        groups = tuple(dataclasses.replace(g, clip_norm=math.inf, canaries=0) for g in self.groups)
         return dataclasses.replace(
             self,
             noise_std=0.0,
@@ -326,6 +329,11 @@ class Mechanism:
             choice_delta=0.0,
             holdout=None,
         )
+
+    def planted(self, canaries: Sequence[int]) -> Mechanism:
+        """The same for all users, with so many canaries in each group."""
+        groups = zip(self.groups, canaries, strict=True)
+        return dataclasses.replace(self, groups=tuple(dataclasses.replace(g, canaries=n) for g, n in groups))
 
     # --- as data ------------------------------------------------------------------------------------------------
 

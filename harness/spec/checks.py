@@ -23,6 +23,7 @@ from harness.plugins import (
     suggest,
 )
 from harness.spec.adapter_checks import check_adapter
+from harness.spec.audit_checks import check_audit
 from harness.spec.block import TextBlock
 from harness.spec.draft import Draft
 from harness.spec.ledger_url import DEFAULT_LEDGER, holds_password, ledger_problem
@@ -54,6 +55,7 @@ def check(draft: Draft) -> None:
     _steps(draft)
     _schedule(draft)
     _evaluation(draft)
+    check_audit(draft)
     groups = known_groups(draft)
     _weights(draft, groups)
     _merging(draft, groups)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from harness.spec.adapter_block import AdapterBlock
+from harness.spec.audit_block import AuditBlock, CanaryKind
 from harness.spec.block import Block, Column, PluginBlock, Positive, TextBlock, text_unless_messages, whole
 from harness.spec.compute_block import ComputeBlock
 from harness.spec.ledger_url import DEFAULT_LEDGER
@@ -360,6 +361,15 @@ class Spec(Block):
     compute: ComputeBlock = ComputeBlock()
     evaluation: EvaluationBlock = EvaluationBlock()
     report: ReportBlock = ReportBlock()
+    audit: AuditBlock | None = Field(default=None, description="attacks on the finished run; none: it is not audited")
     sweep: SweepBlock | None = Field(
         default=None, description="hyperparameters that `uudp sweep` searches; a single run takes the spec as it stands"
     )
+
+    @property
+    def canary_kinds(self) -> tuple[CanaryKind, ...]:
+        """Kinds of the one-run audit's canaries: those asked for, or all that there are where this is trained."""
+        if self.audit is None or self.audit.one_run is None:
+            return ()
+        adapted = self.model.adapter.type != "full"
+        return self.audit.one_run.kinds or (("gradient", "text") if adapted else ("text",))

@@ -24,7 +24,6 @@ def _given(value: Any) -> bool:
 _VALUES: dict[str, tuple[str, ...]] = {}
 # Path; what of its values is refused; whether this version knows the key with other values.
 _TABLE: tuple[tuple[str, _Test, bool], ...] = (
-    ("audit", _given, False),
     *((name, _one_of(*values), True) for name, values in _VALUES.items()),
     ("report.trackers", _given, False),
 )

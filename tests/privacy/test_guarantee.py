@@ -117,6 +117,8 @@ def test_the_document():
         "adjacency": "add or remove one user",
         "accountant": "pld",
         "mechanism_digest": MECHANISM.digest,
+        "mechanism": MECHANISM.to_dict(),
+        "any_group": False,
         "groups": [{"name": "free", "epsilon": 7.9912}, {"name": "paid", "epsilon": 4.0}],
         "holdout": {"fraction": 0.1, "visibility": "public"},
         "charges": [],

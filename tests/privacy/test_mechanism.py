@@ -75,6 +75,7 @@ def test_denominators_are_constants_of_the_groups_that_take_part():
 
 
 CHANGED: dict[str, Any] = {
+    "canaries": 3,
     "steps": 11,
     "noise_std": math.nextafter(0.9, 1),
     "groups": (HEAVY, LIGHT),

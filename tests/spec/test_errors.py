@@ -129,7 +129,7 @@ def test_files_that_cannot_be_read(tiny: str, write: Any, tmp_path: Path) -> Non
         ("data.holdout={}", "<command line>"),
         ("name=a\udc80", "<command line> name: is not UTF-8 text"),
         ('train.steps=${oc.decode:"' + "9" * 500 + '"}', "<command line> train.steps: ${oc.decode:"),
-        ("audit.x=1", "<command line> audit: is not built yet in this version"),
+        ("audit.x=1", "<command line> audit.x: unknown key"),
     ],
 )
 def test_overrides(override: str, line: str, tiny: str, write: Any) -> None:

@@ -39,7 +39,7 @@ def test_it_is_a_schema_and_takes_the_tiny_spec(tiny: str) -> None:
         ("noise", {"type": "scale", "epsilom": {}}),
         ("segmentation", {"type": "usage", "edges": ["a"]}),
         ("data.source", {"type": "jsonl", "pth": "x"}),
-        ("audit", {}),
+        ("audit", {"one_run": {"canaries": 3}}),
         ("sweep.space", {}),
         ("sweep.space", {"clipping.norm": {"loguniform": [0, 1]}}),
     ],

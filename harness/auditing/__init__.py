@@ -1,0 +1,1 @@
+"""Adapter → empirical privacy: attacks on a finished run."""

@@ -1,0 +1,1 @@
+"""Policies × budgets × seeds → results: a leaderboard's suites."""

@@ -1,0 +1,1 @@
+"""Many run folders → one static site, every ε computed again."""
