@@ -468,3 +468,16 @@ def test_noise_to_signal(plan):
     for i, weight in enumerate(THREE.values()):
         expected = mechanism.noise_multiplier(i) / (20 * weight)
         assert noise_to_signal(mechanism, i) == pytest.approx(expected)
+
+
+def test_canaries_change_the_denominator_and_nobody_s_epsilon(tmp_path):
+    """Break: canaries counted among the users when rates or noise are calibrated."""
+    attributes = {"segmentation": ATTRIBUTE, "noise": {"type": "scale", "epsilon": {"free": 8, "paid": 4, "other": 2}}}
+    plain = make_plan(write_spec(tmp_path, **attributes))
+    audited = make_plan(write_spec(tmp_path, audit={"one_run": {"canaries": 41}, "extraction": {}}, **attributes))
+    assert audited.guarantee.epsilon == plain.guarantee.epsilon
+    assert audited.mechanism.noise_std == plain.mechanism.noise_std
+    assert sum(g.canaries for g in audited.mechanism.groups) == 41 + 20
+    more = sum(g.canaries * g.sampling_rate for g in audited.mechanism.groups)
+    assert audited.mechanism.denominator(0) == pytest.approx(plain.mechanism.denominator(0) + more)
+    assert audited.mechanism.planted([0, 0]) == plain.mechanism

@@ -81,6 +81,7 @@ def _group(plan: Plan, i: int) -> dict[str, Any]:
         "sampling_rate": group.sampling_rate,
         "steps": group.steps,
         "examples_per_user": group.examples_per_user,
+        "canaries": group.canaries,
         "noise_to_signal": noise_to_signal(plan.mechanism, i) if not plan.levers_pending else None,
     }
     if plan.trade_offs:
@@ -146,6 +147,16 @@ def _score_plugins(plan: Plan) -> list[dict[str, str]]:
     ]
 
 
+def _canaries_in_words(plan: Plan) -> list[str]:
+    count = sum(group.canaries for group in plan.mechanism.groups)
+    if not count:
+        return []
+    return [
+        f"{count} made users are planted for the audit, each in the training with probability ½: they count in what "
+        "sums are divided by, and change nobody's ε."
+    ]
+
+
 def notes(plan: Plan) -> list[str]:
     """What a reader should know besides the numbers."""
     spec, found = plan.spec, []
@@ -172,6 +183,7 @@ def notes(plan: Plan) -> list[str]:
         found.append("The data are declared public: a demonstration. The accounting is that of private data.")
     if spec.evaluation.ordinary and plan.mechanism.private:
         found.append("For comparison, the same steps are also trained without clipping and noise.")
+    found += _canaries_in_words(plan)
     found += _full_in_words(plan)
     found += _sweep_in_words(plan)
     if plan.trade_offs:

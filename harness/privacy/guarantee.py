@@ -228,6 +228,11 @@ class Guarantee:
                 "How many trials there were, what the others were, and what became of them stay in the private folder."
             )
         found.extend(f"Declared public: {what}." for what in self.counts_public)
+        if planted := sum(group.canaries for group in self.mechanism.groups):
+            found.append(
+                f"{planted} made users (canaries), behind whom is nobody, were planted for an audit at their groups' "
+                "rates and clip norms; about half of them are in the model."
+            )
         return found
 
     def not_covered(self) -> list[str]:

@@ -48,6 +48,7 @@ from harness.running.folders import (
     write_privacy,
 )
 from harness.running.interrupting import first_interrupt_asks, interrupts_told
+from harness.running.planting import plant
 from harness.running.spending import Spending, entered, give_back_unbegun
 from harness.running.viewing import views_of
 from harness.running.watching import Observer, Watch
@@ -149,6 +150,7 @@ def _prepare(
     held = plan.holdout_users if plan.mechanism.holdout is not None else None
     job = Job(spec, plan.mechanism, plan.curve, corpus.folder, base.folder, device_of(plan), held)
     check_trained(folder, plan.mechanism)
+    plant(plan, base, folder)
     automatic = plan.spec.compute.microbatch_tokens == "auto"
     if automatic and plan.memory is not None and not folder.microbatch.exists():
         # Kept by whoever resumes, on whatever machine: another size would round differently.

@@ -175,6 +175,7 @@ def run_parts(plan: Plan, corpus: Corpus, base: Base) -> dict[str, str]:
         "schedule": spec.train.schedule.model_dump(mode="json"),
         "checkpoint_every": spec.train.checkpoint_every,
         "evaluation": spec.evaluation.model_dump(mode="json"),
+        "audit": spec.audit.model_dump(mode="json") if spec.audit else None,
         "seed": spec.seed,
     }
     return {name: _sha256(part) for name, part in parts.items()}

@@ -20,6 +20,7 @@ from harness.planning import Plan
 from harness.privacy.randomness import create_key, destroy_key, load_key
 from harness.running.answers import SETTLED, ask, assigned_groups, load_groups, model_is_used, save_groups, settled
 from harness.running.folders import SWEEP, released_rows
+from harness.running.planting import plant
 from harness.running.viewing import views_of
 from harness.running.watching import Observer
 from harness.spec.sweep_block import SelectBlock
@@ -103,6 +104,7 @@ def prepare(shared: Shared, sweep: Folder, place: int, candidate: Candidate) -> 
     create_key(folder.key, load_key(sweep.key).key_for("trial", place))
     try:
         plan = _with_groups(shared.sweep.plan_of(candidate), shared, folder)
+        plant(plan, shared.base, folder)
         _job_of(plan, shared).save(folder.root)
     except MachineError:
         raise
@@ -202,7 +204,7 @@ def promote(shared: Shared, sweep: Folder, winner: Outcome) -> Plan:
         release_folder(partial, target)
     write_released(sweep.metrics, folder.metrics.read_text())
     # With what it was told: whoever finishes the sweep later needs no trial's folder.
-    for name in (folder.members.name, "diagnostics.jsonl", SETTLED):
+    for name in (folder.members.name, "diagnostics.jsonl", SETTLED, folder.canaries.name, folder.observed.name):
         with contextlib.suppress(FileNotFoundError):
             write_private(sweep.private / name, (folder.private / name).read_bytes())
     return plan

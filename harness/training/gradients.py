@@ -179,6 +179,18 @@ class UnitGradients:
         if continues:
             self._carried = units[-1].clone()
             units, clip_norms = units[:-1], clip_norms[:-1]
+        return self.add(units, clip_norms)
+
+    def add(self, units: Tensor, clip_norms: Tensor) -> Tensor:
+        """Clips whole units and adds them to `total`: the one place where a contribution is bounded.
+
+        Args:
+            units: Their gradients, float32, shape [units, coordinates].
+            clip_norms: C of each, float64, shape [units].
+
+        Returns:
+            Their norms before clipping, float64; private.
+        """
         norms: Tensor = torch.linalg.vector_norm(units, dim=1, dtype=torch.float64)
         # A non-finite unit contributes zero: it is a function of that user alone and may not touch the sum.
         finite = torch.isfinite(norms)

@@ -128,6 +128,16 @@ class Folder:
         return self.private / "views"
 
     @property
+    def canaries(self) -> Path:
+        """What was planted for an audit, and which of it is in the training. Private until the audit is over."""
+        return self.private / "canaries.json"
+
+    @property
+    def observed(self) -> Path:
+        """What every noisy sum shows of the canaries' directions, step by step."""
+        return self.private / "observed.jsonl"
+
+    @property
     def progress(self) -> Path:
         """How far training is, for the driver's progress line."""
         return self.private / "progress.json"

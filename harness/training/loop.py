@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +18,25 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import nn
 
-from harness.data.cohorts import Members, deal, draw_cohort, micro_batches
-from harness.data.members import GroupMembers
-from harness.data.store import Corpus
+from harness.data.cohorts import deal, draw_cohort, micro_batches
 from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import append_private, as_json, write_private
 from harness.privacy.mechanism import Mechanism
-from harness.privacy.randomness import Randomness, load_key
 from harness.training import checkpoints
 from harness.training.adapting import next_factor
 from harness.training.checkpoints import Checkpoint
 from harness.training.engine import Engine
-from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_losses
+from harness.training.evaluation import evaluate, is_finite, user_losses
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.head import install_loss_head, plain_head
 from harness.training.initial import Initial
+from harness.training.inputs import ORDINARY, PRIVATE, Inputs, holdout_is_private
 from harness.training.job import Failure, Folder, Job
 from harness.training.memory import checkpoint_layers, halving, keep_tokens, microbatch_tokens, try_out
 from harness.training.model import build_model, frozen_factors, save_adapter
 from harness.training.noise import noisy_share
 from harness.training.packing import keeps_apart
+from harness.training.planting import Directions, Witness
 from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves
 from harness.training.ranks import alone, any_rank, own_ranks, write_first
@@ -50,39 +48,6 @@ from harness.training.updating import AdapterUpdate, Shares, Update
 from harness.training.whole_model import save_model, watched_engine
 
 Release = Callable[[Mapping[str, Any]], None]
-PRIVATE, ORDINARY = "private", "ordinary"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What every series trains on. Private.
-
-    Attributes:
-        corpus: All examples.
-        members: Per group, its training users.
-        holdout: Hold-out examples: of public users some, of private ones all.
-        randomness: The run's draws.
-    """
-
-    corpus: Corpus
-    members: tuple[Members, ...]
-    holdout: HoldoutSet
-    randomness: Randomness
-
-    @classmethod
-    def load(cls, job: Job, folder: Folder) -> Inputs:
-        """Opens the corpus and the run's private folder."""
-        corpus = Corpus.load(job.corpus)
-        groups = np.load(folder.members, mmap_mode="r")
-        members = tuple(GroupMembers(groups, corpus.holdout, g) for g in range(len(job.mechanism.groups)))
-        # Who is among the first of private users would depend on the others.
-        chosen = corpus.holdout_by_order(corpus.n_users if _holdout_is_private(job) else job.spec.evaluation.users)
-        holdout = HoldoutSet(
-            examples=tuple(corpus.examples_of(int(u))[0] for u in chosen),
-            groups=tuple(int(groups[u]) for u in chosen),
-            names=tuple(g.name for g in job.mechanism.groups),
-        )
-        return cls(corpus, members, holdout, load_key(folder.key))
 
 
 def train(run_dir: Path, release: Release = lambda row: None) -> Failure | None:
@@ -114,17 +79,13 @@ def _train(job: Job, folder: Folder, release: Release) -> None:
     if not Series(PRIVATE, job, folder, inputs, job.mechanism, release).run():
         return
     if job.spec.evaluation.ordinary and job.mechanism.private:
-        # Its own draws: a cohort that noise protects is never drawn again without.
-        others = Inputs(inputs.corpus, inputs.members, inputs.holdout, inputs.randomness.derive(ORDINARY))
+        others = inputs.ordinary(job, folder)
         Series(ORDINARY, job, folder, others, job.mechanism.without_privacy(), release).run()
 
 
-def _holdout_is_private(job: Job) -> bool:
-    # Of the whole run: the ordinary series' mechanism has no charges, and its hold-out users are the same.
-    return job.mechanism.holdout is not None or job.spec.data.holdout.visibility != "public"
-
-
-def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanism) -> tuple[Update, bool]:
+def _make_update(
+    model: nn.Module, job: Job, folder: Folder, inputs: Inputs, mechanism: Mechanism
+) -> tuple[Update, bool]:
     """Hands the model to DeepSpeed, and chooses how its steps are computed; collective.
 
     Returns:
@@ -150,7 +111,11 @@ def _make_update(model: nn.Module, job: Job, inputs: Inputs, mechanism: Mechanis
     packs = spec.compute.packing == "auto" and verdict_of(
         "rows are shared", job, device, lambda: keeps_apart(engine.module, device)
     )
-    return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness), packs
+    witness = None
+    if inputs.planted is not None and inputs.planted.has_directions:
+        directions = Directions(inputs.planted, sink.size, inputs.randomness, device)
+        witness = Witness(directions, inputs.planted, mechanism, folder)
+    return AdapterUpdate(engine, sink, inputs.corpus, mechanism, inputs.randomness, witness), packs
 
 
 class Series:
@@ -170,7 +135,7 @@ class Series:
         if spec.compute.gradient_checkpointing and not checkpoint_layers(model):
             raise ArgumentError("compute.gradient_checkpointing: this model has no layers that can be checkpointed")
         self.frozen = frozen_factors(model) if spec.model.adapter.freeze_a else {}
-        self.update, self.packs = _make_update(model, job, inputs, mechanism)
+        self.update, self.packs = _make_update(model, job, folder, inputs, mechanism)
         self.engine = self.update.engine
         self.device = self.engine.device
         self.initial = Initial.of(self.engine.parameters(), self.device)
@@ -231,7 +196,8 @@ class Series:
         randomness, corpus = self.inputs.randomness, self.inputs.corpus
         torch.manual_seed(randomness.seed("dropout", step, f"rank {self.ranks.rank} of {self.ranks.world}"))
         units = draw_cohort(self.mechanism, self.inputs.members, corpus, randomness, step)
-        dealt = deal(units, self.ranks.world)
+        texts, directions = (units, []) if self.inputs.planted is None else self.inputs.planted.split(units)
+        dealt = deal(texts, self.ranks.world)
 
         def cut(*, pack: bool) -> Shares:
             lengths, budget = corpus.example_lengths, self.microbatch_tokens
@@ -240,7 +206,7 @@ class Series:
         clip_norms = torch.tensor(self.mechanism.clip_norms_at(step, self.factor), dtype=torch.float64)
         stop = self.ranks.rank == 0 and self.folder.stop.exists()
         self.engine.set_learning_rate(learning_rate(self.job.spec.train, step))
-        seen = self.update.step(step, cut, clip_norms, self.factor, stop=stop)
+        seen = self.update.step(step, cut, clip_norms, self.factor, stop=stop, directions=directions)
         if self.mechanism.adaptive is not None:
             share = noisy_share(seen.bits, self.mechanism, step, randomness)
             self.factor = next_factor(self.factor, share, self.mechanism.adaptive)
@@ -298,7 +264,7 @@ class Series:
         """What may be released of the hold-out users' losses; collective."""
         inputs, budget = self.inputs, self.microbatch_tokens
         arguments = (self.engine.module, inputs.corpus, inputs.corpus.example_lengths, inputs.holdout, budget)
-        if not _holdout_is_private(self.job):
+        if not holdout_is_private(self.job):
             found = evaluate(*arguments, self.device)
             if not is_finite(found):
                 raise UserError(

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.data.cohorts import MicroBatch
+from harness.data.cohorts import MicroBatch, Unit
 from harness.errors import ArgumentError, UserError
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness
@@ -115,8 +115,12 @@ class TwoPassUpdate:
         self.ranks: Ranks = own_ranks()
         self.device = engine.device
 
-    def step(self, step: int, cut: Cut, clip_norms: Tensor, factor: float, *, stop: bool) -> Seen:
-        """See `Update`."""
+    def step(
+        self, step: int, cut: Cut, clip_norms: Tensor, factor: float, *, stop: bool, directions: Sequence[Unit] = ()
+    ) -> Seen:
+        """See `Update`; there are no gradient canaries here."""
+        if directions:
+            raise ValueError("gradient canaries go with an adapter")
         shares = cut(pack=False)
         mine = shares[self.ranks.rank]
         rounds = max(1, *(len(b) for b in shares))

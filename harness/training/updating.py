@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.data.cohorts import MicroBatch
+from harness.data.cohorts import MicroBatch, Unit
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness
 from harness.training.adapting import bits_of
@@ -24,6 +24,7 @@ from harness.training.gradients import UnitGradients
 from harness.training.initial import Initial
 from harness.training.layout import Layout, to_device
 from harness.training.noise import noisy_mean
+from harness.training.planting import Witness
 from harness.training.probing import probe
 from harness.training.ranks import Ranks, own_ranks
 
@@ -65,12 +66,15 @@ class Update(Protocol):
 
     engine: Engine
 
-    def step(self, step: int, cut: Cut, clip_norms: Tensor, factor: float, *, stop: bool) -> Seen:
+    def step(
+        self, step: int, cut: Cut, clip_norms: Tensor, factor: float, *, stop: bool, directions: Sequence[Unit] = ()
+    ) -> Seen:
         """Takes one noisy step; collective.
 
         Args:
             step: Its number; part of the noise's address.
             cut: Makes the micro-batches of its cohort.
+            directions: Gradient canaries of its cohort.
             clip_norms: C_{p,t} of each group, float64, shape [groups].
             factor: c_t of an adaptive clip.
             stop: Whether this rank was asked to stop.
@@ -99,26 +103,39 @@ class AdapterUpdate:
     """Every unit's gradient side by side: one backward pass, and memory for (units × coordinates)."""
 
     def __init__(
-        self, engine: Engine, sink: UnitGradients, corpus: Tokens, mechanism: Mechanism, randomness: Randomness
+        self,
+        engine: Engine,
+        sink: UnitGradients,
+        corpus: Tokens,
+        mechanism: Mechanism,
+        randomness: Randomness,
+        witness: Witness | None = None,
     ) -> None:
         """Takes what the series built; `sink` has taken over the model's trainable layers."""
-        self.engine, self.sink, self.corpus = engine, sink, corpus
+        self.engine, self.sink, self.corpus, self.witness = engine, sink, corpus, witness
         self.mechanism, self.randomness = mechanism, randomness
         self.ranks: Ranks = own_ranks()
         self.device = engine.device
 
-    def step(self, step: int, cut: Cut, clip_norms: Tensor, factor: float, *, stop: bool) -> Seen:
+    def step(
+        self, step: int, cut: Cut, clip_norms: Tensor, factor: float, *, stop: bool, directions: Sequence[Unit] = ()
+    ) -> Seen:
         """See `Update`."""
         shares = cut(pack=True)
-        total, seen, ill = self._pass(shares, clip_norms, stop=stop)
+        total, seen, ill = self._pass(shares, directions, clip_norms, stop=stop)
         if ill and any(batch.packed for share in shares for batch in share):
             # Attention weighs other examples of a row with zero, which times what is not finite is not zero: one
             # unit would take its neighbours' contributions away. So nobody has a neighbour.
-            total, seen, _ = self._pass(cut(pack=False), clip_norms, stop=stop)
-        self.engine.step(noisy_mean(total, self.sink.trainables, self.mechanism, step, self.randomness, factor))
+            total, seen, _ = self._pass(cut(pack=False), directions, clip_norms, stop=stop)
+        released = noisy_mean(total, self.sink.trainables, self.mechanism, step, self.randomness, factor)
+        if self.witness is not None and self.ranks.rank == 0:
+            self.witness.note(released, step, factor)
+        self.engine.step(released)
         return seen
 
-    def _pass(self, shares: Shares, clip_norms: Tensor, *, stop: bool) -> tuple[Tensor, Seen, bool]:
+    def _pass(
+        self, shares: Shares, directions: Sequence[Unit], clip_norms: Tensor, *, stop: bool
+    ) -> tuple[Tensor, Seen, bool]:
         """The sum of the clipped gradients, and whether one was not finite and left out; of all workers; collective."""
         mine = shares[self.ranks.rank]
         rounds = max(1, *(len(b) for b in shares))
@@ -131,6 +148,8 @@ class AdapterUpdate:
                 found += self._micro_batch(mine[i], clip_norms, last=i == rounds - 1)
             else:
                 self.idle(last=i == rounds - 1)
+        if self.witness is not None and self.ranks.rank == 0:
+            found[2] += self.witness.directions.add(directions, self.sink, clip_norms)
         # Sums of halves are exact in float32, so that every rank and every number of them has the same.
         aside = torch.cat([found.new_tensor([float(stop)]), found]).float()
         summed = torch.cat([self.sink.total, aside])

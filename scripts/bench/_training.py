@@ -24,8 +24,9 @@ from harness.privacy.mechanism import GroupMechanism, Mechanism
 from harness.privacy.randomness import Randomness
 from harness.spec.models import Spec
 from harness.training.evaluation import HoldoutSet
+from harness.training.inputs import PRIVATE, Inputs
 from harness.training.job import Folder, Job
-from harness.training.loop import PRIVATE, Inputs, Series
+from harness.training.loop import Series
 
 Step = Callable[[], None]
 CLIP, NOISE_MULTIPLIER, RATE = 0.5, 1.0, 2e-3

@@ -147,7 +147,8 @@ class Loop:
     """The product's training loop."""
 
     def __init__(self, run: Prepared) -> None:
-        from harness.training.loop import PRIVATE, Inputs, Series
+        from harness.training.inputs import PRIVATE, Inputs
+        from harness.training.loop import Series
 
         self.inputs = Inputs.load(run.job, run.folder)
         self.mechanism = run.job.mechanism

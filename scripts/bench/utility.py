@@ -240,8 +240,9 @@ class Bench:
         """One training; its loss on held-out users at the end."""
         from harness.planning import make_plan
         from harness.privacy.randomness import create_key
+        from harness.training.inputs import ORDINARY, PRIVATE, Inputs
         from harness.training.job import Folder, Job
-        from harness.training.loop import ORDINARY, PRIVATE, Inputs, Series
+        from harness.training.loop import Series
 
         begin = time.perf_counter()
         loaded = self.loaded(setting, {}, seed, epsilon or 8.0, lr)

@@ -188,3 +188,10 @@ def test_the_receipt_is_in_the_papers():
     assert document["ledger"] == dataclasses.asdict(ENTERED)
     assert json.loads(json.dumps(document, allow_nan=False)) == json.loads(json.dumps(document))
     assert GUARANTEE.document("finished", 40)["ledger"] is None
+
+
+def test_canaries_are_named():
+    """Break: the sentence left out, or said where there are none."""
+    planted = dataclasses.replace(GUARANTEE, mechanism=MECHANISM.planted([30, 12]))
+    assert any(line.startswith("42 made users (canaries)") for line in planted.assumptions())
+    assert not any("canaries" in line for line in GUARANTEE.assumptions())

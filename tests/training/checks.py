@@ -27,9 +27,10 @@ from harness.training.engine import Engine
 from harness.training.evaluation import evaluate
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.initial import digest_of
+from harness.training.inputs import PRIVATE, Inputs
 from harness.training.job import Failure, Folder, Job
 from harness.training.layout import Layout
-from harness.training.loop import PRIVATE, Inputs, Series
+from harness.training.loop import Series
 from harness.training.memory import checkpoint_layers
 from harness.training.model import build_model
 from harness.training.probing import check_moves

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from harness.data.store import Corpus
 from harness.training.evaluation import HoldoutSet, _batches, evaluate, is_finite
+from harness.training.inputs import Inputs
 from harness.training.job import Folder, Job
-from harness.training.loop import Inputs
 from tests.tiny import GROUPS
 from tests.training import checks
 from tests.training.reference import plain_model

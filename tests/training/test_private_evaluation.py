@@ -19,8 +19,8 @@ from harness.errors import BudgetError
 from harness.privacy.mechanism import Charge
 from harness.privacy.randomness import Randomness
 from harness.training.checkpoints import load_newest
+from harness.training.inputs import Inputs
 from harness.training.job import Failure, Folder, Job
-from harness.training.loop import Inputs
 from harness.training.private_evaluation import PrivateEvaluation, bounded_sums
 from tests.tiny import GROUPS, KEY, copy_run, made_posts, make_mechanism
 from tests.training import checks
@@ -253,7 +253,7 @@ def loss_of(run_dir: Path, holdout: Any) -> float:
     """One user's loss under the initial model, by itself in float64."""
     from unittest import mock
 
-    from harness.training.loop import Inputs as Loaded
+    from harness.training.inputs import Inputs as Loaded
 
     inputs = Loaded.load(Job.load(run_dir), Folder(run_dir))
     with mock.patch.object(Loaded, "load", return_value=dataclasses.replace(inputs, holdout=holdout)):
