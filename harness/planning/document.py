@@ -147,14 +147,19 @@ def _score_plugins(plan: Plan) -> list[dict[str, str]]:
     ]
 
 
-def _canaries_in_words(plan: Plan) -> list[str]:
-    count = sum(group.canaries for group in plan.mechanism.groups)
-    if not count:
-        return []
-    return [
-        f"{count} made users are planted for the audit, each in the training with probability ½: they count in what "
-        "sums are divided by, and change nobody's ε."
-    ]
+def _audit_in_words(plan: Plan) -> list[str]:
+    found, audit = [], plan.spec.audit
+    if count := sum(group.canaries for group in plan.mechanism.groups):
+        found.append(
+            f"{count} made users are planted for the audit, each in the training with probability ½: they count in "
+            "what sums are divided by, and change nobody's ε."
+        )
+    if audit is not None and audit.user_inference is not None and audit.user_inference.fresh:
+        found.append(
+            f"For the audit, the last examples of every user (at most {audit.user_inference.examples}, and half of "
+            "them) are left out of the training."
+        )
+    return found
 
 
 def notes(plan: Plan) -> list[str]:
@@ -183,7 +188,7 @@ def notes(plan: Plan) -> list[str]:
         found.append("The data are declared public: a demonstration. The accounting is that of private data.")
     if spec.evaluation.ordinary and plan.mechanism.private:
         found.append("For comparison, the same steps are also trained without clipping and noise.")
-    found += _canaries_in_words(plan)
+    found += _audit_in_words(plan)
     found += _full_in_words(plan)
     found += _sweep_in_words(plan)
     if plan.trade_offs:

@@ -14,6 +14,9 @@ from harness.errors import UserError
 LOSS = "eval/loss"
 """The metric that reports show: hold-out negative log-likelihood, in nats per token."""
 
+AUDIT, SAMPLES = "audit.json", "samples.json"
+"""What attacks measured, and what the models wrote, in the folder of a run."""
+
 SWEEP = "sweep.json"
 """What a search released, in the folder of its run."""
 
@@ -29,6 +32,8 @@ class RunRecord:
         metrics: The rows of `metrics.jsonl`, in their order; empty where nothing was evaluated.
         assessment: `assessment.json`: of made users, how groups and known risks go together; empty of any others.
         sweep: `sweep.json`: how hyperparameters were searched; empty of a run that was no search.
+        audit: `audit.json`: what attacks measured; empty of a run that was not audited.
+        samples: `samples.json`: what the models wrote after the spec's prompts; empty where there are none.
     """
 
     spec: Mapping[str, Any]
@@ -37,6 +42,8 @@ class RunRecord:
     metrics: tuple[Mapping[str, Any], ...]
     assessment: Mapping[str, Any] = field(default_factory=dict)
     sweep: Mapping[str, Any] = field(default_factory=dict)
+    audit: Mapping[str, Any] = field(default_factory=dict)
+    samples: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def epsilon(self) -> float | None:
@@ -64,14 +71,19 @@ def read_run(run_dir: Path) -> RunRecord:
     """
     plan = _json(run_dir / "plan.json")
     privacy = _json(run_dir / "privacy.json")
-    assessed, searched = run_dir / "assessment.json", run_dir / SWEEP
+
+    def there(name: str) -> Mapping[str, Any]:
+        return _json(run_dir / name) if (run_dir / name).exists() else {}
+
     return RunRecord(
         _spec(run_dir / "spec.yaml", plan),
         plan,
         privacy,
         _metrics(run_dir / "metrics.jsonl"),
-        _json(assessed) if assessed.exists() else {},
-        _json(searched) if searched.exists() else {},
+        there("assessment.json"),
+        there(SWEEP),
+        there(AUDIT),
+        there(SAMPLES),
     )
 
 

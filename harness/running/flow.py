@@ -29,6 +29,7 @@ from harness.running.answers import (
     settled,
 )
 from harness.running.assessing import write_assessment
+from harness.running.examining import examine
 from harness.running.folders import (
     FAILED,
     FINISHED,
@@ -119,7 +120,7 @@ def run(
             plan, job = _prepare(plan, folder, observer, resume, spending, _key)
             _train(plan, folder, job, observer, spending)
             set_status(plan, folder, TRAINED)
-        return finish(plan, folder, spending)
+        return finish(plan, folder, spending, observer)
 
 
 # --- before training ----------------------------------------------------------------------------------------
@@ -304,8 +305,12 @@ def _complete(plan: Plan, folder: Folder) -> bool:
 # --- after training -----------------------------------------------------------------------------------------
 
 
-def finish(plan: Plan, folder: Folder, spending: Spending) -> RunResult:
-    """Everything after training. Interrupted anywhere, it can be done again."""
+def finish(plan: Plan, folder: Folder, spending: Spending, observer: Observer) -> RunResult:
+    """Everything after training. Interrupted anywhere, it can be done again.
+
+    Raises:
+        UserError: An attack measured more than the guarantee says.
+    """
     from harness.reporting.model_card import model_card
     from harness.reporting.report import write_report
     from harness.reporting.summary import summarize
@@ -317,8 +322,11 @@ def finish(plan: Plan, folder: Folder, spending: Spending) -> RunResult:
     shutil.rmtree(folder.views, ignore_errors=True)
     spending.finish()
     write_privacy(plan, folder, FINISHED)
+    violated = examine(plan, folder, observer)
     summary = summarize(folder.root)
     write_released(folder.trained(plan.spec.model.adapter.type) / "README.md", model_card(folder.root))
     report = write_report(folder.root) if plan.spec.report.html else None
-    set_status(plan, folder, FINISHED)
+    set_status(plan, folder, FINISHED if violated is None else FAILED)
+    if violated is not None:
+        raise UserError(f"AUDIT FAILED: {violated} ({folder.root}): the mechanism is not what was accounted")
     return RunResult(folder.root, summary, report)

@@ -51,7 +51,12 @@ class UserInferenceBlock(Block):
         default=500, description="at most so many users, half of them trained on and half held out"
     )
     examples: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(
-        default=4, description="at most so many of a user's examples are looked at"
+        default=4, description="at most so many of a user's examples are looked at, and at most half of them"
+    )
+    fresh: bool = Field(
+        default=True,
+        description="these examples are left out of the training, of every user: the attacker has texts that the model "
+        "has not seen; false: texts that it may have been trained on, which are easier to tell",
     )
 
 

@@ -332,6 +332,12 @@ class ReportBlock(Block):
     """What is written at the end."""
 
     html: bool = Field(default=True, description="report.html: one file that needs no network")
+    prompts: tuple[Annotated[str, Field(min_length=1, max_length=2000)], ...] = Field(
+        default=(), max_length=20, description="public texts that the base and the trained model continue, to be read"
+    )
+    tokens: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(
+        default=32, description="of a continuation, at most"
+    )
 
 
 class Spec(Block):

@@ -289,4 +289,4 @@ def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:
     else:
         plan = settled(shared.sweep.plan_of(Candidate(tuple(winner.candidate.items()))), folder)
     trials_of.clean(folder, outcomes)
-    return finish(plan, folder, spending)
+    return finish(plan, folder, spending, shared.observer)

@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.data import canaries
 from harness.data.cohorts import Members
+from harness.data.holding_back import WithoutLast
 from harness.data.members import GroupMembers
 from harness.data.store import Corpus
 from harness.privacy.randomness import Randomness, load_key
@@ -48,7 +49,11 @@ class Inputs:
             groups=tuple(int(groups[u]) for u in chosen),
             names=tuple(g.name for g in job.mechanism.groups),
         )
-        found = cls(corpus, members, holdout, load_key(folder.key))
+        inference = job.spec.audit.user_inference if job.spec.audit is not None else None
+        read: canaries.Examples = corpus
+        if inference is not None and inference.fresh:
+            read = WithoutLast(corpus, inference.examples)
+        found = cls(read, members, holdout, load_key(folder.key))
         return found.with_canaries(folder) if any(g.canaries for g in job.mechanism.groups) else found
 
     def with_canaries(self, folder: Folder) -> Inputs:

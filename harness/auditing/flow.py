@@ -1,0 +1,222 @@
+"""A finished run → what attacks measure of it: ``audit.json``, and what is private of it in the private folder.
+
+Canaries and planted secrets are nobody's, and what is found of them is released. Statistics of real users are released
+only where their data are public; else they lie in the private folder alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.auditing import one_run
+from harness.auditing.losses import example_losses
+from harness.auditing.pair import Pair
+from harness.auditing.scores import observed_sigma, spread_scores, step_scores
+from harness.data.canaries import Canary, load
+from harness.errors import ArgumentError
+from harness.files import as_json, write_private, write_released
+from harness.privacy.mechanism import Mechanism, binomial
+from harness.spec.audit_block import AuditBlock
+from harness.training.job import Folder, Job
+from harness.training.model import Base
+from harness.training.planting import observed
+
+AUDIT = "audit.json"
+VERSION = 1
+BUDGET = 4096
+"""Tokens of a micro-batch of an attack."""
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a run's guarantee says. Public.
+
+    Attributes:
+        epsilon: Of any user; None: nothing is claimed.
+        delta: δ.
+        groups: ε of each group by name, where it is claimed.
+    """
+
+    epsilon: float | None
+    delta: float | None
+    groups: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, run_dir: Path) -> Claim:
+        """As `privacy.json` has it."""
+        stated = json.loads((run_dir / "privacy.json").read_text())
+        groups = {group["name"]: group["epsilon"] for group in stated["groups"]}
+        if stated.get("any_group"):
+            groups = dict.fromkeys(groups, stated["epsilon"])
+        return cls(stated["epsilon"], stated["delta"], groups)
+
+    def at(self, group: str | None) -> float:
+        """ε of a group's users, or of any user; infinity where nothing is claimed."""
+        value = self.epsilon if group is None else self.groups.get(group, self.epsilon)
+        return math.inf if value is None else value
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What came of an audit.
+
+    Attributes:
+        document: `audit.json`.
+        violated: What was measured above the claim, in words; None: nothing.
+    """
+
+    document: Mapping[str, Any]
+    violated: str | None
+
+
+def audit(run_dir: Path, block: AuditBlock, note: Note = lambda text: None) -> Audited:
+    """Runs every attack of a block on a trained run, and writes what may be shown into its folder.
+
+    Args:
+        run_dir: A run whose training is over, with its private folder.
+        block: What to run; of canaries and secrets, the block that the run was trained with.
+        note: Is told which attack comes next.
+
+    Raises:
+        ArgumentError: The private folder does not hold what the attacks need.
+    """
+    folder = Folder(run_dir)
+    if not (folder.private / "job.json").exists() or (block.plants and not folder.canaries.exists()):
+        raise ArgumentError(f"{run_dir} can't be audited: its private folder is not here, or holds no canaries")
+    job, claim = Job.load(run_dir), Claim.of(run_dir)
+    drawn = load(folder.canaries) if block.plants else ()
+    pair = Pair(run_dir, Base(job.base, "where the run had it"), job.spec.model, job.device)
+    delta = claim.delta or 0.0
+    document: dict[str, Any] = {
+        "version": VERSION,
+        "claimed": {"epsilon": claim.epsilon, "delta": claim.delta, "groups": dict(claim.groups)},
+        "confidence": block.confidence,
+        "planted": _planted_in_numbers(drawn, job.mechanism),
+    }
+    violated = None
+    if block.one_run is not None:
+        note("audit: guessing which canaries were in the training")
+        found = _questions(job, block, folder, drawn, pair)
+        tests = one_run.run_tests(found, delta, block.confidence)
+        document["one_run"] = [_told(test, claim) for test in tests]
+        document["verdict"] = _verdict(tests, claim)
+        violated = _violation(tests, claim)
+    from harness.auditing import attacks
+
+    parts = attacks.run(job, block, folder, drawn, pair, note)
+    if job.spec.data.visibility != "public" and "user_inference" in parts:
+        private = {"user_inference": parts["user_inference"]}
+        write_private(folder.private / AUDIT, as_json(private).encode())
+        parts["user_inference"] = {"private": True}
+    document |= parts
+    write_released(run_dir / AUDIT, as_json(document))
+    return Audited(document, violated)
+
+
+def _planted_in_numbers(drawn: tuple[Canary, ...], mechanism: Mechanism) -> list[dict[str, Any]]:
+    """How many of each kind and group were planted; not how many of them are in."""
+    counts: dict[tuple[str, int], int] = {}
+    for canary in drawn:
+        counts[canary.kind, canary.group] = counts.get((canary.kind, canary.group), 0) + 1
+    names = [group.name for group in mechanism.groups]
+    return [{"kind": kind, "group": names[group], "count": n} for (kind, group), n in counts.items()]
+
+
+# --- the one-run audit --------------------------------------------------------------------------------------
+
+
+def _questions(
+    job: Job, block: AuditBlock, folder: Folder, drawn: tuple[Canary, ...], pair: Pair
+) -> list[one_run.Question]:
+    """All that is asked: of each kind and score, over all groups and, where there are several, within each."""
+    assert block.one_run is not None
+    found: list[one_run.Question] = []
+    for kind in job.spec.canary_kinds:
+        own = [canary for canary in drawn if canary.kind == kind]
+        scores = _gradient_scores(job.mechanism, own, folder) if kind == "gradient" else _text_scores(own, pair)
+        included = np.array([canary.included for canary in own], dtype=np.bool_)
+        groups = np.array([canary.group for canary in own])
+        for name, values in scores.items():
+            found.append(one_run.Question(kind, name, None, values, included, block.one_run.guesses))
+            if len(job.mechanism.groups) == 1:
+                continue
+            for g, group in enumerate(job.mechanism.groups):
+                inside = groups == g
+                if inside.sum() >= 2:
+                    question = one_run.Question(kind, name, group.name, values[inside], included[inside])
+                    found.append(question)
+    return found
+
+
+def _gradient_scores(mechanism: Mechanism, own: list[Canary], folder: Folder) -> dict[str, NDArray[np.float64]]:
+    """What all releases together say of each gradient canary, in three ways."""
+    noted = observed(folder)
+    steps = sorted(step for step in noted if step < mechanism.steps)
+    seen = np.array([noted[step] for step in steps], dtype=np.float64).reshape(len(steps), len(own))
+    groups = np.array([canary.group for canary in own])
+    sigma = np.full(seen.shape, np.nan)
+    for row, step in enumerate(steps):
+        # s_t / C_{p,t}: an adaptive clip's factor is the same in both.
+        noise, clip_norms = mechanism.noise_std_at(step), np.array(mechanism.clip_norms_at(step))
+        takes_part = np.array([mechanism.takes_part(g, step) for g in range(len(mechanism.groups))])
+        sigma[row] = np.where(takes_part[groups], noise / clip_norms[groups], np.nan)
+    chances = _chances(mechanism)
+    drawn = np.array([chances[g] for g in groups])[None]
+    return {
+        "likelihood ratio": step_scores(seen, sigma, drawn),
+        "likelihood ratio at the noise seen": step_scores(seen, observed_sigma(seen, sigma), drawn),
+        "spread over steps": spread_scores(seen, sigma),
+    }
+
+
+def _chances(mechanism: Mechanism) -> NDArray[np.float64]:
+    """Of each group, the probability of being drawn 0, 1, 2 … times in a step, shape [groups, counts]."""
+    by_example = mechanism.sampling_unit == "example"
+    rows = [binomial(g.examples_per_user if by_example else 1, g.sampling_rate) for g in mechanism.groups]
+    width = max(map(len, rows))
+    return np.array([[*row, *[0.0] * (width - len(row))] for row in rows])
+
+
+def _text_scores(own: list[Canary], pair: Pair) -> dict[str, NDArray[np.float64]]:
+    """How much likelier training made each canary's text."""
+    rows = [canary.examples[0] for canary in own]
+    tuned = example_losses(pair.tuned, rows, pair.device, BUDGET)
+    with pair.base() as model:
+        base = example_losses(model, rows, pair.device, BUDGET)
+    return {"log ratio": base.nats - tuned.nats}
+
+
+def _told(test: one_run.Test, claim: Claim) -> dict[str, Any]:
+    claimed = claim.at(test.group)
+    return test.document() | {
+        "claimed": claimed if math.isfinite(claimed) else None,
+        "verdict": one_run.verdict([test], claimed),
+    }
+
+
+def _verdict(tests: tuple[one_run.Test, ...], claim: Claim) -> one_run.Verdict:
+    """Of all tests: the worst of what they say; consistent only where one could have found more than is claimed."""
+    if _violation(tests, claim) is not None:
+        return "violated"
+    each = {one_run.verdict([test], claim.at(test.group)) for test in tests}
+    return "consistent" if "consistent" in each else "inconclusive"
+
+
+def _violation(tests: tuple[one_run.Test, ...], claim: Claim) -> str | None:
+    for test in tests:
+        if test.bound > claim.at(test.group):
+            whose = "any user" if test.group is None else f'users of "{test.group}"'
+            return (
+                f"ε of {whose} is at least {test.bound:.4g} ({test.kind} canaries, {test.correct} of {test.guesses} "
+                f"guesses right), and {claim.at(test.group):.4g} is claimed"
+            )
+    return None

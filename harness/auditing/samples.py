@@ -1,0 +1,48 @@
+"""What the base and the trained model write after the same words: for a reader, not for statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness.auditing.pair import Pair
+
+TEMPERATURE = 0.7
+
+
+def continuations(pair: Pair, prompts: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:
+    """Drawn continuations of some prompts, the same at every call.
+
+    Args:
+        pair: The models.
+        prompts: The spec's: public.
+        tokens: At most so many are added.
+        seed: Of the draws.
+
+    Returns:
+        For each prompt: ``prompt``, ``base`` and ``tuned``, the texts without the prompt. All of it may be released:
+        it follows from the weights.
+    """
+    with pair.base() as base:
+        before = [_continued(pair, base, prompt, tokens, seed) for prompt in prompts]
+    after = [_continued(pair, pair.tuned, prompt, tokens, seed) for prompt in prompts]
+    return [{"prompt": p, "base": b, "tuned": t} for p, b, t in zip(prompts, before, after, strict=True)]
+
+
+def _continued(pair: Pair, model: Any, prompt: str, tokens: int, seed: int) -> str:
+    import torch
+
+    ids = torch.tensor([pair.encode(prompt)], device=pair.device)
+    if not ids.shape[1]:
+        return ""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        found = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            do_sample=True,
+            temperature=TEMPERATURE,
+            pad_token_id=pair.tokenizer.eos_token_id,
+        )
+    return str(pair.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))

@@ -1,0 +1,7 @@
+"""Worker processes and the tiny base model, as tests of training have them."""
+
+from __future__ import annotations
+
+from tests.training.conftest import base, cache, new_run, workers
+
+__all__ = ["base", "cache", "new_run", "workers"]

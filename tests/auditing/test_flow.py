@@ -1,0 +1,137 @@
+"""The audit of whole runs: it stays below the claim, finds broken mechanisms, and releases nobody's statistics.
+
+Each training has a fixed key, so that these tests pass or fail for good. With the mechanism as it should be, an audit
+at confidence 0.95 raises a false alarm in at most 5 % of runs; with it broken, `test_power.py` states how often it is
+found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.auditing.flow import audit
+from harness.errors import ArgumentError
+from harness.privacy.accounting import group_epsilon
+from harness.privacy.mechanism import Mechanism
+from harness.spec.audit_block import AuditBlock
+from harness.training.job import Folder, Job
+from tests.auditing import sabotage
+from tests.tiny import make_mechanism
+from tests.training.test_planting import planted_run
+
+DELTA = 1e-5
+AUDIT = {
+    "one_run": {"canaries": 400, "guesses": 100},
+    "extraction": {"secrets": 6, "digits": 3, "candidates": 20, "samples": 2},
+    "user_inference": {"users": 20, "examples": 1},
+}
+LEVERS = {"steps": 10, "noise_std": 6.0, "rates": (0.5, 0.5), "clip_norms": (1.0, 1.0)}
+
+
+def claimed(mechanism: Mechanism) -> list[float]:
+    return [group_epsilon(mechanism, g, DELTA) for g in range(len(mechanism.groups))]
+
+
+def write_claim(run_dir: Path, **more: Any) -> float:
+    """A guarantee as a finished run has one; returns its ε."""
+    mechanism = Job.load(run_dir).mechanism
+    epsilons = claimed(mechanism)
+    groups = [{"name": g.name, "epsilon": e} for g, e in zip(mechanism.groups, epsilons, strict=True)]
+    stated = {"epsilon": max(epsilons), "delta": DELTA, "groups": groups, "any_group": False, **more}
+    (run_dir / "privacy.json").write_text(json.dumps(stated))
+    return max(epsilons)
+
+
+def trained_run(
+    new_run: Callable[..., Path], workers: Callable[[int], Any], what: str = "nothing", **options: Any
+) -> Path:
+    run_dir = planted_run(new_run, audit=AUDIT, levers=LEVERS, train={"checkpoint_every": 5}, **options)
+    assert workers(1)(sabotage.trained, run_dir, what) == [None]
+    write_claim(run_dir)
+    return run_dir
+
+
+def block(**changes: Any) -> AuditBlock:
+    return AuditBlock.model_validate({**AUDIT, **changes})
+
+
+def test_a_run_as_it_should_be(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
+    """Every attack ran, none found more than is claimed, and nothing of real users is released.
+
+    Break: `parts["user_inference"]` left in the released document.
+    """
+    run_dir = trained_run(new_run, workers)
+    found = audit(run_dir, block())
+    assert found.violated is None
+    document = json.loads((run_dir / "audit.json").read_text())
+    assert document == json.loads(json.dumps(found.document))
+    assert 0.5 < document["claimed"]["epsilon"] < 2
+    tests = document["one_run"]
+    assert {t["kind"] for t in tests} == {"gradient", "text"}
+    # Three scores of directions and one of texts, over all and within two groups, share the confidence.
+    assert len(tests) == (3 + 1) * 3
+    assert tests[0]["confidence"] == pytest.approx(1 - 0.05 / len(tests))
+    assert all(t["verdict"] != "violated" for t in tests)
+    assert all(t["guesses"] == 100 for t in tests if t["group"] is None)
+    assert document["verdict"] == "consistent"
+    assert document["extraction"]["planted"]["secrets"] + document["extraction"]["left_out"]["secrets"] == 6
+    assert document["user_inference"] == {"private": True}
+    private = json.loads((Folder(run_dir).private / "audit.json").read_text())
+    assert private["user_inference"]["overall"]["members"] >= 1
+    assert (Folder(run_dir).private / "audit.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_of_public_data_users_may_be_shown(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
+    run_dir = trained_run(new_run, workers, data={"visibility": "public"})
+    document = audit(run_dir, block()).document
+    assert "overall" in document["user_inference"]
+    assert not (Folder(run_dir).private / "audit.json").exists()
+
+
+@pytest.mark.parametrize(
+    "what", ["a tenth of the noise", "the same noise at every step", "a second pass without noise", "no clip"]
+)
+def test_a_broken_mechanism_is_found(new_run: Callable[..., Path], workers: Callable[[int], Any], what: str) -> None:
+    """Each at ε ≈ 1 claimed. Break: the score that finds it left out of `_gradient_scores`."""
+    run_dir = trained_run(new_run, workers, what)
+    found = audit(run_dir, AuditBlock.model_validate({"one_run": AUDIT["one_run"]}))
+    assert found.violated is not None, found.document["one_run"]
+    assert "is claimed" in found.violated
+    assert found.document["verdict"] == "violated"
+
+
+def test_without_its_private_folder_a_run_can_not_be_audited(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="can't be audited"):
+        audit(tmp_path, block())
+
+
+def test_a_claim_above_every_ceiling_is_inconclusive(
+    new_run: Callable[..., Path], workers: Callable[[int], Any]
+) -> None:
+    """Never "passed". Break: `consistent` whatever could have been found."""
+    run_dir = trained_run(new_run, workers)
+    write_claim(run_dir, epsilon=50.0, groups=[{"name": "free", "epsilon": 50.0}, {"name": "paid", "epsilon": 50.0}])
+    assert (
+        audit(run_dir, AuditBlock.model_validate({"one_run": AUDIT["one_run"]})).document["verdict"] == "inconclusive"
+    )
+
+
+def test_the_claim_without_one_is_infinite(tmp_path: Path) -> None:
+    from harness.auditing.flow import Claim
+
+    (tmp_path / "privacy.json").write_text(
+        '{"epsilon": null, "delta": null, "groups": [{"name": "a", "epsilon": null}]}'
+    )
+    assert Claim.of(tmp_path).at("a") == float("inf")
+    stated = {"epsilon": 8.0, "delta": 1e-5, "groups": [{"name": "a", "epsilon": 2.0}], "any_group": True}
+    (tmp_path / "privacy.json").write_text(json.dumps(stated))
+    assert Claim.of(tmp_path).at("a") == 8.0  # what any user may claim, where groups are learnt
+
+
+def test_the_mechanism_of_these_tests_claims_about_one() -> None:
+    assert max(claimed(make_mechanism(**LEVERS))) == pytest.approx(1.0, abs=0.3)
