@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.training.conftest import base, cache, new_run, workers
+from tests.training.conftest import _one_thread, base, cache, new_run, workers
 
-__all__ = ["base", "cache", "new_run", "workers"]
+__all__ = ["_one_thread", "base", "cache", "new_run", "workers"]
