@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.auditing import extraction, user_inference
+from harness.auditing import extraction, reconstruction, user_inference
 from harness.auditing.losses import example_losses
 from harness.auditing.pair import Pair
 from harness.data.canaries import Canary
 from harness.data.holding_back import held_back
 from harness.data.store import Corpus
-from harness.spec.audit_block import AuditBlock, ExtractionBlock, UserInferenceBlock
+from harness.data.synthetic.parameters import SyntheticParameters
+from harness.data.synthetic.population import Population
+from harness.spec.audit_block import AuditBlock, ExtractionBlock, ReconstructionBlock, UserInferenceBlock
 from harness.training.job import Folder, Job
 
 BUDGET = 4096
@@ -45,6 +47,9 @@ def run(
     if block.user_inference is not None:
         note("audit: telling trained users from held-out ones")
         found["user_inference"] = _user_inference(job, block, block.user_inference, folder, pair)
+    if block.reconstruction is not None:
+        note("audit: looking for words in updates")
+        found["reconstruction"] = _reconstruction(job, block, block.reconstruction, pair)
     return found
 
 
@@ -130,3 +135,29 @@ def _scores(corpus: Corpus, users: NDArray[np.int64], wanted: UserInferenceBlock
     with pair.base() as model:
         base = example_losses(model, rows, pair.device, BUDGET)
     return user_inference.user_scores(np.array(whose), tuned.nats, base.nats, tuned.tokens, len(users))
+
+
+# --- updates ------------------------------------------------------------------------------------------------
+
+
+def _reconstruction(job: Job, block: AuditBlock, wanted: ReconstructionBlock, pair: Pair) -> dict[str, Any]:
+    """Made texts in sums of clipped gradients at the trained weights, as the least protected group sends them."""
+    # As many made users again, so that each text has its own company.
+    users = wanted.texts + 2 * max(wanted.cohorts)
+    made = Population(SyntheticParameters(scenario="support", users=users, seed=job.spec.seed))
+    texts = [pair.encode(next(iter(made.texts(user))))[: wanted.tokens] for user in range(len(made))]
+    mechanism = job.mechanism
+    with pair.trainable() as model:
+        found = reconstruction.attack(
+            model,
+            [text for text in texts if len(text) > 1],
+            wanted.cohorts,
+            max(group.clip_norm for group in mechanism.groups),
+            mechanism.noise_std,
+            pair.device,
+            BUDGET,
+            wanted=wanted.texts,
+            seed=job.spec.seed,
+            confidence=block.confidence,
+        )
+    return found.document()

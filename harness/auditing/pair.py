@@ -49,7 +49,12 @@ class Pair:
         if Folder(run_dir).model.exists():
             self._tuned: Any = load(Folder(run_dir).model)
         else:
-            self._tuned = PeftModel.from_pretrained(load(base.folder), Folder(run_dir).adapter).eval()
+            self._tuned = PeftModel.from_pretrained(load(base.folder), Folder(run_dir).adapter, is_trainable=True)
+            self._tuned.eval()
+        self._adapter = adapter
+        # PEFT knows best what is an adapter's.
+        self._adapted = {name for name, parameter in self._tuned.named_parameters() if parameter.requires_grad}
+        self._tuned.requires_grad_(False)
 
     @property
     def tuned(self) -> Any:
@@ -64,6 +69,26 @@ class Pair:
             return
         with self._tuned.disable_adapter():
             yield self._tuned
+
+    @contextlib.contextmanager
+    def trainable(self) -> Iterator[Any]:
+        """Inside, the trained model, of which what the run trained, and nothing else, takes gradients."""
+        named = dict(self._tuned.named_parameters())
+        before = {name: parameter.requires_grad for name, parameter in named.items()}
+        for name, parameter in named.items():
+            parameter.requires_grad_(self._is_trained(name))
+        try:
+            yield self._tuned
+        finally:
+            for name, parameter in named.items():
+                parameter.requires_grad_(before[name])
+
+    def _is_trained(self, name: str) -> bool:
+        if self._adapter.type == "full":
+            return True
+        if ".lora_A." in name:
+            return not self._adapter.freeze_a
+        return name in self._adapted
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special ones."""

@@ -119,8 +119,8 @@ def lines(document: Mapping[str, Any]) -> list[str]:
     for test in document.get("one_run", []):
         whose = "all groups" if test["group"] is None else test["group"]
         found.append(
-            f"one run, {test['kind']} canaries, {test['score']}, {whose}: {test['correct']} of {test['guesses']} right, "
-            f"ε ≥ {test['bound']:.3g} (at most {test['ceiling']:.3g} could be found): {test['verdict']}"
+            f"one run, {test['kind']} canaries, {test['score']}, {whose}: {test['correct']} of {test['guesses']} "
+            f"right, ε ≥ {test['bound']:.3g} (at most {test['ceiling']:.3g} could be found): {test['verdict']}"
         )
     if "extraction" in document:
         planted, left = document["extraction"]["planted"], document["extraction"]["left_out"]
@@ -137,6 +137,10 @@ def lines(document: Mapping[str, Any]) -> list[str]:
         elif inference["overall"]["auc"] is not None:
             low, high = inference["overall"]["interval"]
             found.append(f"user inference: AUC {inference['overall']['auc']:.3f} ({low:.3f} to {high:.3f}; 0.5: none)")
-    for row in document.get("reconstruction", {}).get("rows", []):
-        found.append(str(row))
+    for share in document.get("reconstruction", {}).get("shares", []):
+        with_noise = "with the run's noise" if share["noise"] else "without noise"
+        found.append(
+            f"words found in an update of {share['cohort']} user(s), {with_noise}: {100 * share['found']:.0f} % "
+            f"(frequent words alone: {100 * share['frequent']:.0f} %)"
+        )
     return found

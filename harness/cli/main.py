@@ -24,6 +24,7 @@ VERBS = (
     "run",
     "sweep",
     "runs",
+    "audit",
     "report",
     "generate",
     "export",

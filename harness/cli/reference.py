@@ -18,6 +18,7 @@ CODES: Mapping[str, tuple[int, ...]] = {
     "plan": (0, 2, 3, 4),
     "run": (0, 1, 2, 3, 4, 130),
     "sweep": (0, 1, 2, 3, 4, 130),
+    "audit": (0, 1, 2, 4, 130),
     "generate": (0, 2, 4),
     "export": (0, 2, 4),
     "ledger": (0, 2, 4),
@@ -53,6 +54,10 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "runs": (
         ("uudp runs", ""),
         ("uudp runs compare 20260101 20260102-10", "the beginning of an id will do"),
+    ),
+    "audit": (
+        ("uudp audit 20260101", "the attacks of its spec again"),
+        ("uudp audit 20260101 audit.reconstruction={}", "one more, that needs nothing planted"),
     ),
     "report": (("uudp report 20260101-100000-a1b2c3", ""),),
     "generate": (

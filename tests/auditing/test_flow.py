@@ -29,6 +29,7 @@ AUDIT = {
     "one_run": {"canaries": 400, "guesses": 100},
     "extraction": {"secrets": 6, "digits": 3, "candidates": 20, "samples": 2},
     "user_inference": {"users": 20, "examples": 1},
+    "reconstruction": {"texts": 3, "tokens": 6, "cohorts": [1, 2]},
 }
 LEVERS = {"steps": 10, "noise_std": 6.0, "rates": (0.5, 0.5), "clip_norms": (1.0, 1.0)}
 
@@ -80,6 +81,12 @@ def test_a_run_as_it_should_be(new_run: Callable[..., Path], workers: Callable[[
     assert all(t["guesses"] == 100 for t in tests if t["group"] is None)
     assert document["verdict"] == "consistent"
     assert document["extraction"]["planted"]["secrets"] + document["extraction"]["left_out"]["secrets"] == 6
+    assert [(s["cohort"], s["noise"]) for s in document["reconstruction"]["shares"]] == [
+        (1, False),
+        (1, True),
+        (2, False),
+        (2, True),
+    ]
     assert document["user_inference"] == {"private": True}
     private = json.loads((Folder(run_dir).private / "audit.json").read_text())
     assert private["user_inference"]["overall"]["members"] >= 1
