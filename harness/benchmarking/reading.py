@@ -178,7 +178,9 @@ def _found_specs(suite: Suite, path: Path, merged: Merged) -> dict[str, Path]:
     for label, (key, name) in named.items():
         at = _find(name, path)
         if at is None:
-            near = suggest(name, [*_packaged_specs(), *(p.name for p in path.parent.glob("*.y*ml"))])
+            near = suggest(
+                name, [*_packaged_specs(), *(p.name for p in path.parent.glob("*.y*ml") if p.name != path.name)]
+            )
             merged.add(key, f"there is no spec {show(name)} beside the suite, nor among the packaged specs", near)
         else:
             found[label] = at

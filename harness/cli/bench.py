@@ -135,7 +135,7 @@ def _charged(charge: Mapping[str, Any]) -> str:
     left = (
         "no budget is set" if account["remaining_epsilon"] is None else f"ε = {account['remaining_epsilon']:.4g} left"
     )
-    return f'charged to the ledger ({left}): "{charge["data_set"]}": {sums}'
+    return f'charged to the ledger: "{charge["data_set"]}" ({left}): {sums}'
 
 
 def _seconds(found: SuitePlan, cells: tuple[Cell, ...], out: Path) -> float | None:
