@@ -23,7 +23,7 @@ POLICIES: dict[str, Any] = {
     "sample": {"noise": {"type": "sample", "epsilon": TARGETS}},
 }
 CELLS = ["small-scale-e4-s1", "small-broken-e4-s1", "small-sample-e4-s1", "small-non-private-s1",
-         "small-uniform-strictest-e4-s1"]  # fmt: skip
+         "small-uniform-strictest-e4-s1", "small-drop-strict-e4-s1"]  # fmt: skip
 FINISHED = [name for name in CELLS if "broken" not in name]
 STEPS = 12
 
@@ -50,7 +50,7 @@ def _write(place: Workplace, seeds: list[int]) -> None:
         "policies": POLICIES,
         "budgets": [4],
         "seeds": seeds,
-        "baselines": ["non-private", "uniform-strictest"],
+        "baselines": ["non-private", "uniform-strictest", "drop-strict"],
     }
     (place.folder / "suite.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
@@ -145,5 +145,9 @@ def _check(place: Workplace, document: dict[str, Any], begun: dict[Path, list[di
     for line in lines:
         epsilon = charged[line["run_id"]].reservation.epsilon
         assert float(epsilon) == (pytest.approx(line["epsilon"], rel=1e-6) if line["private"] else float("inf"))
+    dropping = next(line for line in lines if line["policy"] == "drop-strict")
+    assert dropping["dropped"] == ["paid"]
+    assert dropping["groups"]["paid"]["epsilon"] is None
+    assert dropping["groups"]["paid"]["trained_loss"] > 0, "they are evaluated all the same"
     assert not list(root.rglob("key"))
     assert not (root / "private" / "tune").exists()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.benchmarking.reading import SHARE, LoadedSuite
-from harness.benchmarking.suite import LOOSEST, NON_PRIVATE, STRICTEST
+from harness.benchmarking.suite import DROPPING, NON_PRIVATE, STRICTEST
 from harness.errors import ArgumentError
 from harness.spec import LoadedSpec, Problem, SpecErrors, load_spec
 from harness.spec.overriding import override
@@ -106,13 +106,26 @@ def policies(loaded: LoadedSuite, data: str) -> list[Variant]:
     return found
 
 
-def baselines(loaded: LoadedSuite, data: str, strictest: Mapping[float, float]) -> list[Variant]:
+@dataclass(frozen=True)
+class Promised:
+    """What the suite's own policies promise at one budget.
+
+    Attributes:
+        strictest: The strictest ε that one of them gives any group.
+        strict: Groups that one of them gives less than the budget.
+    """
+
+    strictest: float
+    strict: tuple[str, ...]
+
+
+def baselines(loaded: LoadedSuite, data: str, promised: Mapping[float, Promised]) -> list[Variant]:
     """The suite's baselines.
 
     Args:
         loaded: The suite.
         data: Short name of the data set.
-        strictest: By budget, the strictest ε that a policy gives any group.
+        promised: By budget.
     """
     common = _settings(("set",), loaded.suite.set)
     found = []
@@ -123,10 +136,12 @@ def baselines(loaded: LoadedSuite, data: str, strictest: Mapping[float, float]) 
             found.append(Variant(data, name, True, None, (*common, none), at))
             continue
         for place, budget in enumerate(loaded.suite.budgets):
-            epsilon = {LOOSEST: budget, STRICTEST: strictest.get(budget, budget)}[name]
+            own = promised.get(budget, Promised(budget, ()))
+            epsilon = own.strictest if name == STRICTEST else budget
             noise = Setting("noise", {"type": "uniform"}, at)
-            keep = Setting("privacy.epsilon", epsilon, ("budgets", place) if name == LOOSEST else at)
-            found.append(Variant(data, name, True, budget, (*common, noise, keep), at))
+            keep = Setting("privacy.epsilon", epsilon, at if name == STRICTEST else ("budgets", place))
+            drop = [Setting("groups.drop", list(own.strict), at)] if name == DROPPING else []
+            found.append(Variant(data, name, True, budget, (*common, noise, keep, *drop), at))
     return found
 
 

@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from harness.benchmarking.cells import Cell, Variant, baselines, load_cell, name_of, policies, problems_of
+from harness.benchmarking.cells import Cell, Promised, Variant, baselines, load_cell, name_of, policies, problems_of
 from harness.benchmarking.reading import LoadedSuite, load_suite
-from harness.benchmarking.suite import NON_PRIVATE, STRICTEST, Suite
+from harness.benchmarking.suite import DROPPING, NON_PRIVATE, STRICTEST, Suite
 from harness.errors import ArgumentError, BudgetError, MachineError
 from harness.planning import Plan, make_plan
 from harness.planning.fitting import needs, rdp_of
@@ -68,6 +68,7 @@ class SuitePlan:
                 {"name": group.name, "epsilon": value}
                 for group, value in zip(guarantee.mechanism.groups, epsilon, strict=True)
             ],
+            "dropped": [group.name for group in self.plans[cell.name].basis.dropped],
         }
 
 
@@ -87,13 +88,13 @@ def plan_suite(path: str | Path) -> SuitePlan:
     planned: list[Planned] = []
     for data in loaded.specs:
         own = [one for variant in policies(loaded, data) if (one := _planned(loaded, variant, problems)) is not None]
-        strictest = _strictest(own)
-        for variant in [] if problems else baselines(loaded, data, strictest):
+        promised = _promised(own)
+        if not problems:
+            _check_baselines(loaded, data, promised, problems)
+        for variant in [] if problems else baselines(loaded, data, promised):
             one = _planned(loaded, variant, problems)
             own += [] if one is None else [one]
         planned += own
-        if not problems:
-            _check_baselines(loaded, data, own, strictest, problems)
     _check_machine(loaded, planned, problems)
     if problems:
         raise SpecErrors(_ordered(problems, loaded))
@@ -156,28 +157,36 @@ def _planned(loaded: LoadedSuite, variant: Variant, problems: list[Problem]) -> 
     return variant, specs, plan
 
 
-def _strictest(planned: list[Planned]) -> dict[float, float]:
-    """By budget, the strictest ε that a policy asks for in any group."""
-    found: dict[float, float] = {}
+def _promised(planned: list[Planned]) -> dict[float, Promised]:
+    """What the policies promise, by budget."""
+    found: dict[float, Promised] = {}
     for variant, _, plan in planned:
-        for target in (plan.targets or {}).values():
-            assert variant.budget is not None
-            found[variant.budget] = min(found.get(variant.budget, math.inf), target)
+        budget = variant.budget
+        assert budget is not None
+        targets = plan.targets or {}
+        before = found.get(budget, Promised(budget, ()))
+        strict = [name for name, target in targets.items() if target < budget]
+        found[budget] = Promised(
+            min(before.strictest, *targets.values()), tuple(dict.fromkeys([*before.strict, *strict]))
+        )
     return found
 
 
 def _check_baselines(
-    loaded: LoadedSuite, data: str, planned: list[Planned], strictest: Mapping[float, float], problems: list[Problem]
+    loaded: LoadedSuite, data: str, promised: Mapping[float, Promised], problems: list[Problem]
 ) -> None:
-    if STRICTEST not in loaded.suite.baselines:
-        return
-    for budget in loaded.suite.budgets:
-        if strictest.get(budget, budget) >= budget:
-            at = ("baselines", loaded.suite.baselines.index(STRICTEST))
-            on = f" on {data}" if data else ""
-            message = f"no policy promises any group less than ε = {budget:g}{on}: it would be uniform at the budget"
-            problems.append(Problem(loaded.merged.place_of_value(at), dotted(at), message))
-            return
+    """Without a group that is promised less than the budget, some of them would be uniform at the budget once more."""
+    for index, name in enumerate(loaded.suite.baselines):
+        if name not in (STRICTEST, DROPPING):
+            continue
+        for budget, one in promised.items():
+            if not one.strict:
+                at, on = ("baselines", index), f" on {data}" if data else ""
+                message = (
+                    f"no policy promises any group less than ε = {budget:g}{on}: it would be uniform at the budget"
+                )
+                problems.append(Problem(loaded.merged.place_of_value(at), dotted(at), message))
+                break
 
 
 def _check_machine(loaded: LoadedSuite, planned: list[Planned], problems: list[Problem]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from harness.benchmarking.cells import Cell
 from harness.errors import ArgumentError, MachineError
 from harness.files import as_json, sync_folder, write_released
-from harness.reporting.records import items, number, read_run
+from harness.reporting.records import block, items, number, read_run
 from harness.reporting.summary import summarize
 
 VERSION = 1
@@ -179,6 +179,7 @@ def result_of(
         "steps": record.privacy.get("steps_completed"),
         **{key: summary[key] for key in losses},
         "groups": groups,
+        "dropped": [str(name) for name in block(record.spec, "groups").get("drop") or ()],
         "audit": audit_of(run),
         **made,
         "seconds": round(seconds, 1) if public and seconds is not None else None,

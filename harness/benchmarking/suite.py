@@ -9,12 +9,13 @@ from pydantic import BeforeValidator, Field, FiniteFloat
 from harness.spec.block import Block, whole
 from harness.spec.models import LARGEST_EPSILON, NAME, SMALLEST_EPSILON
 
-NON_PRIVATE, LOOSEST, STRICTEST = "non-private", "uniform-loosest", "uniform-strictest"
-Baseline = Literal["non-private", "uniform-loosest", "uniform-strictest"]
+NON_PRIVATE, LOOSEST, STRICTEST, DROPPING = "non-private", "uniform-loosest", "uniform-strictest", "drop-strict"
+Baseline = Literal["non-private", "uniform-loosest", "uniform-strictest", "drop-strict"]
 BASELINES: dict[str, str] = {
     NON_PRIVATE: "trained without noise: what can be learnt at all; public data alone",
     LOOSEST: "the same noise for everybody, at the budget: nobody gets more protection",
     STRICTEST: "the same noise for everybody, at the strictest ε that a policy of the suite gives any group",
+    DROPPING: "uniform at the budget, and groups that a policy promises less are not trained on at all",
 }
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 Short = Annotated[str, Field(pattern=NAME, max_length=40)]

@@ -109,6 +109,7 @@ def lines(found: SuitePlan, cells: tuple[Cell, ...], out: Path) -> list[str]:
         name = f"{policy} ({data})" if several else policy
         epsilon = f"{cell['epsilon']:.4g}" if cell["private"] else "NONE"
         groups = "  ".join(f"{g['name']} {g['epsilon']:.3g}" for g in cell["groups"]) if cell["private"] else ""
+        groups += f"  not trained on: {', '.join(cell['dropped'])}" if cell["dropped"] else ""
         numbers = ",".join(map(str, seeds[data, policy, budget]))
         line = f"  {console.shortened(name, 29):<30}{'-' if budget is None else f'{budget:g}':>7}{epsilon:>8}"
         text.append(f"{line}  {console.shortened(numbers, 9):<10}{groups}".rstrip())

@@ -34,7 +34,7 @@ from harness.training.evaluation import HoldoutSet, evaluate, is_finite, user_lo
 from harness.training.gradients import UnitGradients, find_trainables
 from harness.training.head import install_loss_head, plain_head
 from harness.training.initial import Initial
-from harness.training.job import Failure, Folder, Job
+from harness.training.job import Failure, Folder, Job, dropped_place
 from harness.training.memory import checkpoint_layers, halving, keep_tokens, microbatch_tokens, try_out
 from harness.training.model import build_model, frozen_factors, save_adapter
 from harness.training.noise import noisy_share
@@ -77,10 +77,13 @@ class Inputs:
         members = tuple(GroupMembers(groups, corpus.holdout, g) for g in range(len(job.mechanism.groups)))
         # Who is among the first of private users would depend on the others.
         chosen = corpus.holdout_by_order(corpus.n_users if _holdout_is_private(job) else job.spec.evaluation.users)
+        dropped = job.spec.groups.drop if job.spec.groups is not None else ()
+        names = tuple(g.name for g in job.mechanism.groups)
+        place = {dropped_place(k): len(names) + k for k in range(len(dropped))}
         holdout = HoldoutSet(
             examples=tuple(corpus.examples_of(int(u))[0] for u in chosen),
-            groups=tuple(int(groups[u]) for u in chosen),
-            names=tuple(g.name for g in job.mechanism.groups),
+            groups=tuple(place.get(int(groups[u]), int(groups[u])) for u in chosen),
+            names=(*names, *dropped),
         )
         return cls(corpus, members, holdout, load_key(folder.key))
 

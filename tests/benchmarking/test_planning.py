@@ -65,6 +65,19 @@ def test_uniform_at_the_loosest_is_uniform_at_the_budget(suite: Write) -> None:
         assert ours.mechanism.digest == theirs.mechanism.digest
 
 
+def test_dropping_the_strict_groups_leaves_uniform_on_the_others(suite: Write) -> None:
+    """Whoever a policy promises less is not trained on. Red when they are trained on at the budget."""
+    plan = plan_suite(suite("[uniform-strictest]", "[drop-strict]"))
+    for budget in (2, 8):
+        one = plan.plans[f"small-drop-strict-e{budget}-s1"]
+        assert [group.name for group in one.mechanism.groups] == ["free"]
+        assert [group.name for group in one.basis.dropped] == ["paid"]
+        assert one.guarantee.total == pytest.approx(budget, rel=0.01)
+        assert one.population.users == 750
+    planned = next(cell for cell in plan.document()["cells"] if cell["policy"] == "drop-strict")
+    assert planned["dropped"] == ["paid"]
+
+
 def test_without_privacy_there_is_one_cell_for_each_seed_of_public_data(suite: Write) -> None:
     plan = plan_suite(suite("[uniform-strictest]", "[non-private]", spec=_public()))
     mine = [cell for cell in plan.cells if cell.variant.policy == "non-private"]

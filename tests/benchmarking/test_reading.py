@@ -13,7 +13,7 @@ import yaml
 
 from harness.benchmarking.planning import plan_suite
 from harness.benchmarking.reading import load_suite
-from harness.benchmarking.suite import suite_schema
+from harness.benchmarking.suite import BASELINES, suite_schema
 from harness.cli import main
 from harness.spec import SpecErrors
 from harness.spec.merging import packaged_specs
@@ -147,7 +147,8 @@ CASES: list[tuple[str, str, list[str]]] = [
         "12:12 seeds.1: must be a whole number of at least 0 and below 9223372036854775808, found -1",
     ]),
     ("[uniform-strictest]", "[uniform-stricter]", [
-        '13:13 baselines.0: must be "non-private", "uniform-loosest" or "uniform-strictest", found "uniform-stricter"; '
+        '13:13 baselines.0: must be "non-private", "uniform-loosest", "uniform-strictest" or "drop-strict", '
+            'found "uniform-stricter"; '
         'did you mean "uniform-strictest"?',
     ]),
     ("[uniform-strictest]", "[uniform-strictest, uniform-strictest]", [
@@ -183,6 +184,15 @@ def test_place_and_text(suite: Write) -> None:
         if found != says:
             wrong.append((by, found))
     assert not wrong, "\n".join(f"{by!r}\n  {found}" for by, found in wrong)
+
+
+def test_whoever_all_policies_together_would_drop_must_not_be_everybody(suite: Write) -> None:
+    suite("[uniform-strictest]", "[drop-strict]")
+    scale = "{free: 100%, paid: 50%}"
+    text = Path("suite.yaml").read_text().replace(scale, "{free: 50%, paid: 100%}")
+    other = f"  other:\n    noise: {{type: sample, epsilon: {scale}}}\n"
+    Path("suite.yaml").write_text(text.replace("budgets:", other + "budgets:"))
+    assert _said("suite.yaml") == ["15:13 baselines.0: nobody would be left to train on"]
 
 
 def test_a_mistake_of_the_spec_is_shown_there(suite: Write) -> None:
@@ -243,7 +253,7 @@ def test_packaged_suites_are_valid_and_large_enough(name: str, tmp_path: Path, m
     assert len(loaded.suite.policies) >= 5
     assert len(loaded.suite.budgets) >= 2
     assert len(loaded.suite.seeds) >= 3
-    assert {"non-private", "uniform-loosest", "uniform-strictest"} <= set(loaded.suite.baselines)
+    assert set(loaded.suite.baselines) == set(BASELINES)
 
 
 def test_the_schema_is_fresh_and_takes_every_suite(suite: Write) -> None:
