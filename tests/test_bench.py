@@ -14,7 +14,7 @@ from harness.privacy.ledger import Ledger
 from tests.launching import Process, Workplace, adapter, read_json
 from tests.launching import rows as released
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 TARGETS = {"free": "100%", "paid": "50%"}
 POLICIES: dict[str, Any] = {
@@ -25,7 +25,7 @@ POLICIES: dict[str, Any] = {
 CELLS = ["small-scale-e4-s1", "small-broken-e4-s1", "small-sample-e4-s1", "small-non-private-s1",
          "small-uniform-strictest-e4-s1", "small-drop-strict-e4-s1"]  # fmt: skip
 FINISHED = [name for name in CELLS if "broken" not in name]
-STEPS = 12
+STEPS = 8
 
 
 @pytest.fixture

@@ -35,11 +35,12 @@ def test_it_is_the_mechanism_of_the_other_users_alone(plan):
 
 
 def test_public_counts_are_those_of_whoever_is_left(plan):
-    """Of forty users every fourth pays. Red when a rounded share of all users stands for the count."""
-    found = plan(segmentation=ATTRIBUTE, data={"population": "public", "weights": "public"},
-                 sampling={"expected": 5}, groups={"drop": ["paid"]})  # fmt: skip
+    """Of 35 users 29 are left, and 35 · (29 / 35) is not 29. Red when a share of all users stands for the count."""
+    users = posts(35, lambda u: "free" if u < 29 else "paid")
+    public = {"population": "public", "weights": "public"}
+    found = plan(users, segmentation=ATTRIBUTE, data=public, sampling={"expected": 5}, groups={"drop": ["paid"]})
     (group,) = found.mechanism.groups
-    assert (group.name, group.users, group.sampling_rate) == ("free", 30.0, 5 / 30)
+    assert (group.name, group.users, group.sampling_rate) == ("free", 29.0, 5 / 29)
     assert dict(found.population.weights) == {"free": 1.0}
     with pytest.raises(ArgumentError, match=r'groups\.drop: "other" is no group that holds anybody'):
         plan(segmentation=ATTRIBUTE, data={"population": "public", "weights": "public"}, groups={"drop": ["other"]})
