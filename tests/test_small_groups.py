@@ -237,7 +237,7 @@ def test_what_was_merged_is_said(plan):
         "rest": (None, ["school", "press", "partner"]),
     }
     assert [g["target_epsilon"] for g in document["groups"]] == [8.0, 6.0, 3.0]
-    assert document["spec"]["groups"] == {"smallest": 0.06, "merged": "rest"}
+    assert document["spec"]["groups"] == {"smallest": 0.06, "merged": "rest", "drop": []}
     note = (
         'Merged, since groups below 0.06 of all users are, by their public counts: "rest" holds "school", "press", '
         '"partner", with the strictest ε of theirs.'

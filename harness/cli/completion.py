@@ -29,6 +29,13 @@ def specs(incomplete: str) -> list[str]:
     return _matching(found, incomplete)
 
 
+def suites(incomplete: str) -> list[str]:
+    """Suite files, and the packaged suites by name."""
+    packaged = [path.stem for path in _entries(_packaged() / "leaderboard") if path.suffix in SUFFIXES]
+    own = [name for name in specs(incomplete) if Path(name).suffix in SUFFIXES]
+    return _matching([*packaged, *own], incomplete)
+
+
 def spec_then_overrides(context: typer.Context, incomplete: str) -> list[str]:
     """A spec. What follows it is the user's own: ``key=value``."""
     return [] if "=" in incomplete else specs(incomplete)
@@ -37,7 +44,8 @@ def spec_then_overrides(context: typer.Context, incomplete: str) -> list[str]:
 def runs(context: typer.Context, incomplete: str) -> list[str]:
     """The ids of the runs below ``--out``."""
     out = Path(context.params.get("out") or "runs")
-    return _matching((path.parent.name for path in out.glob("*/*/plan.json")), incomplete)
+    found = [*out.glob("*/*/plan.json"), *out.glob("*/*/*/plan.json")]
+    return _matching((path.parent.name for path in found), incomplete)
 
 
 def runs_words(context: typer.Context, incomplete: str) -> list[str]:

@@ -23,6 +23,7 @@ VERBS = (
     "plan",
     "run",
     "sweep",
+    "bench",
     "runs",
     "audit",
     "report",

@@ -19,6 +19,7 @@ CODES: Mapping[str, tuple[int, ...]] = {
     "run": (0, 1, 2, 3, 4, 130),
     "sweep": (0, 1, 2, 3, 4, 130),
     "audit": (0, 1, 2, 4, 130),
+    "bench": (0, 1, 2, 3, 4, 130),
     "generate": (0, 2, 4),
     "export": (0, 2, 4),
     "ledger": (0, 2, 4),
@@ -50,6 +51,12 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("uudp sweep mails.yaml --plan", "what the search would cost, beside others"),
         ("uudp sweep mails.yaml --yes", "searches sweep.space, and keeps the best"),
         ("uudp sweep mails.yaml --resume", "goes on after Ctrl-C or a crash"),
+    ),
+    "bench": (
+        ("uudp bench shakespeare --plan", "a packaged suite: its cells, and what they cost"),
+        ("uudp bench suite.yaml --yes", "trains all cells"),
+        ('uudp bench suite.yaml --only "*-s1"', "those of the first seed; --resume adds others"),
+        ("uudp bench suite.yaml --resume", "goes on after Ctrl-C or a crash"),
     ),
     "runs": (
         ("uudp runs", ""),

@@ -43,6 +43,7 @@ def find_run(name: str, out: Path) -> Path:
     """
     from harness.errors import ArgumentError
     from harness.plugins import suggest
+    from harness.reporting.comparing import run_files
     from harness.spec.problems import one_line
 
     path = Path(name)
@@ -51,7 +52,7 @@ def find_run(name: str, out: Path) -> Path:
             return path.absolute()
     except (OSError, ValueError):  # no name that a file can have
         raise ArgumentError(f'there is no run "{one_line(name)[:60]}…" in {out}') from None
-    found = {p.parent.name: p.parent for p in out.glob("*/*/plan.json")}
+    found = {p.parent.name: p.parent for p in run_files(out, "plan.json")}
     hits = [p for run_id, p in found.items() if run_id.startswith(name)]
     if len(hits) == 1:
         return hits[0].absolute()

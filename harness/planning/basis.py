@@ -88,6 +88,7 @@ class Basis:
         proposal: What the noise policy asks for.
         names_counted: Whether the groups' names were read off the users' public attributes, not given.
         search: Of a trial, what it keeps; None: the run is no trial.
+        dropped: Groups that nobody is trained in, in the order in which the spec names them.
     """
 
     loaded: LoadedSpec
@@ -99,6 +100,7 @@ class Basis:
     proposal: Proposal
     names_counted: bool = False
     search: SearchTerms | None = None
+    dropped: tuple[Group, ...] = ()
 
     @property
     def accountant(self) -> Accountant:

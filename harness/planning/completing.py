@@ -315,6 +315,9 @@ def _public_counts_in_words(population: Population, basis: Basis) -> tuple[str, 
         found.append("the number of users in each group, by public attributes")
     elif basis.names_counted:
         found.append("which values of the public attributes occur among the users, since they name the groups")
+    if basis.dropped:
+        names = ", ".join(f'"{one.name}"' for one in basis.dropped)
+        found.append(f"that nobody in {names} is trained on (groups.drop)")
     return tuple(found)
 
 

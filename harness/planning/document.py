@@ -176,6 +176,7 @@ def notes(plan: Plan) -> list[str]:
         found.append("Groups depend on users' own records: which user is in which group is private.")
     found += _learnt_in_words(plan)
     found += _merged_in_words(plan)
+    found += _dropped_in_words(plan)
     if any(map(uses_model, _rules(plan))):
         found.append(
             "The base model looks at users, one at a time, before groups are known; the run is charged before."
@@ -224,7 +225,7 @@ def _merged_in_words(plan: Plan) -> list[str]:
     """Which groups were too small to stand alone."""
     found = []
     for group, held in zip(plan.groups, plan.basis.holds, strict=True):
-        if len(held) > 1 and plan.spec.groups is not None:
+        if len(held) > 1 and plan.spec.groups is not None and plan.spec.groups.smallest is not None:
             names = ", ".join(f'"{one.name}"' for one in held)
             how = "their public counts" if plan.population.weights_source == "public" else "the weights in the spec"
             found.append(
@@ -232,6 +233,13 @@ def _merged_in_words(plan: Plan) -> list[str]:
                 f"holds {names}, with the strictest ε of theirs."
             )
     return found
+
+
+def _dropped_in_words(plan: Plan) -> list[str]:
+    """Which groups are not trained on."""
+    names = ", ".join(f'"{one.name}"' for one in plan.basis.dropped)
+    words = f"Dropped (groups.drop): nobody in {names} is trained on; numbers of users are those of the other groups."
+    return [words] if names else []
 
 
 def _rules(plan: Plan) -> tuple[Segmenter | SensitivityScore, ...]:

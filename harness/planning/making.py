@@ -14,6 +14,7 @@ from harness.errors import ArgumentError, UserError
 from harness.packages import name_of
 from harness.planning.basis import Basis, Population, SearchTerms
 from harness.planning.completing import complete
+from harness.planning.dropping import without_dropped
 from harness.planning.fitting import look
 from harness.planning.plan import Plan
 from harness.planning.room import look_at_memory
@@ -101,8 +102,11 @@ def begin(loaded: LoadedSpec, search: SearchTerms | None, count: Counter) -> tup
     groups = tuple(g for g in groups if population.weights[g.name] > 0)
     check_lever(proposal, population)
     counted = counts.segments if counts is not None and population.weights_source == "public" else None
-    made = merge_small(groups, proposal, population, block.groups, counted)
-    basis = Basis(loaded, source, rule, sensitivity, made.groups, made.holds, made.proposal, names_counted, search)
+    kept = without_dropped(groups, proposal, population, block, counted)
+    made = merge_small(kept.groups, kept.proposal, kept.population, block.groups, counted)
+    basis = Basis(
+        loaded, source, rule, sensitivity, made.groups, made.holds, made.proposal, names_counted, search, kept.dropped
+    )
     return basis, made.population
 
 

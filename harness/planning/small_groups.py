@@ -56,7 +56,7 @@ def merge_small(
         ArgumentError: A group is called as the merged one should be, or the weights are not fixed beforehand.
     """
     alone = Grouping(tuple(groups), tuple((g,) for g in groups), proposal, population)
-    if block is None:
+    if block is None or block.smallest is None:
         return alone
     if population.weights_source == "noisy":
         raise ArgumentError("groups.smallest: needs weights that are known beforehand, and data.weights is noisy")

@@ -48,9 +48,14 @@ class ListedRun:
 
 
 def list_runs(out: Path) -> list[ListedRun]:
-    """Every run below a folder, finished or not, the oldest first."""
-    folders = {path.parent for path in out.glob("*/*/privacy.json")} | {p.parent for p in out.glob("*/*/plan.json")}
+    """Every run below a folder, finished or not, the oldest first; those of a suite's cells lie one folder deeper."""
+    folders = {path.parent for name in ("privacy.json", "plan.json") for path in run_files(out, name)}
     return [_listed(folder) for folder in sorted(folders, key=lambda p: (p.name, p.parent.name))]
+
+
+def run_files(out: Path, name: str) -> list[Path]:
+    """The files of this name of all runs below a folder."""
+    return [*out.glob(f"*/*/{name}"), *(p for p in out.glob(f"*/*/*/{name}") if p.parent.name != "private")]
 
 
 def status_of(folder: Path) -> str:

@@ -28,7 +28,7 @@ from harness.planning.learners import Learner, cuts, learners
 from harness.plugins import OwnRecordsSegmenter, SessionScore
 from harness.privacy.randomness import load_key
 from harness.queries import Query
-from harness.training.job import Folder
+from harness.training.job import Folder, dropped_place
 
 COUNTS = "counts.json"
 """In the private folder: the answers to the harness's own questions."""
@@ -43,7 +43,7 @@ EDGES = "edges.json"
 def assigned_groups(
     plan: Plan, corpus: Corpus, folder: Folder, cache: Path, views: Views | None = None
 ) -> npt.NDArray[np.int16]:
-    """Each user's group, as an index into the mechanism's; -1 for groups without training users. Private.
+    """Each user's group, as an index into the mechanism's; negative for groups without training users. Private.
 
     Where groups are learnt, whoever learns asks here: all charges must have been reserved and touched. Where a plugin
     uses the base model's view of users, there must be `views`.
@@ -67,6 +67,8 @@ def assigned_groups(
             write_private(folder.private / EDGES, as_json({"edges": list(edges)}).encode())
         assigned = assigned.astype(np.int64) * len(tiers) + cut(values, edges)
     index = {(one.segment, one.tier): i for i, held in enumerate(plan.basis.holds) for one in held}
+    # Never drawn, and told apart where hold-out users are evaluated.
+    index |= {(one.segment, one.tier): dropped_place(k) for k, one in enumerate(plan.basis.dropped)}
     places = np.array([index.get((s, t), -1) for s in segments for t in tiers], dtype=np.int16)
     groups: npt.NDArray[np.int16] = places[assigned]
     return groups

@@ -117,7 +117,7 @@ def run(
             plan = settled(plan, folder)
             check_promise(plan, folder)
         else:
-            plan, job = _prepare(plan, folder, observer, resume, spending, _key)
+            plan, job = prepare(plan, folder, observer, resume, spending, _key)
             _train(plan, folder, job, observer, spending)
             set_status(plan, folder, TRAINED)
         return finish(plan, folder, spending, observer)
@@ -126,7 +126,7 @@ def run(
 # --- before training ----------------------------------------------------------------------------------------
 
 
-def _prepare(
+def prepare(
     plan: Plan, folder: Folder, observer: Observer, resume: bool, spending: Spending, key: bytes | None
 ) -> tuple[Plan, Job]:
     """Everything before the first step; returns what is trained, which waits for nothing any more."""
@@ -283,18 +283,23 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
             ray.fit(folder.root, compute, job.device, tick, observer.note, halved)
     except UserError as error:
         if Failure.load(folder.root) is not None and error.exit_code != MachineError.exit_code:
-            # It would fail again in the same way: there is nothing to go on with, and no use for its draws.
-            set_status(plan, folder, FAILED)
-            destroy_key(folder.key)
+            give_up(plan, folder)
         raise
     watch.look()
-    if not _complete(plan, folder):
+    if not complete(plan, folder):
         set_status(plan, folder, INTERRUPTED)
         spending.raise_lost(folder)
         raise Interrupted(f"stopped with a checkpoint ({folder.root})", run_id=folder.root.name)
 
 
-def _complete(plan: Plan, folder: Folder) -> bool:
+def give_up(plan: Plan, folder: Folder) -> None:
+    """Of a run that would fail again in the same way: there is nothing to go on with, and no use for its draws."""
+    set_status(plan, folder, FAILED)
+    destroy_key(folder.key)
+
+
+def complete(plan: Plan, folder: Folder) -> bool:
+    """Whether a run is trained to its end."""
     done = {(r["series"], r["step"]) for r in released_rows(folder.metrics)}
     last = plan.mechanism.steps
     ordinary = plan.spec.evaluation.ordinary and plan.mechanism.private

@@ -314,6 +314,11 @@ def _merging(draft: Draft, groups: tuple[Group, ...] | None) -> None:
     block, merged = draft.spec.groups, draft.merged
     if block is None or not draft.sure("groups"):
         return
+    _dropping(draft, groups)
+    if block.smallest is None:
+        if not block.drop or draft.written("groups.merged"):
+            merged.add_missing(("groups", "smallest"), "is missing; it must be a number above 0 and below 1")
+        return
     if draft.spec.data.weights == "noisy" and draft.sure("data.weights"):
         message = "needs weights that are known beforehand, and data.weights is noisy"
         merged.add(("groups", "smallest"), message, at_key=True)
@@ -321,6 +326,32 @@ def _merging(draft: Draft, groups: tuple[Group, ...] | None) -> None:
         path: KeyPath = ("groups", "merged") if draft.written("groups.merged") else ("groups",)
         message = f'"{block.merged}" is a segment, tier or group itself; choose another name for the merged one'
         merged.add(path, message, at_key=path == ("groups",))
+
+
+def _dropping(draft: Draft, groups: tuple[Group, ...] | None) -> None:
+    """Groups are left out by what is public: their names, and how many users are left."""
+    spec, merged, path = draft.spec, draft.merged, ("groups", "drop")
+    drop = spec.groups.drop if spec.groups is not None else ()
+    if not drop:
+        return
+    names = None if groups is None else [group.name for group in groups]
+    for index, name in enumerate(drop):
+        if name in drop[:index]:
+            merged.add((*path, index), f'"{name}" a second time')
+        elif names is not None and name not in names:
+            merged.add(
+                (*path, index), f'there is no group "{name}" (there are: {", ".join(names)})', suggest(name, names)
+            )
+    if names is not None and set(names) <= set(drop):
+        merged.add(path, "nobody would be left to train on", at_key=True)
+    noisy = [key for key in ("population", "weights") if getattr(spec.data, key) == "noisy"]
+    if noisy and draft.sure(f"data.{noisy[0]}"):
+        message = f"needs numbers of users that are known beforehand, and data.{noisy[0]} is noisy"
+        merged.add(path, message, at_key=True)
+    if spec.data.holdout.visibility == "private" and draft.sure("data.holdout"):
+        merged.add(path, "does not go with private hold-out users (data.holdout.visibility)", at_key=True)
+    if spec.privacy.delta is None and draft.sure("privacy.delta"):
+        merged.add(path, "needs privacy.delta, which would follow from fewer users", at_key=True)
 
 
 def _shares(segments: tuple[str, ...]) -> list[float]:

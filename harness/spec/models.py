@@ -174,13 +174,20 @@ class SensitivityBlock(Block):
 
 
 class GroupsBlock(Block):
-    """Small privacy groups are merged, by weights that are public or declared."""
+    """Small privacy groups are merged, and others left out of training, by weights that are public or declared."""
 
-    smallest: Fraction = Field(
-        description="groups with a smaller weight become one; where that is still too small, the next smallest joins"
+    smallest: Fraction | None = Field(
+        default=None,
+        description="groups with a smaller weight become one; where that is still too small, the next smallest joins",
     )
     merged: Annotated[str, Field(pattern=NAME, max_length=100)] = Field(
         default="rest", description="name of that one group; its ε is the strictest of those that it holds"
+    )
+    drop: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        default=(),
+        max_length=1000,
+        description="groups that are not trained on at all: none of their users is ever drawn; with public hold-out "
+        "users, they are evaluated all the same",
     )
 
 

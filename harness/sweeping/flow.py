@@ -264,7 +264,11 @@ def _searching(shared: Shared, folder: Folder) -> Searching:
     memory = shared.sweep.plan.memory
     halved = halvings(spec.data.max_tokens if memory is None else memory.tokens, spec.data.max_tokens)
     restarts = spec.compute.retries + halved
-    return Searching(folder, spec.compute, shared.device, concurrent, restarts, block.select, tells, halting)
+
+    def where(place: int) -> Folder:
+        return trials_of.trial_folder(folder, place)
+
+    return Searching(folder, where, spec.compute, shared.device, concurrent, restarts, block.select, tells, halting)
 
 
 def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:

@@ -1,5 +1,7 @@
 """Ray Tune over Ray Train: trials side by side, as many as there is room for. The only file of sweeping that knows Ray.
 
+A trial is any folder with a job in it: of a sweep below its private part, of a suite's cell a run of its own.
+
 Trials of one worker are trained in Tune's own processes, which go on from trial to trial; those of several workers in
 Ray Train's. A trial's driver takes no core of its own: beside its workers it only waits.
 """
@@ -16,7 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from ray.tune.search import Searcher
 
@@ -24,7 +26,6 @@ from harness.errors import MachineError, UserError
 from harness.files import is_unwritable, unwritable, write_private
 from harness.spec.compute_block import ComputeBlock
 from harness.spec.sweep_block import SelectBlock
-from harness.sweeping.space import Candidate
 from harness.sweeping.worker import DONE, SCORE, trial
 from harness.training.job import Folder
 
@@ -34,14 +35,18 @@ Ended = Callable[[int, bool], None]
 LOG = "search-error.log"
 DRIVER = 0.01
 """Of a core, for the driver of a trial of several workers, which waits for them."""
-Prepare = Callable[[int, Candidate], bool]
-"""Makes a trial's folder; whether there is something to train."""
+Where = Callable[[int], Folder]
+"""Where a trial lies; asked for after it was prepared."""
 
 
-class Source(Protocol):
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Source(Protocol[T_co]):
     """Where trials come from."""
 
-    def next(self) -> tuple[int, Candidate] | None:
+    def next(self) -> tuple[int, T_co] | None:
         """The next trial; None: there are no more."""
 
     def told(self, place: int, score: float | None) -> None:
@@ -69,6 +74,7 @@ class Searching:
 
     Attributes:
         folder: The sweep's.
+        where: The folder of each trial, by its number.
         compute: Of every trial.
         device: ``cpu`` or ``cuda``.
         concurrent: Trials at a time; None: as many as there is room for.
@@ -76,9 +82,11 @@ class Searching:
         select: The score.
         tells: Whether the search is told scores as they come.
         halting: When trials are stopped early.
+        most: Trials at a time that memory holds, if nothing else is said; None: unknown.
     """
 
     folder: Folder
+    where: Where
     compute: ComputeBlock
     device: str
     concurrent: int | None
@@ -86,12 +94,13 @@ class Searching:
     select: SelectBlock
     tells: bool
     halting: Halting | None = None
+    most: int | None = None
 
 
 def search(
     what: Searching,
-    source: Source,
-    prepare: Prepare,
+    source: Source[T],
+    prepare: Callable[[int, T], bool],
     ended: Ended,
     tick: Callable[[], None],
 ) -> None:
@@ -147,7 +156,7 @@ def search(
         raise MachineError(f"Ray Tune failed; go on later with --resume ({type(error).__name__}; {told})") from None
 
 
-def _tuner(what: Searching, source: Source, prepare: Prepare, ended: Ended) -> Any:
+def _tuner(what: Searching, source: Source[T], prepare: Callable[[int, T], bool], ended: Ended) -> Any:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
@@ -165,7 +174,7 @@ def _tuner(what: Searching, source: Source, prepare: Prepare, ended: Ended) -> A
             max_t=max(what.halting.most, what.halting.grace) + 2,
         )
     told = {
-        "folder": str(what.folder.root),
+        "stop": str(what.folder.stop),
         "threads": threads,
         "room": 0.95 / concurrent,
         "tells": what.tells,
@@ -175,7 +184,7 @@ def _tuner(what: Searching, source: Source, prepare: Prepare, ended: Ended) -> A
     return tune.Tuner(
         tune.with_resources(trial, share),
         tune_config=tune.TuneConfig(
-            search_alg=Places(source, prepare, ended, told, what.folder.stop),
+            search_alg=Places(source, prepare, ended, told, what.where, what.folder.stop),
             scheduler=scheduler,
             num_samples=-1,
             max_concurrent_trials=concurrent,
@@ -198,7 +207,7 @@ def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
     held = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cores, workers = int(held.get("CPU", 1)), what.compute.most_workers
     room = int(held.get("GPU", 0)) if what.device == "cuda" else cores
-    concurrent = what.concurrent or max(1, room // workers)
+    concurrent = what.concurrent or max(1, min(room // workers, what.most or room))
     threads = max(1, cores // (concurrent * workers))
     if workers > 1:
         # What its driver takes is left free by its workers: they would wait for it for ever.
@@ -209,15 +218,23 @@ def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
     return share, concurrent, threads
 
 
-class Places(Searcher):
+class Places(Searcher, Generic[T]):
     """Gives Tune the numbers of trials. What they are stays here: Tune writes down whatever it can pickle."""
 
-    def __init__(self, source: Source, prepare: Prepare, ended: Ended, told: dict[str, Any], stop: Path) -> None:
-        """Args: the trials; what is called with each before and after it; what each is told; asks for no more."""
+    def __init__(
+        self,
+        source: Source[T],
+        prepare: Callable[[int, T], bool],
+        ended: Ended,
+        told: dict[str, Any],
+        where: Where,
+        stop: Path,
+    ) -> None:
+        """Args: trials; what is called before and after each; what each is told; where it lies; asks for no more."""
         super().__init__(*((SCORE, told["mode"]) if told["tells"] else ()))
         self._source, self._prepare, self._ended, self._told = source, prepare, ended, told
         self._running: dict[str, int] = {}
-        self._stop = stop
+        self._where, self._stop = where, stop
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -228,7 +245,7 @@ class Places(Searcher):
             place, candidate = found
             if self._prepare(place, candidate):
                 self._running[trial_id] = place
-                return {**self._told, "place": place}
+                return {**self._told, "trial": str(self._where(place).root)}
             self._source.told(place, None)  # no plan can be made of it
             self._ended(place, False)
         return Searcher.FINISHED

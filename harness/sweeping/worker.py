@@ -1,6 +1,5 @@
-"""What a Ray Tune trial runs: one trial of a sweep, from its folder, in a process that goes on with the next one.
-
-Tune is told a trial's number and a path. What a trial is and how it did lies in private folders; Tune's own files,
+"""What a Ray Tune trial runs: one trial of a sweep, or one cell of a suite, from its folder, in a process that goes on
+with the next one. Tune is told a path. What a trial is and how it did lies in private folders; Tune's own files,
 which lie there too, are told a score only where the search needs it while it goes on.
 """
 
@@ -14,7 +13,7 @@ from typing import Any
 
 from harness.files import write_private
 from harness.spec.sweep_block import SelectBlock
-from harness.sweeping.trials import check_prepared, score_of, trial_folder
+from harness.sweeping.trials import check_prepared, score_of
 from harness.training.job import Failure, Folder, Job
 
 SCORE, DONE = "score", "done_"
@@ -24,15 +23,14 @@ def trial(config: Mapping[str, Any]) -> None:
     """Trains one trial to its end, from its newest checkpoint if there is one.
 
     Args:
-        config: ``folder``: the sweep's; ``place``: the trial's number; ``threads``: of this process; ``room``: the part
-            of all cores that its workers may take; ``tells``: whether
-            the search is told scores as they come, and by which metric (``metric``, ``mode``).
+        config: ``trial``: its folder; ``stop``: the file that asks all trials to stop; ``threads``: of this process;
+            ``room``: the part of all cores that its workers may take; ``tells``: whether the search is told scores as
+            they come, and by which metric (``metric``, ``mode``).
     """
     from ray import tune
 
-    sweep = Folder(Path(config["folder"]))
-    folder = trial_folder(sweep, int(config["place"]))
-    if sweep.stop.exists():
+    folder = Folder(Path(config["trial"]))
+    if Path(config["stop"]).exists():
         tune.report({DONE: 0})
         return
     try:

@@ -13,7 +13,7 @@ from harness.data.members import GroupMembers
 from harness.data.store import Corpus
 from harness.privacy.randomness import Randomness, load_key
 from harness.training.evaluation import HoldoutSet
-from harness.training.job import Folder, Job
+from harness.training.job import Folder, Job, dropped_place
 
 PRIVATE, ORDINARY = "private", "ordinary"
 
@@ -44,10 +44,13 @@ class Inputs:
         members = tuple(GroupMembers(groups, corpus.holdout, g) for g in range(len(job.mechanism.groups)))
         # Who is among the first of private users would depend on the others.
         chosen = corpus.holdout_by_order(corpus.n_users if holdout_is_private(job) else job.spec.evaluation.users)
+        dropped = job.spec.groups.drop if job.spec.groups is not None else ()
+        names = tuple(g.name for g in job.mechanism.groups)
+        place = {dropped_place(k): len(names) + k for k in range(len(dropped))}
         holdout = HoldoutSet(
             examples=tuple(corpus.examples_of(int(u))[0] for u in chosen),
-            groups=tuple(int(groups[u]) for u in chosen),
-            names=tuple(g.name for g in job.mechanism.groups),
+            groups=tuple(place.get(int(groups[u]), int(groups[u])) for u in chosen),
+            names=(*names, *dropped),
         )
         inference = job.spec.audit.user_inference if job.spec.audit is not None else None
         read: canaries.Examples = corpus

@@ -180,6 +180,11 @@ class Failure:
         return cls(**json.loads(path.read_text())) if path.exists() else None
 
 
+def dropped_place(number: int) -> int:
+    """What stands for the group that is the spec's so-many-th to drop, where groups are indices (-1: any other)."""
+    return -2 - number
+
+
 def halvings(microbatch_tokens: int, max_tokens: int) -> int:
     """How often a micro-batch can be halved until it holds one example."""
     count = 0
