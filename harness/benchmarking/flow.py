@@ -295,7 +295,7 @@ class _Suite:
             self.standing.note(cell.name, results.OPEN, run=folder.root)
             return
         set_status(plan, folder, TRAINED)
-        summary = run_flow.finish(plan, folder, active.spending).summary
+        summary = run_flow.finish(plan, folder, active.spending, self.observer).summary
         if active.began is not None:
             self.seconds[cell.name] = time.monotonic() - active.began
         self.standing.note(cell.name, results.FINISHED, run=folder.root)
