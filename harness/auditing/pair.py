@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,29 @@ from harness.training.model import Base, quiet
 from harness.training.tokenizer import load_tokenizer
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """Both models.
+
+    Attributes:
+        tuned: The run's.
+        base: The one before; None: `tuned` with its adapter off.
+        adapted: Names of parameters that belong to the adapter.
+    """
+
+    tuned: Any
+    base: Any
+    adapted: frozenset[str]
+
+
 class Pair:
     """Both models. Where only an adapter was trained, it is switched off for the base, which is in memory once.
 
-    Attributes:
-        tokenizer: Of both.
-        device: Where they are.
+    Nothing is loaded before it is asked for: some attacks need no model.
     """
 
     def __init__(self, run_dir: Path, base: Base, model: ModelBlock, device: str) -> None:
-        """Loads them.
+        """Notes where they lie.
 
         Args:
             run_dir: A trained run's folder.
@@ -30,14 +45,28 @@ class Pair:
             model: The spec's block.
             device: ``cpu`` or ``cuda``.
         """
+        self._folder, self._from, self._block, self._device = Folder(run_dir), base, model, device
+
+    @property
+    def device(self) -> Any:
+        """Where the models are, as torch knows it."""
+        import torch
+
+        return torch.device(self._device)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """Of both."""
+        return load_tokenizer(self._from)
+
+    @functools.cached_property
+    def _loaded(self) -> _Loaded:
         import torch
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
         quiet()
-        self.device = torch.device(device)
-        self.tokenizer = load_tokenizer(base)
-        dtype, adapter = getattr(torch, model.dtype), model.adapter
+        dtype, adapter = getattr(torch, self._block.dtype), self._block.adapter
 
         def load(folder: Path) -> Any:
             loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
@@ -45,50 +74,47 @@ class Pair:
 
         # What PEFT writes into the base itself can't be switched off.
         inside = adapter.type == "lora" and adapter.bias == "none" and not adapter.also
-        self._base: Any = None if inside else load(base.folder)
-        if Folder(run_dir).model.exists():
-            self._tuned: Any = load(Folder(run_dir).model)
+        base = None if inside else load(self._from.folder)
+        if self._folder.model.exists():
+            tuned = load(self._folder.model)
         else:
-            self._tuned = PeftModel.from_pretrained(load(base.folder), Folder(run_dir).adapter, is_trainable=True)
-            self._tuned.eval()
-        self._adapter = adapter
+            tuned = PeftModel.from_pretrained(load(self._from.folder), self._folder.adapter, is_trainable=True).eval()
         # PEFT knows best what is an adapter's.
-        self._adapted = {name for name, parameter in self._tuned.named_parameters() if parameter.requires_grad}
-        self._tuned.requires_grad_(False)
+        adapted = frozenset(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
+        tuned.requires_grad_(False)
+        return _Loaded(tuned, base, adapted)
 
     @property
     def tuned(self) -> Any:
         """The run's model."""
-        return self._tuned
+        return self._loaded.tuned
 
     @contextlib.contextmanager
     def base(self) -> Iterator[Any]:
         """Inside, the model before training; `tuned` must not be used meanwhile."""
-        if self._base is not None:
-            yield self._base
+        if self._loaded.base is not None:
+            yield self._loaded.base
             return
-        with self._tuned.disable_adapter():
-            yield self._tuned
+        with self.tuned.disable_adapter():
+            yield self.tuned
 
     @contextlib.contextmanager
     def trainable(self) -> Iterator[Any]:
         """Inside, the trained model, of which what the run trained, and nothing else, takes gradients."""
-        named = dict(self._tuned.named_parameters())
-        before = {name: parameter.requires_grad for name, parameter in named.items()}
-        for name, parameter in named.items():
+        for name, parameter in self.tuned.named_parameters():
             parameter.requires_grad_(self._is_trained(name))
         try:
-            yield self._tuned
+            yield self.tuned
         finally:
-            for name, parameter in named.items():
-                parameter.requires_grad_(before[name])
+            self.tuned.requires_grad_(False)
 
     def _is_trained(self, name: str) -> bool:
-        if self._adapter.type == "full":
+        adapter = self._block.adapter
+        if adapter.type == "full":
             return True
-        if ".lora_A." in name:
-            return not self._adapter.freeze_a
-        return name in self._adapted
+        if ".lora_A." in name and adapter.freeze_a:
+            return False
+        return name in self._loaded.adapted
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special ones."""
