@@ -25,6 +25,7 @@ VERBS = (
     "sweep",
     "runs",
     "report",
+    "leaderboard",
     "generate",
     "export",
     "account",

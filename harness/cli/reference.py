@@ -18,6 +18,7 @@ CODES: Mapping[str, tuple[int, ...]] = {
     "plan": (0, 2, 3, 4),
     "run": (0, 1, 2, 3, 4, 130),
     "sweep": (0, 1, 2, 3, 4, 130),
+    "leaderboard": (0, 2, 4),
     "generate": (0, 2, 4),
     "export": (0, 2, 4),
     "ledger": (0, 2, 4),
@@ -55,6 +56,11 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("uudp runs compare 20260101 20260102-10", "the beginning of an id will do"),
     ),
     "report": (("uudp report 20260101-100000-a1b2c3", ""),),
+    "leaderboard": (
+        ("uudp leaderboard runs", "site/index.html, from all runs below runs"),
+        ("uudp leaderboard --check my-run", "may it be submitted?"),
+        ("uudp leaderboard runs --markdown SUITE", "a suite's table"),
+    ),
     "generate": (
         ('uudp generate 20260101 --prompt "Dear customer,"', ""),
         ('uudp generate 20260101 --prompt "Dear" --temperature 0', "the same each time"),
