@@ -24,7 +24,7 @@ MOST_BYTES: Mapping[str, int] = {
     "plan.json": 8 << 20,
     "privacy.json": 4 << 20,
     "metrics.jsonl": 16 << 20,
-    "spec.yaml": 512 << 10,
+    "spec.yaml": 128 << 10,
     "sweep.json": 8 << 20,
     "assessment.json": 1 << 20,
     "audit.json": 4 << 20,
@@ -84,9 +84,10 @@ def read_text(folder: int, name: str) -> str | None:
     except OSError as error:
         link = stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode)
         raise Refused(f"{name} {'is a link' if link else f'can not be read ({error.strerror})'}") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Refused(f"{name} is no plain file")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Refused(f"{name} is no plain file")
         try:
             content = file.read(MOST_BYTES[name] + 1)
         except OSError as error:

@@ -10,7 +10,7 @@ from harness.reporting.leaderboard import reading
 from harness.reporting.leaderboard.files import Refused, shown
 from harness.reporting.leaderboard.ranking import Board, Entry, Place, Refusal, boards, entry, own_place
 from harness.reporting.leaderboard.reading import Cell, RunFiles
-from harness.reporting.leaderboard.verifying import Verified, verify
+from harness.reporting.leaderboard.verifying import verify
 
 OTHER = "Other runs"
 
@@ -118,16 +118,13 @@ def check(folders: Sequence[Path]) -> list[Check]:
                 raise Refused("it holds private/, which must never leave the machine that trained")
             if (link := reading.links_below(path)) is not None:
                 raise Refused(f"{link} is a link")
-            private = _verified(path).private
+            run = verify(reading.read_run(path))
+            private = entry(own_place(run), run, shown(folder)).run.private
             reason = ""
         except Refused as refused:
             reason = str(refused)
         checks.append(Check(shown(folder), reason, private))
     return checks
-
-
-def _verified(path: Path) -> Verified:
-    return verify(reading.read_run(path))
 
 
 def _keys(files: RunFiles, cell: Cell | None) -> list[tuple[object, ...]]:

@@ -16,9 +16,10 @@ from typing import Any
 
 from harness.reporting.answers import noisy_holdout
 from harness.reporting.leaderboard.audits import WORST, Verdict
-from harness.reporting.leaderboard.files import shown
+from harness.reporting.leaderboard.files import Refused, shown
 from harness.reporting.leaderboard.verifying import Verified
 from harness.reporting.records import block, number
+from harness.reporting.report import render
 from harness.reporting.summary import Losses, RunSummary, summarize_record
 
 CONFIDENCE = 0.95
@@ -47,12 +48,21 @@ class Place:
 
 @dataclass(frozen=True)
 class Entry:
-    """A run that was verified, and where it belongs."""
+    """A run that was verified, where it belongs, and what is shown of it.
+
+    Attributes:
+        place: Where it belongs.
+        run: As it was verified.
+        folder: What the page calls it.
+        summary: Its result.
+        report: Its report, as HTML.
+    """
 
     place: Place
     run: Verified
     folder: str
     summary: RunSummary
+    report: str
 
 
 @dataclass(frozen=True)
@@ -162,8 +172,15 @@ class Board:
 
 
 def entry(place: Place, run: Verified, folder: str) -> Entry:
-    """A run at its place, with its result."""
-    return Entry(place, run, folder, summarize_record(run.record))
+    """A run at its place, with its result and its report.
+
+    Raises:
+        Refused: No report can be made of its files.
+    """
+    try:
+        return Entry(place, run, folder, summarize_record(run.record), render(run.record))
+    except Exception as error:  # a value of no shape that a report knows; the files are anybody's
+        raise Refused(f"no report can be made of its files ({type(error).__name__})") from None
 
 
 def own_place(run: Verified) -> Place:

@@ -18,7 +18,6 @@ from harness.reporting.leaderboard.document import document
 from harness.reporting.leaderboard.gathering import Leaderboard
 from harness.reporting.leaderboard.pages import INDEX, file_of, folder_of, index, page_html
 from harness.reporting.leaderboard.reading import MARKER
-from harness.reporting.report import render
 
 JSON = "leaderboard.json"
 
@@ -34,10 +33,10 @@ def render_site(leaderboard: Leaderboard) -> tuple[dict[str, str], dict[str, Any
     for page in leaderboard.pages:
         texts[file_of(page)] = page_html(page)
         for entry in page.entries:
-            folder, run = folder_of(entry), entry.run
-            texts[f"{folder}/report.html"] = render(run.record)
+            folder = folder_of(entry)
+            texts[f"{folder}/report.html"] = entry.report
             # A ledger's address may have a password in it.
-            texts[f"{folder}/spec.yaml"] = f.without_credentials(run.files.spec_text)
+            texts[f"{folder}/spec.yaml"] = f.without_credentials(entry.run.files.spec_text)
     return texts, found
 
 

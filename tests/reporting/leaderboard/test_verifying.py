@@ -59,7 +59,9 @@ def executed(found: Documents, **changes: Any) -> None:
         }
 
 
-@pytest.mark.parametrize("kind", made.KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind == "chosen" else []) for kind in made.KINDS]
+)
 def test_every_kind_of_run_is_verified_through_its_files(kind: str, tmp_path: Path) -> None:
     """Whatever a mechanism can do: what planning claimed is what is recomputed, and its report is made of it.
 
@@ -236,7 +238,8 @@ def test_more_noise_than_is_claimed_is_shown_and_not_refused() -> None:
     run = verified(found)
     assert run.overclaims
     assert run.recomputed is not None
-    assert run.recomputed.total < 7 < 7.9 < (run.claimed or 0.0)
+    assert run.recomputed.total < 7
+    assert (run.claimed or 0.0) > 7.9
 
 
 def test_a_spec_with_other_numbers() -> None:
