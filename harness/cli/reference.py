@@ -57,7 +57,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "report": (("uudp report 20260101-100000-a1b2c3", ""),),
     "leaderboard": (
-        ("uudp leaderboard runs", "site/index.html, from all runs below runs"),
+        ("uudp leaderboard runs", "site/index.html, of all runs there"),
         ("uudp leaderboard --check my-run", "may it be submitted?"),
         ("uudp leaderboard runs --markdown SUITE", "a suite's table"),
     ),

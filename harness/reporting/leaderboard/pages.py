@@ -74,7 +74,7 @@ def page_html(page: Page) -> str:
     return template.render(
         title=page.name,
         suite=page.suite,
-        boards=[_board(board, place) for place, board in enumerate(page.boards)],
+        boards=[_board(board, place, page) for place, board in enumerate(page.boards)],
         refused=page.refused,
         counts=_counts([page]),
         budgets=_budgets(page),
@@ -150,8 +150,14 @@ def _budgets(page: Page) -> list[str]:
 # --- what is said of a table --------------------------------------------------------------------------------
 
 
-def _board(board: Board, place: int) -> dict[str, Any]:
+def _board(board: Board, place: int, page: Page) -> dict[str, Any]:
     paint = drawing.colors(board)
+
+    def shown_row(row: Row, color: str) -> dict[str, Any]:
+        found = _row(row, color)
+        # Outside suites several rows may have one name: the folder tells them apart.
+        return found if page.suite else {**found, "notes": [row.entries[0].folder, *found["notes"]]}
+
     groups = list(dict.fromkeys(g.name for row in board.ranked for g in row.groups))
     return {
         "name": shown(board.name),
@@ -160,9 +166,9 @@ def _board(board: Board, place: int) -> dict[str, Any]:
         "columns": COLUMNS,
         "later": COLUMNS[1:],
         "open": [column for column in COLUMNS if column[0] in OPEN],
-        "ranked": [_row(row, paint.get(row.policy, "muted")) for row in board.ranked],
-        "unranked": [_row(row, paint.get(row.policy, "muted")) for row in board.unranked],
-        "unprotected": [_row(row, "ordinary") for row in board.unprotected],
+        "ranked": [shown_row(row, paint.get(row.policy, "muted")) for row in board.ranked],
+        "unranked": [shown_row(row, paint.get(row.policy, "muted")) for row in board.unranked],
+        "unprotected": [shown_row(row, "ordinary") for row in board.unprotected],
         "chart": drawing.utility_chart(f"utility-{place}", board),
         "legend": [
             {"name": name, "color": paint[name]} for name in paint if any(r.policy == name for r in board.ranked)

@@ -254,3 +254,19 @@ def test_what_a_report_can_not_be_made_of_breaks_nothing(place: int, tmp_path: P
     shown = sum(name.endswith("report.html") for name in texts)
     refused = sum(len(page["refused"]) for page in document["pages"])
     assert (shown, refused) in ((2, 0), (1, 1))
+
+
+def test_a_report_that_fails_refuses_its_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody thought of ends one run's place and not the build. Break: only some exceptions caught."""
+    for name, loss in (("odd", 4.1), ("good", 4.2)):
+        made.make(tmp_path / "runs" / name, "rdp", loss=loss)
+
+    def render(record: Any) -> str:
+        if any(row.get("eval/loss") == 4.1 for row in record.metrics):
+            raise AttributeError("'int' object has no attribute 'private text'")
+        return "fine"
+
+    monkeypatch.setattr("harness.reporting.leaderboard.ranking.render", render)
+    (page,) = gather([tmp_path / "runs"]).pages
+    assert [e.folder for e in page.entries] == ["good"]
+    assert [(r.run, r.reason) for r in page.refused] == [("odd", "no report can be made of its files (AttributeError)")]
