@@ -27,6 +27,7 @@ VERBS = (
     "runs",
     "audit",
     "report",
+    "leaderboard",
     "generate",
     "export",
     "account",

@@ -20,6 +20,7 @@ CODES: Mapping[str, tuple[int, ...]] = {
     "sweep": (0, 1, 2, 3, 4, 130),
     "audit": (0, 1, 2, 4, 130),
     "bench": (0, 1, 2, 3, 4, 130),
+    "leaderboard": (0, 2, 4),
     "generate": (0, 2, 4),
     "export": (0, 2, 4),
     "ledger": (0, 2, 4),
@@ -67,6 +68,11 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("uudp audit 20260101 audit.reconstruction={}", "one more, that needs nothing planted"),
     ),
     "report": (("uudp report 20260101-100000-a1b2c3", ""),),
+    "leaderboard": (
+        ("uudp leaderboard runs", "site/index.html, of all runs there"),
+        ("uudp leaderboard --check my-run", "may it be submitted?"),
+        ("uudp leaderboard runs --markdown SUITE", "a suite's table"),
+    ),
     "generate": (
         ('uudp generate 20260101 --prompt "Dear customer,"', ""),
         ('uudp generate 20260101 --prompt "Dear" --temperature 0', "the same each time"),

@@ -19,7 +19,7 @@ R = TypeVar("R")
 LIBRARIES = ("dp-accounting", "numpy", "scipy", "attrs")
 MODULES = (
     *("accounting", "calibration", "curves", "exposure", "levers", "mechanism"),
-    *("mixture", "rates", "renyi", "roots", "search", "selection", "terms"),
+    *("mixture", "rates", "recomputing", "renyi", "roots", "search", "selection", "terms"),
 )
 """Of this package: what decides a result."""
 MEMORY = Memory("accounting", LIBRARIES, tuple(Path(__file__).parent / f"{name}.py" for name in MODULES))
