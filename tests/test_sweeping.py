@@ -109,6 +109,8 @@ def test_the_best_trial_is_released_and_nothing_else(undisturbed: tuple[Workplac
     assert all(value.any() for value in adapter(run).values())
     assert not list(run.rglob("key"))
     assert not (run / "private" / "sweep").exists()
+    assert not list(place.ray.rglob("artifacts"))
+    assert list(place.ray.rglob("logs"))  # Ray's own folder is where it was looked for
 
 
 def test_the_whole_search_costs_the_budget(undisturbed: tuple[Workplace, Process]) -> None:
@@ -172,10 +174,13 @@ def test_a_killed_driver_changes_neither_result_nor_charge(
 ) -> None:
     """SIGKILL in the middle, then --resume: bitwise the same adapter, metrics and scores, and one row in the ledger.
 
-    Red when a trial's key is drawn anew, or K is drawn again.
+    Nobody else can look into Tune's record of the trials meanwhile. Red when a trial's key is drawn anew, K is drawn
+    again, or `_closed_artifacts` closes another folder than Tune's.
     """
     process = place.start_with_key(KEY, verb="sweep")
     process.until(lambda: _begun(place, 1), "a trial had a checkpoint")
+    records = {path.resolve() for path in place.ray.rglob("artifacts")}
+    assert [path.stat().st_mode & 0o777 for path in records] == [0o700]
     process.kill()
     process.clean()
     folder = place.run_folder()
