@@ -102,14 +102,29 @@ def _show_plan(found: SweepPlan, json: bool) -> None:
 
     if json:
         console.emit_json(document(found))
-        return
-    for line in lines(document(found)):
-        console.out(line)
+    else:
+        for line in lines(document(found)):
+            console.out(line)
+    _check_fits(found)
+
+
+def _check_fits(found: SweepPlan) -> None:
+    """Refuses a sweep with a candidate that this machine's memory does not hold.
+
+    Raises:
+        MachineError: There is one.
+    """
+    from harness.errors import MachineError
+
+    memory = found.untuned.memory
+    predicted = found.block.search.type == "predicted"  # which trains but one, and not one that does not fit
+    if not predicted and memory is not None and memory.refusal is not None:
+        raise MachineError(memory.refusal)
 
 
 def _sweep(found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Path) -> tuple[RunResult, dict[str, Any]]:
     from harness.cli.plan import describe
-    from harness.errors import BudgetError, MachineError
+    from harness.errors import BudgetError
     from harness.sweeping.document import document
     from harness.sweeping.flow import sweep as execute_sweep
 
@@ -123,8 +138,8 @@ def _sweep(found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Pa
     plan = found.untuned if found.proxy else found.plan
     if not resume and plan.ledger is not None and plan.ledger.refusal is not None:
         raise BudgetError(plan.ledger.refusal)
-    if not resume and plan.memory is not None and plan.memory.refusal is not None:
-        raise MachineError(plan.memory.refusal)
+    if not resume:  # a resumed one may need less
+        _check_fits(found)
     if found.proxy:
         return _by_proxy(found, resume, which, yes, out)
     if found.trials is None:

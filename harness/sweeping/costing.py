@@ -26,6 +26,7 @@ from harness.spec import LoadedSpec, Spec, load_spec
 from harness.spec.conditions import Space
 from harness.spec.overriding import override
 from harness.spec.sweep_block import ProxyBlock, SweepBlock, TrialsBlock
+from harness.sweeping.fitting import neediest
 from harness.sweeping.space import Candidate, base_values, draw, finite
 
 GROUPING = ("segmentation", "sensitivity", "groups")
@@ -129,8 +130,15 @@ def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
         ArgumentError: The spec is wrong, or has no sweep.
         BudgetError: The budget can't be kept.
     """
-    loaded = load_spec(path, overrides)
-    overrides = tuple(overrides)
+    found = _planned(load_spec(path, overrides), tuple(overrides))
+    if found.block.search.type == "predicted":
+        return found  # of its candidates, those that do not fit are not chosen
+    room = neediest(found)
+    untuned = dataclasses.replace(found.untuned, memory=room)
+    return dataclasses.replace(found, plan=dataclasses.replace(found.plan, memory=room), untuned=untuned)
+
+
+def _planned(loaded: LoadedSpec, overrides: tuple[str, ...]) -> SweepPlan:
     sweep = loaded.spec.sweep
     if sweep is None:
         raise ArgumentError(f"{loaded.path}: there is no sweep block; say what to search in sweep.space")
@@ -146,7 +154,7 @@ def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
     _check_answers(untuned)
     terms = terms_of(untuned, trials, lambda candidate: _with(loaded.path, overrides, candidate), count)
     plan = make_plan(loaded, search=terms, count=count)
-    plan = dataclasses.replace(plan, ledger=look(loaded, plan.guarantee), memory=untuned.memory)
+    plan = dataclasses.replace(plan, ledger=look(loaded, plan.guarantee))
     return SweepPlan(loaded.path, overrides, plan, untuned, trials, prices(untuned, trials), count)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, write_private, write_released
 from harness.planning import Plan
+from harness.planning.room import Room
 from harness.privacy.randomness import create_key, destroy_key, load_key
 from harness.running.answers import settled
 from harness.running.flow import RunResult, device_of, finish, opened, resolved_yaml, write_plan
@@ -38,11 +39,13 @@ from harness.running.watching import Observer
 from harness.sweeping import trials as trials_of
 from harness.sweeping.costing import SweepPlan
 from harness.sweeping.document import released_document, shows_trials
+from harness.sweeping.fitting import at_a_time, neediest
 from harness.sweeping.sources import Drawn, Suggested
 from harness.sweeping.space import Candidate
 from harness.sweeping.trials import Outcome, Shared
 from harness.sweeping.tune import Halting, Searching, search
 from harness.training.job import Folder, halvings
+from harness.training.model import Base
 from harness.training.ray import check_shadows
 
 WINNER = "winner.json"
@@ -156,6 +159,7 @@ def _prepare(
     plan: SweepPlan, folder: Folder, observer: Observer, resume: bool, spending: Spending, key: bytes | None
 ) -> Shared:
     known, base, corpus = opened(plan.plan, folder, observer, resume=resume)
+    known = dataclasses.replace(known, memory=_room(plan, base, resume))
     plan = dataclasses.replace(plan, plan=known)
     parts = run_parts(known, corpus, base) | {"sweep": _digest(plan.untuned)}
     if resume:
@@ -168,6 +172,21 @@ def _prepare(
     if not resume or status_of(folder) != TRAINED:
         set_status(known, folder, RUNNING, parts)
     return Shared(plan, corpus, base, device_of(known), observer)
+
+
+def _room(plan: SweepPlan, base: Base, resume: bool) -> Room:
+    """Memory for the neediest candidate, now that the base model is here; judged as `fitted` judges a run.
+
+    Raises:
+        MachineError: There is less.
+    """
+    gpu = device_of(plan.plan) == "cuda"
+    judged = room = neediest(plan, gpu=gpu, folder=base.folder)
+    if resume and room.refusal is not None:
+        judged = neediest(plan, gpu=gpu, folder=base.folder, smallest=True)
+    if judged.refusal is not None:
+        raise MachineError(judged.refusal)
+    return room
 
 
 def _digest(plan: Plan) -> str:
@@ -264,7 +283,8 @@ def _searching(shared: Shared, folder: Folder) -> Searching:
     memory = shared.sweep.plan.memory
     halved = halvings(spec.data.max_tokens if memory is None else memory.tokens, spec.data.max_tokens)
     restarts = spec.compute.retries + halved
-    return Searching(folder, spec.compute, shared.device, concurrent, restarts, block.select, tells, halting)
+    most = at_a_time(memory)
+    return Searching(folder, spec.compute, shared.device, concurrent, restarts, block.select, tells, halting, most)
 
 
 def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:

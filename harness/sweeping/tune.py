@@ -76,6 +76,7 @@ class Searching:
         select: The score.
         tells: Whether the search is told scores as they come.
         halting: When trials are stopped early.
+        most: Trials at a time that memory holds; None: unknown.
     """
 
     folder: Folder
@@ -86,6 +87,7 @@ class Searching:
     select: SelectBlock
     tells: bool
     halting: Halting | None = None
+    most: int | None = None
 
 
 def search(
@@ -198,7 +200,7 @@ def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
     held = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cores, workers = int(held.get("CPU", 1)), what.compute.most_workers
     room = int(held.get("GPU", 0)) if what.device == "cuda" else cores
-    concurrent = what.concurrent or max(1, room // workers)
+    concurrent = what.concurrent or max(1, min(room // workers, what.most or room))
     threads = max(1, cores // (concurrent * workers))
     if workers > 1:
         # What its driver takes is left free by its workers: they would wait for it for ever.
