@@ -244,6 +244,46 @@ def test_ctrl_c_leaves_a_sweep_to_go_on_with(undisturbed: tuple[Workplace, Proce
     _same(folder, undisturbed[0].run_folder())
 
 
+CRASHING = """\
+import os, sys
+
+if any("default_worker" in argument for argument in sys.orig_argv):
+    import harness.training.loop
+
+    whole = harness.training.loop.Series._step
+
+    def dying(self, step):
+        if step == 1 and "/sweep/000002" in str(self.folder.root):
+            os._exit(7)
+        return whole(self, step)
+
+    harness.training.loop.Series._step = dying
+"""
+"""In Ray's workers alone: of the third trial, the process dies in the second step, however often it is tried."""
+
+
+@pytest.mark.slow
+def test_a_trial_that_always_dies_ends_as_a_failed_one(
+    undisturbed: tuple[Workplace, Process], place: Workplace
+) -> None:
+    """In the second invocation, without a word of it; the others are as ever. Red with `MOST_CRASHES` beyond 2."""
+    (place.folder / "sitecustomize.py").write_text(CRASHING)
+    process = place.start_with_key(KEY, "compute.retries=1", verb="sweep")
+    assert process.wait() == 4, process.err
+    assert "the search has not come to its end" in process.err
+    resumed = place.start("sweep", str(place.spec), "compute.retries=1", "--resume", "--yes", "--out", str(place.out))
+    assert resumed.wait() == 0, resumed.err
+    mine, theirs = _trials(place.run_folder()), _trials(undisturbed[0].run_folder())
+    assert [one["status"] for one in mine] == [*["finished"] * 2, "failed", *["finished"] * (NUMBER - 3)]
+    assert [one["candidate"] for one in mine] == [one["candidate"] for one in theirs]
+    assert [one for one in mine if one["place"] != 2] == [one for one in theirs if one["place"] != 2]
+    for text in (process.err, resumed.err, resumed.out, _released_text(place.run_folder())):
+        assert "crash" not in text
+        assert "trial 3" not in text
+    (row,) = Ledger(place.ledger).accounts()[0].runs
+    assert (float(row.reservation.epsilon), row.status) == (8.0, "finished")
+
+
 def test_of_no_trials_nothing_is_released_and_all_is_charged(tmp_path: Path) -> None:
     """Poisson's law gives 0 as well. Red when K is drawn again until there is one."""
     law = Trials("poisson", 1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
@@ -40,10 +41,10 @@ from harness.sweeping import trials as trials_of
 from harness.sweeping.costing import SweepPlan
 from harness.sweeping.document import released_document, shows_trials
 from harness.sweeping.fitting import at_a_time, neediest
-from harness.sweeping.sources import Drawn, Suggested
+from harness.sweeping.sources import Again, Drawn, Suggested
 from harness.sweeping.space import Candidate
 from harness.sweeping.trials import Outcome, Shared
-from harness.sweeping.tune import Halting, Searching, search
+from harness.sweeping.tune import Halting, How, Part, Searching, search
 from harness.training.job import Folder, halvings
 from harness.training.model import Base
 from harness.training.ray import check_shadows
@@ -204,14 +205,15 @@ def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
     # From here on models read what is private, and the whole search is charged.
     spending.touch()
     folder.stop.unlink(missing_ok=True)
-    done = [trials_of.outcome(folder, place, plan.block.select) for place in trials_of.places(folder)]
+    done = _outcomes(plan, folder)
     randomness = load_key(folder.key)
-    adaptive = plan.block.search.type == "optuna"
+    again = [o.place for o in done if o.status == "unfinished" and trials_of.crashes(folder, o.place)]
     source: Drawn | Suggested
-    if adaptive:
-        source = Suggested(plan, randomness, done, folder.private / "suggested.json")
+    if plan.block.search.type == "optuna":
+        source = Suggested(plan, randomness, done, folder.private / "suggested.json", again)
     else:
-        source = Drawn(plan, randomness, done)
+        source = Drawn(plan, randomness, done, again)
+    ends: dict[int, How] = {}
     observer.note(f"search: {plan.trials.in_words() if plan.trials else 'on public data, which costs nothing'}")
     with first_interrupt_asks(folder, observer) as check, spending.guarded(folder, observer) as guard:
 
@@ -221,20 +223,23 @@ def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
             if folder.stop.exists():
                 trials_of.stop_all(folder)
 
-        def ended(place: int, stopped: bool) -> None:
-            if stopped and not folder.stop.exists():
+        def ended(place: int, how: How) -> None:
+            ends[place] = how
+            if how == "stopped" and not folder.stop.exists():
                 trials_of.note_stopped(folder, place)
             if shows_trials(plan):
                 observer.note(trials_of.outcome(folder, place, plan.block.select).in_words())
 
         search(
             _searching(shared, folder),
-            source,
+            [Part(source), *([Part(Again(source, again), alone=True)] if again else [])],
             lambda place, candidate: trials_of.prepare(shared, folder, place, candidate),
             ended,
             tick,
         )
-    outcomes = [trials_of.outcome(folder, place, plan.block.select) for place in trials_of.places(folder)]
+    if not folder.stop.exists():
+        _note_crashes(folder, ends, plan, observer)
+    outcomes = _outcomes(plan, folder)
     missing = source.number - len(outcomes)
     if missing or any(one.status == "unfinished" for one in outcomes):
         set_status(plan.plan, folder, INTERRUPTED)
@@ -249,6 +254,28 @@ def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
             {"outcomes": [dataclasses.asdict(o) for o in outcomes], "place": None if winner is None else winner.place}
         ).encode(),
     )
+
+
+def _outcomes(plan: SweepPlan, folder: Folder) -> list[Outcome]:
+    return [trials_of.outcome(folder, place, plan.block.select) for place in trials_of.places(folder)]
+
+
+def _note_crashes(folder: Folder, ends: Mapping[int, How], plan: SweepPlan, observer: Observer) -> None:
+    """Counts the trials whose training crashed until nothing was left to try.
+
+    One that crashes whenever it is tried has the worst score, as one whose score is no number: else a sweep with it
+    would never end. That must follow from its own draws alone. So nothing counts where anything was wrong with the
+    machine; and what counts for the last time is a crash of a trial that had the machine to itself.
+    """
+    if "outage" in ends.values():
+        return
+    for one in _outcomes(plan, folder):
+        if one.status != "unfinished" or one.place not in ends:
+            continue
+        trials_of.note_crash(folder, one.place)
+        now = trials_of.outcome(folder, one.place, plan.block.select)
+        if shows_trials(plan) and now.status == "failed":
+            observer.note(now.in_words())
 
 
 def _check_holdout(shared: Shared) -> None:
@@ -266,7 +293,8 @@ def _check_holdout(shared: Shared) -> None:
 
 def _incomplete(folder: Folder) -> MachineError:
     error = MachineError(
-        f"some trials did not end ({folder.root}; details are in its private folder): nothing is released yet"
+        f"the search has not come to its end ({folder.root}; details are in its private folder): nothing is released "
+        "yet; what is wrong with the machine is to be mended first, if anything is"
     )
     error.run_id = folder.root.name
     return error

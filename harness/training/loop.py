@@ -22,7 +22,7 @@ from torch import nn
 from harness.data.cohorts import Members, deal, draw_cohort, micro_batches
 from harness.data.members import GroupMembers
 from harness.data.store import Corpus
-from harness.errors import ArgumentError, MachineError, UserError
+from harness.errors import ArgumentError, MachineError, StuckError, UserError
 from harness.files import append_private, as_json, write_private
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import Randomness, load_key
@@ -101,7 +101,7 @@ def train(run_dir: Path, release: Release = lambda row: None) -> Failure | None:
         with alone(folder.worker_lease):
             _train(Job.load(run_dir), folder, release)
     except UserError as error:
-        failure = Failure(str(error), error.exit_code)
+        failure = Failure(str(error), error.exit_code, isinstance(error, StuckError))
         if own_ranks().rank == 0:
             with suppress(OSError):  # of a full disk
                 failure.save(run_dir)
@@ -257,7 +257,7 @@ class Series:
             dist.barrier()
         if released > (-1 if checkpoint is None else checkpoint.step):
             # Going back would compute a released step again.
-            raise MachineError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
+            raise StuckError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
         if checkpoint is None:
             self._try_out()
             self.update.probe(self.initial, self.job.spec.data.max_tokens)

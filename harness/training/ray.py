@@ -88,7 +88,7 @@ def fit(
     lost = False
     try:
         check_resources(compute, device)
-        nodes = _living_nodes()
+        nodes = living_nodes()
         missed = _Missed(nodes, compute, elsewhere=not started or _address() != "local")
         with silent(started), missed:
             thread.start()
@@ -99,7 +99,7 @@ def fit(
                 while missed.said:
                     note(missed.said.popleft())
                 patience -= POLL_SECONDS * ray_is_gone()
-        lost = patience <= 0 or (bool(failures) and _is_lost(nodes))
+        lost = patience <= 0 or (bool(failures) and is_lost(nodes))
     finally:
         if started:
             end_ray(thread)
@@ -210,7 +210,8 @@ def ray_is_gone() -> bool:
     return any(kind in ("raylet", "gcs_server") for kind, _ in dead)
 
 
-def _living_nodes() -> set[str]:
+def living_nodes() -> set[str]:
+    """Ids of the machines that Ray has; none where it is gone."""
     import ray
 
     if ray_is_gone():
@@ -260,16 +261,16 @@ class _Missed:
         known = self._nodes
         while not self._over.wait(LOOK_SECONDS):
             with contextlib.suppress(Exception):  # of a Ray that does not answer now, or never will
-                living = _living_nodes()
+                living = living_nodes()
                 if known - living:
                     self.said.append(self._what)
                 known = living
 
 
-def _is_lost(nodes: set[str]) -> bool:
+def is_lost(nodes: set[str]) -> bool:
     """Whether Ray is gone, or one of these nodes; workers on others fail before Ray sees that it is."""
     patience = LOST_SECONDS if len(nodes) > 1 else 0.0
-    while nodes <= _living_nodes():
+    while nodes <= living_nodes():
         if patience <= 0:
             return False
         time.sleep(POLL_SECONDS)

@@ -41,7 +41,9 @@ def swept(folder: Path, space: dict[str, Any], search: dict[str, Any] | None = N
     search = search or {"type": "random", "trials": {"law": "geometric", "mean": 4.0}}
     data = {"population": 4000, "holdout": {"users": 0.1}}
     compute = {"accelerator": "cpu", "microbatch_tokens": 1024}
-    return plan_sweep(write_spec(folder, sweep={"space": space, "search": search, **sweep}, data=data, compute=compute))
+    train = {"optimizer": {"type": "sgd", "lr": 0.01}}
+    found = {"space": space, "search": search, **sweep}
+    return plan_sweep(write_spec(folder, sweep=found, data=data, compute=compute, train=train))
 
 
 def total(found: SweepPlan, *overrides: str) -> int:
@@ -65,7 +67,7 @@ def size(found: SweepPlan) -> int:
         (ADAPTERS, 'model.adapter={"type": "full"}'),
         ({"model.adapter.r": {"int": [2, 64]}}, "model.adapter.r=64"),
         ({"model.adapter.targets": {"choice": ["all-linear", ["q_proj"]]}}, "model.adapter.targets=all-linear"),
-        ({"train.optimizer.type": {"choice": ["sgd", "adamw"]}, **ADAPTERS}, 'model.adapter={"type": "full"}'),
+        ({"train.optimizer.type": {"choice": ["sgd", "adamw"]}}, "train.optimizer.type=adamw"),
         ({"model.adapter.r": {"int": [16, 64]}, "model.adapter.alpha": {"uniform": [1.0, 9.0]}}, "model.adapter.r=64"),
     ],
 )
@@ -116,7 +118,7 @@ def test_what_does_not_fit_is_refused_by_name_and_costs_nothing(
 def test_trials_at_a_time_fit_together(machine: Any, tmp_path: Path) -> None:
     """Asked for, they are refused; left open, there are as many as fit. Break: `at_a_time` without Ray's own."""
     found = swept(tmp_path, ADAPTERS)
-    machine((3.5 * size(found)) / GIB + 0.9)
+    machine((3.9 * size(found)) / GIB + 0.9)
     assert at_a_time(neediest(found)) == 3
     for asked, fits in ((3, True), (4, False)):
         known = swept(tmp_path, ADAPTERS, concurrent=asked).plan.memory

@@ -156,8 +156,8 @@ def test_an_edited_spec_is_refused(place: Workplace, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     monkeypatch.setenv("UUDP_CACHE", place.environment["UUDP_CACHE"])
 
-    def edit(what: Any, source: Any, prepare: Any, ended: Any, tick: Any) -> None:
-        found = source.next()
+    def edit(what: Any, parts: Any, prepare: Any, ended: Any, tick: Any) -> None:
+        found = parts[0].source.next()
         assert found is not None
         place.spec.write_text(text.replace("norm: 0.5", "norm: 0.6"))
         prepare(*found)

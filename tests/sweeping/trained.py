@@ -23,14 +23,15 @@ from harness.sweeping import flow, trials
 from harness.sweeping.costing import SweepPlan
 from harness.sweeping.laws import draw_number
 from harness.sweeping.space import Candidate
+from harness.sweeping.tune import How
 from harness.training.job import Folder, Job
 from tests.launching import Workplace
 
 LAW = Trials("geometric", 3.0)
 SPACE = {"clipping.norm": {"loguniform": [0.1, 2.0]}, "train.steps": {"choice": [4, 6]}}
 KILLED = 9
-Train = Callable[[Folder, int], None]
-"""Stands for the training of one trial, whose number it gets."""
+Train = Callable[[Folder, int], How | None]
+"""Stands for the training of one trial, whose number it gets; how it ended (None: ``ended``)."""
 
 
 def key_of(number: int, law: Trials = LAW) -> bytes:
@@ -79,19 +80,22 @@ def train_with(monkeypatch: pytest.MonkeyPatch, train: Train) -> list[list[int]]
     """Puts `train` in the place of Ray.
 
     Returns:
-        Of each search, the trials that it trained; filled as it goes.
+        Of each search, the trials that it trained, after -1 those with the machine to themselves; filled as it goes.
     """
     searches: list[list[int]] = []
 
-    def search(what: Any, source: Any, prepare: Any, ended: Any, tick: Any) -> None:
+    def search(what: Any, parts: Any, prepare: Any, ended: Any, tick: Any) -> None:
         searches.append([])
-        while not what.folder.stop.exists() and (found := source.next()) is not None:
-            place, candidate = found
-            if prepare(place, candidate):
-                searches[-1].append(place)
-                train(trials.trial_folder(what.folder, place), place)
-            source.told(place, None)
-            ended(place, False)
+        for part in parts:
+            searches[-1] += [-1] * part.alone
+            while not what.folder.stop.exists() and (found := part.source.next()) is not None:
+                place, candidate = found
+                how: How | None = None
+                if prepare(place, candidate):
+                    searches[-1].append(place)
+                    how = train(trials.trial_folder(what.folder, place), place)
+                part.source.told(place, None)
+                ended(place, how or "ended")
         tick()
 
     monkeypatch.setattr(flow, "search", search)
