@@ -177,7 +177,9 @@ def _by_proxy(sweep: SweepPlan, proxy: ProxyBlock) -> SweepPlan:
     }
     extra = tuple(override(key, value) for key, value in changes.items())
     loaded = load_spec(sweep.path, (*sweep.overrides, *extra, "sweep=null"))
-    return dataclasses.replace(sweep, plan=make_plan(loaded, count=sweep.count), proxy=extra)
+    one = make_plan(loaded, count=sweep.count)
+    plan = dataclasses.replace(one, guarantee=one.guarantee.of_public_trials(), curve=())
+    return dataclasses.replace(sweep, plan=plan, proxy=extra)
 
 
 def _with(path: Path, overrides: Sequence[str], candidate: Candidate) -> LoadedSpec:

@@ -230,10 +230,21 @@ def test_a_search_on_public_data_is_asked_again(
         assert not list(folder.root.rglob("key"))
     assert tried > 8
     assert len(searches) == 1
+    _claims_nothing(run)
     # Another search is not taken for this one.
     by_proxy.spec.write_text(by_proxy.spec.read_text().replace("mean: 3.0", "mean: 4.0"))
     with pytest.raises(ArgumentError, match="searched something else"):
         flow.search_by_proxy(plan_sweep(by_proxy.spec), out=by_proxy.out, resume=True)
+
+
+def _claims_nothing(run: Path) -> None:
+    """Break: the guarantee of one trial, which `plan_sweep` has at hand."""
+    stated, planned = read_json(run / "privacy.json"), read_json(run / "plan.json")
+    assert (stated["private"], stated["public_trials"], stated["epsilon"], stated["delta"]) == (False, True, None, None)
+    assert {group["epsilon"] for group in stated["groups"]} == {None}
+    assert stated["statement"].startswith("NOTHING IS CLAIMED. Several trials")
+    assert "satisfied" not in stated["statement"]
+    assert (planned["epsilon"], planned["epsilon_by_step"]) == (None, [])
 
 
 def test_a_search_of_no_trial_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
