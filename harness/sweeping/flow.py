@@ -6,10 +6,11 @@ was interrupted repeats its own draws; the number of trials and their candidates
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
@@ -86,15 +87,7 @@ def sweep(
     check_shadows(Path.cwd())
     device_of(plan.plan)
     give_back_unbegun(plan.plan.loaded, out, observer)
-    folder = find_unfinished(plan.plan, out, run_id, sweep=True) if resume else create_folder(plan.plan, out)
-    with (
-        lease(folder),
-        interrupts_told(plan.plan, folder),
-        entered(plan.plan, folder, resume, observer) as spending,
-    ):
-        shared = _prepare(plan, folder, observer, resume, spending, _key)
-        if not (folder.private / WINNER).exists():
-            _search(shared, folder, spending)
+    with _searched(plan, out, resume, run_id, observer, _key) as (shared, folder, spending):
         return _release(shared, folder, spending)
 
 
@@ -119,15 +112,7 @@ def search_by_proxy(
     check_shadows(Path.cwd())
     if resume and (found := _found_before(plan, out)) is not None:
         return found
-    folder = find_unfinished(plan.plan, out, sweep=True) if resume else create_folder(plan.plan, out)
-    with (
-        lease(folder),
-        interrupts_told(plan.plan, folder),
-        entered(plan.plan, folder, resume, observer) as spending,
-    ):
-        shared = _prepare(plan, folder, observer, resume, spending, None)
-        if not (folder.private / WINNER).exists():
-            _search(shared, folder, spending)
+    with _searched(plan, out, resume, None, observer, None) as (_, folder, _):
         winner, outcomes = _written(folder)
         trials_of.clean(folder, outcomes)
         destroy_key(folder.key)
@@ -135,6 +120,27 @@ def search_by_proxy(
     if winner is None:
         raise UserError(f"no trial was trained to its end ({folder.root}; why is in its private folder)")
     return Candidate(tuple(winner.candidate.items())), outcomes
+
+
+@contextlib.contextmanager
+def _searched(
+    plan: SweepPlan, out: Path, resume: bool, run_id: str | None, observer: Observer, key: bytes | None
+) -> Iterator[tuple[Shared, Folder, Spending]]:
+    """All trials, trained and compared, unless they were before; inside, something is made of them.
+
+    Yields:
+        What they shared, the sweep's folder, and its reservation.
+    """
+    folder = find_unfinished(plan.plan, out, run_id, sweep=True) if resume else create_folder(plan.plan, out)
+    with (
+        lease(folder),
+        interrupts_told(plan.plan, folder),
+        entered(plan.plan, folder, resume, observer) as spending,
+    ):
+        shared = _prepare(plan, folder, observer, resume, spending, key)
+        if not (folder.private / WINNER).exists():
+            _search(shared, folder, spending)
+        yield shared, folder, spending
 
 
 def _found_before(plan: SweepPlan, out: Path) -> tuple[Candidate, list[Outcome]] | None:

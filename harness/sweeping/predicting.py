@@ -138,7 +138,7 @@ def _examples(plan: Plan, group: int) -> int:
 def _on_ray(sweep: SweepPlan, candidates: Sequence[Candidate], terms: SearchTerms | None) -> list[Ranked]:
     import ray
 
-    from harness.training.ray import silent, start_ray
+    from harness.training.ray_session import silent, start_ray
 
     started = start_ray()
     try:

@@ -125,7 +125,7 @@ def search(
     Raises:
         MachineError: Ray did not start, has not got the resources, or was lost, in part or whole.
     """
-    from harness.training.ray import (
+    from harness.training.ray_session import (
         LOST_SECONDS,
         check_resources,
         end_ray,
