@@ -17,7 +17,7 @@ from harness.data.sources.base import RecordSource
 from harness.errors import ArgumentError, BudgetError, MachineError, UserError
 from harness.planning import Plan, make_plan
 from harness.planning.basis import SearchTerms
-from harness.planning.fitting import look
+from harness.planning.fitting import LedgerView, look
 from harness.planning.making import Counter, begin, count_publicly
 from harness.plugins import Proposal, Segmenter
 from harness.privacy.calibration import noise_multiplier
@@ -248,6 +248,7 @@ def terms_of(untuned: Plan, trials: Trials, load: Callable[[Candidate], LoadedSp
         exposure.examples,
         exposure.schedule,
         exposure.charges,
+        always=_order_of(untuned.ledger),
     )
     delta, budget = untuned.guarantee.delta, untuned.spec.privacy.epsilon
     assert delta is not None
@@ -263,6 +264,12 @@ def terms_of(untuned: Plan, trials: Trials, load: Callable[[Candidate], LoadedSp
     varied = any(_is_noise(key) for key in sweep.space)
     held = searched.held_at(sorted(every), delta, apart=not varied)
     return SearchTerms(held, claims, max(claims.values()))
+
+
+def _order_of(ledger: LedgerView | None) -> tuple[float, ...]:
+    """The one Rényi order of the data set's budget, if it has one: what a search adds there must be known."""
+    budget = None if ledger is None else ledger.account.budget
+    return () if budget is None or budget.order is None else (budget.order,)
 
 
 def _claims(
