@@ -285,18 +285,8 @@ def _check_uniform(cls: type, proposal: Proposal, targets: Mapping[str, float], 
     from harness.privacy.terms import Terms
 
     unit: Literal["user", "example"] = "example" if proposal.lever is Lever.EXAMPLES else "user"
-    terms = Terms(
-        weights={g.name: g.weight or 1 / len(groups) for g in groups},
-        users=1000.0,
-        rate=0.02,
-        steps=20,
-        delta=1e-5,
-        clip_norm=0.5,
-        examples_per_user=2,
-        accountant="rdp",
-        unit=unit,
-        schedule=stretches(proposal.schedule, 20),
-    )
+    weights, schedule = {g.name: g.weight or 1 / len(groups) for g in groups}, stretches(proposal.schedule, 20)
+    terms = Terms(weights, 1000.0, 0.02, 20, 1e-5, 0.5, 2, accountant="rdp", unit=unit, schedule=schedule)
     for g in calibrate(proposal, targets, terms).groups:
         close = abs(g.clip_norm / 0.5 - 1) <= 1e-6 and abs(g.sampling_rate / 0.02 - 1) <= 1e-6
         if not close or (g.steps, g.examples_per_user) != (20, 2):

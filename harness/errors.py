@@ -32,6 +32,10 @@ class MachineError(UserError):
     exit_code = 4
 
 
+class StuckError(MachineError):
+    """One training can't go on on this machine, by what it is itself; others may."""
+
+
 class Interrupted(UserError):
     """Stopped by the user.
 

@@ -164,7 +164,7 @@ def test_rays_usage_statistics_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Break: leave the variable to the user."""
     import ray
 
-    from harness.training import ray as ours
+    from harness.training import ray_session as ours
 
     monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
     seen: list[str | None] = []

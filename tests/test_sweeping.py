@@ -109,6 +109,8 @@ def test_the_best_trial_is_released_and_nothing_else(undisturbed: tuple[Workplac
     assert all(value.any() for value in adapter(run).values())
     assert not list(run.rglob("key"))
     assert not (run / "private" / "sweep").exists()
+    assert not list(place.ray.rglob("artifacts"))
+    assert list(place.ray.rglob("logs"))  # Ray's own folder is where it was looked for
 
 
 def test_the_whole_search_costs_the_budget(undisturbed: tuple[Workplace, Process]) -> None:
@@ -172,10 +174,13 @@ def test_a_killed_driver_changes_neither_result_nor_charge(
 ) -> None:
     """SIGKILL in the middle, then --resume: bitwise the same adapter, metrics and scores, and one row in the ledger.
 
-    Red when a trial's key is drawn anew, or K is drawn again.
+    Nobody else can look into Tune's record of the trials meanwhile. Red when a trial's key is drawn anew, K is drawn
+    again, or `_closed_artifacts` closes another folder than Tune's.
     """
     process = place.start_with_key(KEY, verb="sweep")
     process.until(lambda: _begun(place, 1), "a trial had a checkpoint")
+    records = {path.resolve() for path in place.ray.rglob("artifacts")}
+    assert [path.stat().st_mode & 0o777 for path in records] == [0o700]
     process.kill()
     process.clean()
     folder = place.run_folder()
@@ -237,6 +242,46 @@ def test_ctrl_c_leaves_a_sweep_to_go_on_with(undisturbed: tuple[Workplace, Proce
     assert resumed.wait() == 0, resumed.err
     assert json.loads(resumed.out)["run"] == str(folder)
     _same(folder, undisturbed[0].run_folder())
+
+
+CRASHING = """\
+import os, sys
+
+if any("default_worker" in argument for argument in sys.orig_argv):
+    import harness.training.loop
+
+    whole = harness.training.loop.Series._step
+
+    def dying(self, step):
+        if step == 1 and "/sweep/000002" in str(self.folder.root):
+            os._exit(7)
+        return whole(self, step)
+
+    harness.training.loop.Series._step = dying
+"""
+"""In Ray's workers alone: of the third trial, the process dies in the second step, however often it is tried."""
+
+
+@pytest.mark.slow
+def test_a_trial_that_always_dies_ends_as_a_failed_one(
+    undisturbed: tuple[Workplace, Process], place: Workplace
+) -> None:
+    """In the second invocation, without a word of it; the others are as ever. Red with `MOST_CRASHES` beyond 2."""
+    (place.folder / "sitecustomize.py").write_text(CRASHING)
+    process = place.start_with_key(KEY, "compute.retries=1", verb="sweep")
+    assert process.wait() == 4, process.err
+    assert "the search has not come to its end" in process.err
+    resumed = place.start("sweep", str(place.spec), "compute.retries=1", "--resume", "--yes", "--out", str(place.out))
+    assert resumed.wait() == 0, resumed.err
+    mine, theirs = _trials(place.run_folder()), _trials(undisturbed[0].run_folder())
+    assert [one["status"] for one in mine] == [*["finished"] * 2, "failed", *["finished"] * (NUMBER - 3)]
+    assert [one["candidate"] for one in mine] == [one["candidate"] for one in theirs]
+    assert [one for one in mine if one["place"] != 2] == [one for one in theirs if one["place"] != 2]
+    for text in (process.err, resumed.err, resumed.out, _released_text(place.run_folder())):
+        assert "crash" not in text
+        assert "trial 3" not in text
+    (row,) = Ledger(place.ledger).accounts()[0].runs
+    assert (float(row.reservation.epsilon), row.status) == (8.0, "finished")
 
 
 def test_of_no_trials_nothing_is_released_and_all_is_charged(tmp_path: Path) -> None:

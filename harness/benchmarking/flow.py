@@ -40,7 +40,7 @@ from harness.running.interrupting import first_interrupt_asks, interrupts_told
 from harness.running.spending import Spending, entered, give_back_unbegun
 from harness.running.watching import Observer
 from harness.spec.sweep_block import SelectBlock
-from harness.sweeping.tune import Searching, search
+from harness.sweeping.tune import How, Part, Searching, search
 from harness.training.job import Failure, Folder, halvings
 from harness.training.ray import check_shadows
 
@@ -163,7 +163,7 @@ def _train(suite: _Suite, most: int | None) -> None:
                 check()
                 suite.tick()
 
-            search(how, suite, suite.prepare, suite.ended, tick)
+            search(how, [Part(suite)], suite.prepare, suite.ended, tick)
     except KeyboardInterrupt:
         folder.stop.touch(mode=0o600)
     finally:
@@ -262,7 +262,7 @@ class _Suite:
         self.observer.note(f"{cell.name}: {'goes on' if resumed else 'begins'}")
         return not trained
 
-    def ended(self, place: int, stopped: bool) -> None:
+    def ended(self, place: int, how: How) -> None:
         """A cell was trained, or stopped, or could not be."""
         active = self.active.get(place)
         if active is None:  # it could not even begin

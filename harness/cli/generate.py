@@ -53,13 +53,17 @@ def finished_run(name: str, out: Path) -> Path:
     """
     from harness.cli.report import find_run
     from harness.errors import ArgumentError
-    from harness.reporting.comparing import FINISHED, status_of
+    from harness.reporting.comparing import FINISHED, are_public_trials, is_sweep, status_of
+    from harness.reporting.records import read_run
 
     folder = find_run(name, out)
-    status = status_of(folder)
+    record, status = read_run(folder), status_of(folder)
+    if are_public_trials(record):
+        raise ArgumentError(f"{folder} holds trials on public data, and no model: name the run that they led to")
     made = (folder / "adapter" / "adapter_model.safetensors", folder / "model" / "config.json")
     if status != FINISHED or not any(path.exists() for path in made):
-        raise ArgumentError(f"{folder} is not finished ({status}): go on with it by uudp run … --resume")
+        verb = "sweep" if is_sweep(record) else "run"
+        raise ArgumentError(f"{folder} is not finished ({status}): go on with it by uudp {verb} … --resume")
     if not is_private(folder):
         console.err("warning: NOT PRIVATE: this model was trained without noise, and may repeat what users wrote")
     return folder

@@ -24,10 +24,15 @@ def report(
 
     From the run's own files; nothing is computed anew, and nothing is read of the data.
     """
+    from harness.errors import ArgumentError
+    from harness.reporting.comparing import are_public_trials
+    from harness.reporting.records import read_run
     from harness.reporting.report import write_report
     from harness.reporting.summary import summarize
 
     folder = find_run(run, out)
+    if are_public_trials(read_run(folder)):
+        raise ArgumentError(f"{folder} holds trials on public data, and no run: the run that they led to has a report")
     path = write_report(folder)
     if json:
         console.emit_json({"run": str(folder), "report": str(path), "summary": summarize(folder)})

@@ -59,12 +59,14 @@ def _table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"{'run (begun, UTC)':<23}{'name':<20}{'ε':>7}{'δ':>9}{'loss':>8}  status"]
     for run in runs:
         name = console.shortened(run["name"], 19)
-        epsilon = f"{run['epsilon']:.3g}" if run["private"] else "NONE"
+        epsilon = f"{run['epsilon']:.3g}" if run["private"] else "public" if run["public_trials"] else "NONE"
         lines.append(
             f"{run['id']:<23}{name:<20}{epsilon:>7}{_number(run['delta'], '.1e'):>9}{_number(run['loss'], '.4f'):>8}"
             f"  {run['status']}"
         )
-    if any(not run["private"] and run["status"] != "damaged" for run in runs):
+    if any(run["public_trials"] for run in runs):
+        lines.append("ε public: trials of a search on public data, of which nothing is claimed")
+    if any(not run["private"] and not run["public_trials"] and run["status"] != "damaged" for run in runs):
         lines.append("ε NONE: trained without noise, NOT PRIVATE")
     return lines
 
@@ -76,6 +78,8 @@ def _side_by_side(document: Mapping[str, Any]) -> list[str]:
         return f"{console.shortened(head, 31):<32}{console.shortened(a, 23):<24}{console.shortened(b, 23)}".rstrip()
 
     def claim(run: Mapping[str, Any]) -> str:
+        if run["public_trials"]:
+            return "public trials"
         return f"{run['epsilon']:.4g}" if run["private"] else "NONE: NOT PRIVATE"
 
     lines = [row("", first["id"], second["id"])]

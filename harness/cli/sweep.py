@@ -16,6 +16,7 @@ from harness.cli.run import check_installed, confirm, lines_console, outcome, si
 from harness.errors import UserError
 
 if TYPE_CHECKING:
+    from harness.planning import Plan
     from harness.running import RunResult
     from harness.sweeping.costing import SweepPlan
 
@@ -102,14 +103,29 @@ def _show_plan(found: SweepPlan, json: bool) -> None:
 
     if json:
         console.emit_json(document(found))
-        return
-    for line in lines(document(found)):
-        console.out(line)
+    else:
+        for line in lines(document(found)):
+            console.out(line)
+    _check_fits(found)
+
+
+def _check_fits(found: SweepPlan) -> None:
+    """Refuses a sweep with a candidate that this machine's memory does not hold.
+
+    Raises:
+        MachineError: There is one.
+    """
+    from harness.errors import MachineError
+
+    memory = found.untuned.memory
+    predicted = found.block.search.type == "predicted"  # which trains but one, and not one that does not fit
+    if not predicted and memory is not None and memory.refusal is not None:
+        raise MachineError(memory.refusal)
 
 
 def _sweep(found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Path) -> tuple[RunResult, dict[str, Any]]:
     from harness.cli.plan import describe
-    from harness.errors import BudgetError, MachineError
+    from harness.errors import BudgetError
     from harness.sweeping.document import document
     from harness.sweeping.flow import sweep as execute_sweep
 
@@ -123,8 +139,8 @@ def _sweep(found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Pa
     plan = found.untuned if found.proxy else found.plan
     if not resume and plan.ledger is not None and plan.ledger.refusal is not None:
         raise BudgetError(plan.ledger.refusal)
-    if not resume and plan.memory is not None and plan.memory.refusal is not None:
-        raise MachineError(plan.memory.refusal)
+    if not resume:  # a resumed one may need less
+        _check_fits(found)
     if found.proxy:
         return _by_proxy(found, resume, which, yes, out)
     if found.trials is None:
@@ -146,10 +162,7 @@ def _winner(folder: Path) -> dict[str, Any]:
 def _predicted(
     found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Path
 ) -> tuple[RunResult, dict[str, Any]]:
-    from harness.files import as_json, write_released
     from harness.planning import make_plan
-    from harness.reporting.report import write_report
-    from harness.running import run as execute
     from harness.sweeping.document import predicted_document
     from harness.sweeping.predicting import rank
 
@@ -163,41 +176,58 @@ def _predicted(
     confirm(yes)
     best = ranked[0].candidate
     plan = make_plan(found.load(best))
-    result = execute(plan, out=out, resume=resume, run_id=which, observer=lines_console())
-    write_released(result.folder / "sweep.json", as_json(predicted_document(found, ranked)))
-    if result.report is not None:
-        write_report(result.folder)
+    result = _trained(plan, resume, which, out, predicted_document(found, ranked))
     return result, {"winner": best.document(), "candidates": [one.document() for one in ranked[:SHOWN]]}
 
 
 def _by_proxy(
     found: SweepPlan, resume: bool, which: str | None, yes: bool, out: Path
 ) -> tuple[RunResult, dict[str, Any]]:
-    from harness.files import as_json, write_released
     from harness.planning import make_plan
-    from harness.reporting.report import write_report
-    from harness.reporting.summary import summarize
-    from harness.running import RunResult
-    from harness.running import run as execute
-    from harness.running.folders import finished_before, is_begun
+    from harness.running.folders import is_begun
     from harness.sweeping.document import released_document
     from harness.sweeping.flow import search_by_proxy
 
     confirm(yes)
     best, outcomes = search_by_proxy(found, out=out, resume=resume, observer=lines_console())
     plan = make_plan(found.load(best))
-    if resume and (done := finished_before(plan, out)) is not None:
+    winner = next(one for one in outcomes if one.candidate == best.document() and one.status == "finished")
+    # Interrupted before the winner's own run, there is none to go on with.
+    begun = which is not None or is_begun(plan, out)
+    result = _trained(plan, resume, which, out, released_document(found, winner, outcomes), begun=begun)
+    return result, {"winner": best.document()}
+
+
+def _trained(
+    plan: Plan, resume: bool, which: str | None, out: Path, searched: dict[str, Any], *, begun: bool = True
+) -> RunResult:
+    """Trains the best candidate, and leaves beside it how it was found: also where a kill came in between.
+
+    Args:
+        plan: Of the best candidate.
+        resume: Whether the command is to go on.
+        which: With which run.
+        out: Where runs are kept.
+        searched: What is released of the search.
+        begun: Whether there is a run to go on with.
+    """
+    from harness.files import as_json, write_released
+    from harness.reporting.report import write_report
+    from harness.reporting.summary import summarize
+    from harness.running import RunResult
+    from harness.running import run as execute
+    from harness.running.folders import finished_last
+
+    done = finished_last(plan, out, which) if resume else None
+    if done is not None:
         page = done / "report.html"
         result = RunResult(done, summarize(done), page if page.exists() else None)
     else:
-        # Interrupted before the winner's own run, there is none to go on with.
-        begun = resume and (which is not None or is_begun(plan, out))
-        result = execute(plan, out=out, resume=begun, run_id=which, observer=lines_console())
-    winner = next(one for one in outcomes if one.candidate == best.document() and one.status == "finished")
-    write_released(result.folder / "sweep.json", as_json(released_document(found, winner, outcomes)))
+        result = execute(plan, out=out, resume=resume and begun, run_id=which, observer=lines_console())
+    write_released(result.folder / "sweep.json", as_json(searched))
     if result.report is not None:
         write_report(result.folder)
-    return result, {"winner": best.document()}
+    return result
 
 
 def lines(document: dict[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,21 @@ def refusal_of(account: Account, guarantee: Guarantee) -> str | None:
     rdp = None if left.order is None else rdp_of(guarantee, left.order)
     if left.holds(epsilon, delta, rdp):
         return None
+    search = guarantee.search
+    if search is not None and rdp == math.inf and left.order is not None:
+        most = min(_largest_order(search.searched.orders, curve) for curve in search.curves)
+        if left.order > most:
+            return (
+                f'the budget of "{account.data_set}" adds Rényi DP at order {left.order:g}, and of this search it is '
+                f"known at orders up to {most:g} alone. What would fit: a plan that is made anew, which holds every "
+                f"trial at that order too; or a budget at an order up to {most:g}"
+            )
     return f"{refusal(account, epsilon, delta, rdp)}. {advice(guarantee, left)}"
+
+
+def _largest_order(orders: Sequence[float], curve: Sequence[float]) -> float:
+    """The largest at which a curve is known; 0: there is none."""
+    return max((order for order, value in zip(orders, curve, strict=True) if math.isfinite(value)), default=0.0)
 
 
 def advice(guarantee: Guarantee, left: Left) -> str:
@@ -130,6 +144,11 @@ def advice(guarantee: Guarantee, left: Left) -> str:
     if delta < SMALLEST_DELTA or (left.rdp is None and spare < SMALLEST_EPSILON) or left.rdp == 0:
         return "No run fits any more; a larger budget is a person's decision (uudp ledger budget)"
     found = [] if delta == wanted else [f"privacy.delta at most {delta:g}"]
+    if guarantee.search is not None and left.rdp is not None:
+        deciding = set(guarantee.search.searched.orders) - set(guarantee.search.searched.always)
+        orders = f"from {min(deciding):g} to {max(deciding):g}, at which this search costs least" if deciding else ""
+        less = "a smaller privacy.epsilon (with every target of noise.epsilon), or no search"
+        return f"What would fit: {less}" + (f", or a budget at an order {orders}" if orders else "")
     if guarantee.search is not None:
         return f"What would fit: privacy.epsilon (and every target of noise.epsilon) at most {spare:g}, or no search"
     if left.rdp is not None and left.order is not None:

@@ -39,6 +39,7 @@ class Room:
         available: Bytes free for all workers (of one GPU, where each worker has its own); None: unknown.
         reason: Why something is unknown.
         advice: What would fit, where it does not.
+        who: Of a sweep, which candidate this is about; empty: the spec as it is written.
     """
 
     gpu: bool
@@ -48,6 +49,7 @@ class Room:
     available: int | None = None
     reason: str | None = None
     advice: str = ""
+    who: str = ""
 
     @property
     def needed(self) -> int | None:
@@ -69,7 +71,7 @@ class Room:
         where = "workers with a GPU each" if self.gpu else "workers here"
         count = f"{self.workers} {where if self.workers > 1 else where.replace('workers', 'worker')}"
         free = self.reason if self.available is None else f"{_gib(self.available)} free"
-        return f"needs about {_gib(self.footprint.total)} per worker, {count}; {free}"
+        return f"{self.who}needs about {_gib(self.footprint.total)} per worker, {count}; {free}"
 
     @property
     def refusal(self) -> str | None:

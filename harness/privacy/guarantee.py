@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import ROUND_CEILING, Context
 from typing import Any, Literal
 
@@ -95,6 +95,7 @@ class Guarantee:
         holdout: ε of hold-out users, where they are protected as well; None: they are not, or there are none.
         ledger: The run's entry in a ledger; None: none was kept, or the run has not begun.
         search: The search that the run is a trial of; ε is that of all trials then. None: it is no trial.
+        unclaimed: Whether these are the trials of a search on a public data set, of which nothing is claimed.
     """
 
     mechanism: Mechanism
@@ -111,6 +112,11 @@ class Guarantee:
     holdout: float | None = None
     ledger: Entered | None = None
     search: SearchCost | None = None
+    unclaimed: bool = False
+
+    def of_public_trials(self) -> Guarantee:
+        """What is true of several trials of such a run on a public data set: each was noisy, and nothing is claimed."""
+        return replace(self, epsilon=None, delta=None, largest=None, holdout=None, search=None, unclaimed=True)
 
     @property
     def total(self) -> float | None:
@@ -127,7 +133,8 @@ class Guarantee:
     def document(self, status: str, steps_completed: int) -> dict[str, Any]:
         """Plain data for ``privacy.json``."""
         return {
-            "private": self.mechanism.private,
+            "private": self.mechanism.private and not self.unclaimed,
+            "public_trials": self.unclaimed,
             "epsilon": self.total,
             "delta": self.delta,
             "unit": "user",
@@ -162,6 +169,13 @@ class Guarantee:
 
     def statement(self) -> str:
         """The paragraph."""
+        if self.unclaimed:
+            return (
+                "NOTHING IS CLAIMED. Several trials of a search were trained here, all of them on the data set "
+                f'"{self.data_name}", which the spec declares public, and compared by what they do on it. Each was '
+                "noisy by itself; of all of them together no ε is stated, and of public data none is needed. "
+                "No record of any other data set was read."
+            )
         if self.total is None or self.delta is None:
             return (
                 "NOT PRIVATE. This model was trained without noise. It may have memorised any of its training "
@@ -206,6 +220,8 @@ class Guarantee:
 
     def assumptions(self) -> list[str]:
         """What the guarantee rests on."""
+        if self.unclaimed:
+            return [f'The data set "{self.data_name}" is public, as the spec declares.']
         found = [
             "Records are keyed to the right user, and one person appears under one id.",
             "Group names, group sizes where they are declared, target budgets, edges and all constants of the spec are "
@@ -237,6 +253,8 @@ class Guarantee:
 
     def not_covered(self) -> list[str]:
         """What the guarantee does not say."""
+        if self.unclaimed:
+            return ["Anything about anybody in that data set."]
         found = [
             "What other users' records say or quote about a person.",
             "One person who appears under several ids: such a person's ε and δ grow with the number of ids.",

@@ -113,6 +113,8 @@ class Searched:
         orders: At which a trial is held.
         apart: Whether each target is held at no more than the orders that it needs itself: only where a group has the
             same target in every trial.
+        always: Orders at which every target is held, whether its price needs them or not: that of a ledger which adds
+            up Rényi DP at one.
     """
 
     trials: Trials
@@ -124,6 +126,7 @@ class Searched:
     charges: tuple[Charge, ...] = ()
     orders: tuple[float, ...] = ORDERS
     apart: bool = False
+    always: tuple[float, ...] = ()
 
     def answers(self) -> Searched:
         """The same search over noisy answers alone, whose reference is one Gaussian."""
@@ -144,6 +147,7 @@ class Searched:
             BudgetError: No noise is enough for one of them.
         """
         found = {order for target in dict.fromkeys(targets) for order in _needed(self, target, delta)}
+        found.update(self.always)
         return dataclasses.replace(self, orders=tuple(sorted(found)), apart=apart)
 
     def curve_of(self, event: DpEvent) -> Curve:
@@ -171,7 +175,7 @@ class Searched:
         curve = tuple(_allowed(self, target, delta))
         if not self.apart:
             return curve
-        needed = _needed(dataclasses.replace(self, apart=False), target, delta)
+        needed = {*_needed(dataclasses.replace(self, apart=False), target, delta), *self.always}
         return tuple(v if order in needed else math.inf for order, v in zip(self.orders, curve, strict=True))
 
     def excess(self, event: DpEvent, allowed: Curve) -> float:

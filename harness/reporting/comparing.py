@@ -33,6 +33,7 @@ class ListedRun:
         begun: When, in UTC, as ISO 8601; "" where the folder's name doesn't tell.
         folder: Where it is.
         search: How its hyperparameters were searched: ``random``, ``predicted``, …; None: they were not.
+        public_trials: Whether it is no run, but the trials of a search on a public data set.
     """
 
     id: str
@@ -45,6 +46,7 @@ class ListedRun:
     begun: str
     folder: str
     search: str | None = None
+    public_trials: bool = False
 
 
 def list_runs(out: Path) -> list[ListedRun]:
@@ -69,6 +71,16 @@ def status_of(folder: Path) -> str:
     if status in UNDER_WAY and is_locked(folder / "private" / "lease") is False:
         return INTERRUPTED
     return "running" if status in UNDER_WAY else status
+
+
+def are_public_trials(record: RunRecord) -> bool:
+    """Whether a folder holds the trials of a search on a public data set: no model, and no claim."""
+    return record.privacy.get("public_trials") is True
+
+
+def is_sweep(record: RunRecord) -> bool:
+    """Whether a folder is that of a sweep which has not released its best trial yet."""
+    return bool(block(record.spec, "sweep")) and bool(block(record.privacy, "search"))
 
 
 def compare(first: Path, second: Path) -> dict[str, Any]:
@@ -114,6 +126,7 @@ def _listed(folder: Path) -> ListedRun:
         begun=_begun(folder.name),
         folder=str(folder),
         search=str(block(record.sweep, "search").get("type", "search")) if record.sweep else None,
+        public_trials=are_public_trials(record),
     )
 
 

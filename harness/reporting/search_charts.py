@@ -178,6 +178,11 @@ class Axis:
         if not known:
             return None
         unset = unset or len(known) < len(values)
+        # All that could have been drawn, and not only where the few trials of a small search happened to lie.
+        ends = prior.get("loguniform", prior.get("uniform", prior.get("int")))
+        known += [
+            v for end in (ends if isinstance(ends, list) else ()) if _drawable(v := number(end)) and v is not None
+        ]
         logarithmic = "loguniform" in prior and min(known) > 0
         return Axis(key, plots.numbers(known, logarithmic=logarithmic, unset=unset), ())
 

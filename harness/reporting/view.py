@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -362,9 +363,14 @@ def _moves(plan: Mapping[str, Any]) -> Iterator[Fact]:
 
 
 def _listed(values: Mapping[str, Any]) -> str:
-    """A block in a line: its type first, then the parameters that are set."""
+    """A block in a line: its type first, then the parameters that are set to anything."""
     parts = [str(values["type"])] if values.get("type") is not None else []
-    parts += [f"{key} {f.scalar(value)}" for key, value in values.items() if key != "type" and value is not None]
+    for key, value in values.items():
+        if key == "type" or value is None or value in ({}, [], ""):
+            continue
+        # A drawn one has all digits that it was drawn with; they stand in the spec below.
+        told = f.significant(value, 4) if isinstance(value, float) and math.isfinite(value) else f.scalar(value)
+        parts.append(f"{key} {told}")
     return ", ".join(parts) or f.MISSING
 
 

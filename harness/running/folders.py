@@ -86,9 +86,17 @@ def is_begun(plan: Plan, out: Path) -> bool:
     return any(status not in (FINISHED, FAILED) for _, status in _with_spec(plan, out))
 
 
-def finished_before(plan: Plan, out: Path) -> Path | None:
-    """The newest finished run with this very spec; None: there is none."""
-    return next((folder for folder, status in _with_spec(plan, out) if status == FINISHED), None)
+def finished_last(plan: Plan, out: Path, run_id: str | None = None) -> Path | None:
+    """The newest run with this very spec, if it is finished; None: it is not, or there is none.
+
+    Args:
+        plan: With the spec.
+        out: Where runs are kept.
+        run_id: Its id must begin like this.
+    """
+    found = ((folder, status) for folder, status in _with_spec(plan, out) if folder.name.startswith(run_id or ""))
+    folder, status = next(found, (None, ""))
+    return folder if status == FINISHED else None
 
 
 def _with_spec(plan: Plan, out: Path) -> Iterator[tuple[Path, str]]:

@@ -17,7 +17,7 @@ from harness.data.sources.base import RecordSource
 from harness.errors import ArgumentError, BudgetError, MachineError, UserError
 from harness.planning import Plan, make_plan
 from harness.planning.basis import SearchTerms
-from harness.planning.fitting import look
+from harness.planning.fitting import LedgerView, look
 from harness.planning.making import Counter, begin, count_publicly
 from harness.plugins import Proposal, Segmenter
 from harness.privacy.calibration import noise_multiplier
@@ -26,6 +26,7 @@ from harness.spec import LoadedSpec, Spec, load_spec
 from harness.spec.conditions import Space
 from harness.spec.overriding import override
 from harness.spec.sweep_block import ProxyBlock, SweepBlock, TrialsBlock
+from harness.sweeping.fitting import neediest
 from harness.sweeping.space import Candidate, base_values, draw, finite
 
 GROUPING = ("segmentation", "sensitivity", "groups")
@@ -129,8 +130,15 @@ def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
         ArgumentError: The spec is wrong, or has no sweep.
         BudgetError: The budget can't be kept.
     """
-    loaded = load_spec(path, overrides)
-    overrides = tuple(overrides)
+    found = _planned(load_spec(path, overrides), tuple(overrides))
+    if found.block.search.type == "predicted":
+        return found  # of its candidates, those that do not fit are not chosen
+    room = neediest(found)
+    untuned = dataclasses.replace(found.untuned, memory=room)
+    return dataclasses.replace(found, plan=dataclasses.replace(found.plan, memory=room), untuned=untuned)
+
+
+def _planned(loaded: LoadedSpec, overrides: tuple[str, ...]) -> SweepPlan:
     sweep = loaded.spec.sweep
     if sweep is None:
         raise ArgumentError(f"{loaded.path}: there is no sweep block; say what to search in sweep.space")
@@ -146,7 +154,7 @@ def plan_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepPlan:
     _check_answers(untuned)
     terms = terms_of(untuned, trials, lambda candidate: _with(loaded.path, overrides, candidate), count)
     plan = make_plan(loaded, search=terms, count=count)
-    plan = dataclasses.replace(plan, ledger=look(loaded, plan.guarantee), memory=untuned.memory)
+    plan = dataclasses.replace(plan, ledger=look(loaded, plan.guarantee))
     return SweepPlan(loaded.path, overrides, plan, untuned, trials, prices(untuned, trials), count)
 
 
@@ -169,7 +177,9 @@ def _by_proxy(sweep: SweepPlan, proxy: ProxyBlock) -> SweepPlan:
     }
     extra = tuple(override(key, value) for key, value in changes.items())
     loaded = load_spec(sweep.path, (*sweep.overrides, *extra, "sweep=null"))
-    return dataclasses.replace(sweep, plan=make_plan(loaded, count=sweep.count), proxy=extra)
+    one = make_plan(loaded, count=sweep.count)
+    plan = dataclasses.replace(one, guarantee=one.guarantee.of_public_trials(), curve=())
+    return dataclasses.replace(sweep, plan=plan, proxy=extra)
 
 
 def _with(path: Path, overrides: Sequence[str], candidate: Candidate) -> LoadedSpec:
@@ -238,6 +248,7 @@ def terms_of(untuned: Plan, trials: Trials, load: Callable[[Candidate], LoadedSp
         exposure.examples,
         exposure.schedule,
         exposure.charges,
+        always=_order_of(untuned.ledger),
     )
     delta, budget = untuned.guarantee.delta, untuned.spec.privacy.epsilon
     assert delta is not None
@@ -253,6 +264,12 @@ def terms_of(untuned: Plan, trials: Trials, load: Callable[[Candidate], LoadedSp
     varied = any(_is_noise(key) for key in sweep.space)
     held = searched.held_at(sorted(every), delta, apart=not varied)
     return SearchTerms(held, claims, max(claims.values()))
+
+
+def _order_of(ledger: LedgerView | None) -> tuple[float, ...]:
+    """The one Rényi order of the data set's budget, if it has one: what a search adds there must be known."""
+    budget = None if ledger is None else ledger.account.budget
+    return () if budget is None or budget.order is None else (budget.order,)
 
 
 def _claims(

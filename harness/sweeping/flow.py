@@ -6,14 +6,17 @@ was interrupted repeats its own draws; the number of trials and their candidates
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, write_private, write_released
 from harness.planning import Plan
+from harness.planning.room import Room
 from harness.privacy.randomness import create_key, destroy_key, load_key
 from harness.running.answers import settled
 from harness.running.flow import RunResult, device_of, finish, opened, resolved_yaml, write_plan
@@ -38,11 +41,13 @@ from harness.running.watching import Observer
 from harness.sweeping import trials as trials_of
 from harness.sweeping.costing import SweepPlan
 from harness.sweeping.document import released_document, shows_trials
-from harness.sweeping.sources import Drawn, Suggested
+from harness.sweeping.fitting import at_a_time, neediest
+from harness.sweeping.sources import Again, Drawn, Suggested
 from harness.sweeping.space import Candidate
 from harness.sweeping.trials import Outcome, Shared
-from harness.sweeping.tune import Halting, Searching, search
+from harness.sweeping.tune import Halting, How, Part, Searching, search
 from harness.training.job import Folder, halvings
+from harness.training.model import Base
 from harness.training.ray import check_shadows
 
 WINNER = "winner.json"
@@ -82,15 +87,7 @@ def sweep(
     check_shadows(Path.cwd())
     device_of(plan.plan)
     give_back_unbegun(plan.plan.loaded, out, observer)
-    folder = find_unfinished(plan.plan, out, run_id, sweep=True) if resume else create_folder(plan.plan, out)
-    with (
-        lease(folder),
-        interrupts_told(plan.plan, folder),
-        entered(plan.plan, folder, resume, observer) as spending,
-    ):
-        shared = _prepare(plan, folder, observer, resume, spending, _key)
-        if not (folder.private / WINNER).exists():
-            _search(shared, folder, spending)
+    with _searched(plan, out, resume, run_id, observer, _key) as (shared, folder, spending):
         return _release(shared, folder, spending)
 
 
@@ -115,15 +112,7 @@ def search_by_proxy(
     check_shadows(Path.cwd())
     if resume and (found := _found_before(plan, out)) is not None:
         return found
-    folder = find_unfinished(plan.plan, out, sweep=True) if resume else create_folder(plan.plan, out)
-    with (
-        lease(folder),
-        interrupts_told(plan.plan, folder),
-        entered(plan.plan, folder, resume, observer) as spending,
-    ):
-        shared = _prepare(plan, folder, observer, resume, spending, None)
-        if not (folder.private / WINNER).exists():
-            _search(shared, folder, spending)
+    with _searched(plan, out, resume, None, observer, None) as (_, folder, _):
         winner, outcomes = _written(folder)
         trials_of.clean(folder, outcomes)
         destroy_key(folder.key)
@@ -131,6 +120,27 @@ def search_by_proxy(
     if winner is None:
         raise UserError(f"no trial was trained to its end ({folder.root}; why is in its private folder)")
     return Candidate(tuple(winner.candidate.items())), outcomes
+
+
+@contextlib.contextmanager
+def _searched(
+    plan: SweepPlan, out: Path, resume: bool, run_id: str | None, observer: Observer, key: bytes | None
+) -> Iterator[tuple[Shared, Folder, Spending]]:
+    """All trials, trained and compared, unless they were before; inside, something is made of them.
+
+    Yields:
+        What they shared, the sweep's folder, and its reservation.
+    """
+    folder = find_unfinished(plan.plan, out, run_id, sweep=True) if resume else create_folder(plan.plan, out)
+    with (
+        lease(folder),
+        interrupts_told(plan.plan, folder),
+        entered(plan.plan, folder, resume, observer) as spending,
+    ):
+        shared = _prepare(plan, folder, observer, resume, spending, key)
+        if not (folder.private / WINNER).exists():
+            _search(shared, folder, spending)
+        yield shared, folder, spending
 
 
 def _found_before(plan: SweepPlan, out: Path) -> tuple[Candidate, list[Outcome]] | None:
@@ -156,6 +166,7 @@ def _prepare(
     plan: SweepPlan, folder: Folder, observer: Observer, resume: bool, spending: Spending, key: bytes | None
 ) -> Shared:
     known, base, corpus = opened(plan.plan, folder, observer, resume=resume)
+    known = dataclasses.replace(known, memory=_room(plan, base, resume))
     plan = dataclasses.replace(plan, plan=known)
     parts = run_parts(known, corpus, base) | {"sweep": _digest(plan.untuned)}
     if resume:
@@ -168,6 +179,21 @@ def _prepare(
     if not resume or status_of(folder) != TRAINED:
         set_status(known, folder, RUNNING, parts)
     return Shared(plan, corpus, base, device_of(known), observer)
+
+
+def _room(plan: SweepPlan, base: Base, resume: bool) -> Room:
+    """Memory for the neediest candidate, now that the base model is here; judged as `fitted` judges a run.
+
+    Raises:
+        MachineError: There is less.
+    """
+    gpu = device_of(plan.plan) == "cuda"
+    judged = room = neediest(plan, gpu=gpu, folder=base.folder)
+    if resume and room.refusal is not None:
+        judged = neediest(plan, gpu=gpu, folder=base.folder, smallest=True)
+    if judged.refusal is not None:
+        raise MachineError(judged.refusal)
+    return room
 
 
 def _digest(plan: Plan) -> str:
@@ -185,14 +211,15 @@ def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
     # From here on models read what is private, and the whole search is charged.
     spending.touch()
     folder.stop.unlink(missing_ok=True)
-    done = [trials_of.outcome(folder, place, plan.block.select) for place in trials_of.places(folder)]
+    done = _outcomes(plan, folder)
     randomness = load_key(folder.key)
-    adaptive = plan.block.search.type == "optuna"
+    again = [o.place for o in done if o.status == "unfinished" and trials_of.crashes(folder, o.place)]
     source: Drawn | Suggested
-    if adaptive:
-        source = Suggested(plan, randomness, done, folder.private / "suggested.json")
+    if plan.block.search.type == "optuna":
+        source = Suggested(plan, randomness, done, folder.private / "suggested.json", again)
     else:
-        source = Drawn(plan, randomness, done)
+        source = Drawn(plan, randomness, done, again)
+    ends: dict[int, How] = {}
     observer.note(f"search: {plan.trials.in_words() if plan.trials else 'on public data, which costs nothing'}")
     with first_interrupt_asks(folder, observer) as check, spending.guarded(folder, observer) as guard:
 
@@ -202,20 +229,23 @@ def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
             if folder.stop.exists():
                 trials_of.stop_all(folder)
 
-        def ended(place: int, stopped: bool) -> None:
-            if stopped and not folder.stop.exists():
+        def ended(place: int, how: How) -> None:
+            ends[place] = how
+            if how == "stopped" and not folder.stop.exists():
                 trials_of.note_stopped(folder, place)
             if shows_trials(plan):
                 observer.note(trials_of.outcome(folder, place, plan.block.select).in_words())
 
         search(
             _searching(shared, folder),
-            source,
+            [Part(source), *([Part(Again(source, again), alone=True)] if again else [])],
             lambda place, candidate: trials_of.prepare(shared, folder, place, candidate),
             ended,
             tick,
         )
-    outcomes = [trials_of.outcome(folder, place, plan.block.select) for place in trials_of.places(folder)]
+    if not folder.stop.exists():
+        _note_crashes(folder, ends, plan, observer)
+    outcomes = _outcomes(plan, folder)
     missing = source.number - len(outcomes)
     if missing or any(one.status == "unfinished" for one in outcomes):
         set_status(plan.plan, folder, INTERRUPTED)
@@ -230,6 +260,28 @@ def _search(shared: Shared, folder: Folder, spending: Spending) -> None:
             {"outcomes": [dataclasses.asdict(o) for o in outcomes], "place": None if winner is None else winner.place}
         ).encode(),
     )
+
+
+def _outcomes(plan: SweepPlan, folder: Folder) -> list[Outcome]:
+    return [trials_of.outcome(folder, place, plan.block.select) for place in trials_of.places(folder)]
+
+
+def _note_crashes(folder: Folder, ends: Mapping[int, How], plan: SweepPlan, observer: Observer) -> None:
+    """Counts the trials whose training crashed until nothing was left to try.
+
+    One that crashes whenever it is tried has the worst score, as one whose score is no number: else a sweep with it
+    would never end. That must follow from its own draws alone. So nothing counts where anything was wrong with the
+    machine; and what counts for the last time is a crash of a trial that had the machine to itself.
+    """
+    if "outage" in ends.values():
+        return
+    for one in _outcomes(plan, folder):
+        if one.status != "unfinished" or one.place not in ends:
+            continue
+        trials_of.note_crash(folder, one.place)
+        now = trials_of.outcome(folder, one.place, plan.block.select)
+        if shows_trials(plan) and now.status == "failed":
+            observer.note(now.in_words())
 
 
 def _check_holdout(shared: Shared) -> None:
@@ -247,7 +299,8 @@ def _check_holdout(shared: Shared) -> None:
 
 def _incomplete(folder: Folder) -> MachineError:
     error = MachineError(
-        f"some trials did not end ({folder.root}; details are in its private folder): nothing is released yet"
+        f"the search has not come to its end ({folder.root}; details are in its private folder): nothing is released "
+        "yet; what is wrong with the machine is to be mended first, if anything is"
     )
     error.run_id = folder.root.name
     return error
@@ -264,11 +317,14 @@ def _searching(shared: Shared, folder: Folder) -> Searching:
     memory = shared.sweep.plan.memory
     halved = halvings(spec.data.max_tokens if memory is None else memory.tokens, spec.data.max_tokens)
     restarts = spec.compute.retries + halved
+    most = at_a_time(memory)
 
     def where(place: int) -> Folder:
         return trials_of.trial_folder(folder, place)
 
-    return Searching(folder, where, spec.compute, shared.device, concurrent, restarts, block.select, tells, halting)
+    return Searching(
+        folder, where, spec.compute, shared.device, concurrent, restarts, block.select, tells, halting, most
+    )
 
 
 def _release(shared: Shared, folder: Folder, spending: Spending) -> RunResult:

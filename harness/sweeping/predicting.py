@@ -105,6 +105,8 @@ def _ranked(sweep: SweepPlan, candidate: Candidate, terms: SearchTerms | None) -
         plan = make_plan(sweep.load(candidate), search=terms, count=sweep.count)
     except UserError as error:
         return Ranked(candidate, reason=" ".join(str(error).split()))
+    if plan.memory is not None and plan.memory.refusal is not None:
+        return Ranked(candidate, reason=plan.memory.refusal)
     return _measured(plan, candidate, sweep.block.search.tokens)
 
 
@@ -136,7 +138,7 @@ def _examples(plan: Plan, group: int) -> int:
 def _on_ray(sweep: SweepPlan, candidates: Sequence[Candidate], terms: SearchTerms | None) -> list[Ranked]:
     import ray
 
-    from harness.training.ray import silent, start_ray
+    from harness.training.ray_session import silent, start_ray
 
     started = start_ray()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +19,14 @@ from harness.sweeping.trials import Outcome
 class Drawn:
     """Independent draws from the prior: as many as the law of their number gave, whatever became of earlier ones."""
 
-    def __init__(self, sweep: SweepPlan, randomness: Randomness, done: Sequence[Outcome]) -> None:
-        """Args: the plan; the sweep's randomness; trials that have ended, which are not given again."""
+    def __init__(
+        self, sweep: SweepPlan, randomness: Randomness, done: Sequence[Outcome], later: Collection[int] = ()
+    ) -> None:
+        """Args: the plan; the sweep's randomness; trials that were prepared before; those that `Again` gives."""
         self._sweep, self._randomness = sweep, randomness
         self._base = base_values(sweep.untuned.loaded.resolved)
         self.number = draw_number(sweep.number, randomness)
-        ended = {one.place for one in done if one.status != "unfinished"}
+        ended = {one.place for one in done if one.status != "unfinished"} | set(later)
         self._left = iter([place for place in range(self.number) if place not in ended])
 
     def candidate(self, place: int) -> Candidate:
@@ -40,6 +42,10 @@ class Drawn:
         place = next(self._left, None)
         return None if place is None else (place, self.candidate(place))
 
+    def again(self, place: int) -> Candidate:
+        """The same draw."""
+        return self.candidate(place)
+
     def told(self, place: int, score: float | None) -> None:
         """Nothing: later trials do not depend on earlier ones."""
 
@@ -47,7 +53,14 @@ class Drawn:
 class Suggested:
     """Optuna's suggestions (its tree-structured Parzen estimator), each made of all scores so far."""
 
-    def __init__(self, sweep: SweepPlan, randomness: Randomness, done: Sequence[Outcome], journal: Path) -> None:
+    def __init__(
+        self,
+        sweep: SweepPlan,
+        randomness: Randomness,
+        done: Sequence[Outcome],
+        journal: Path,
+        later: Collection[int] = (),
+    ) -> None:
         """Begins, or goes on.
 
         Args:
@@ -55,6 +68,7 @@ class Suggested:
             randomness: The sweep's.
             done: Trials that were prepared before.
             journal: Where suggestions are written down, so that an interrupted sweep goes on from all of them. Private.
+            later: Trials that `Again` gives.
         """
         import optuna
 
@@ -68,12 +82,13 @@ class Suggested:
         self._study = optuna.create_study(direction=direction, sampler=sampler)
         self._asked: dict[int, Any] = {}
         ended = {one.place: one for one in done if one.status != "unfinished"}
-        self._unfinished = [int(place) for place in self._places if int(place) not in ended]
+        self._unfinished = [p for p in map(int, self._places) if p not in ended and p not in later]
         for place, one in ended.items():
-            self._ask_again(place)
+            self.again(place)
             self.told(place, one.score)
 
-    def _ask_again(self, place: int) -> Candidate:
+    def again(self, place: int) -> Candidate:
+        """What was suggested before."""
         self._study.enqueue_trial(self._places[str(place)])
         self._asked[place] = self._study.ask()
         return self._candidate(self._asked[place])
@@ -82,7 +97,7 @@ class Suggested:
         """The next trial: one that was interrupted, or a new one."""
         if self._unfinished:
             place = self._unfinished.pop(0)
-            return place, self._ask_again(place)
+            return place, self.again(place)
         place = len(self._places)
         if place >= self.number:
             return None
@@ -114,3 +129,20 @@ class Suggested:
             return float((number + 0.5) / len(values))
 
         return draw(space, uniform, self._base)
+
+
+class Again:
+    """Trials that crashed in an earlier invocation: the same ones, one after the other."""
+
+    def __init__(self, source: Drawn | Suggested, places: Sequence[int]) -> None:
+        """Args: where they came from; their numbers."""
+        self._source, self._left = source, iter(places)
+
+    def next(self) -> tuple[int, Candidate] | None:
+        """The next of them."""
+        place = next(self._left, None)
+        return None if place is None else (place, self._source.again(place))
+
+    def told(self, place: int, score: float | None) -> None:
+        """Tells where it came from."""
+        self._source.told(place, score)

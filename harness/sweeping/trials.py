@@ -32,6 +32,10 @@ from harness.training.model import Base
 PRIVATE = "private"
 STOPPED = "stopped"
 """In a trial's private folder: the search has stopped it early, for good."""
+CRASHED = "crashed.json"
+"""In a trial's private folder: in how many invocations its training crashed until nothing was left to try."""
+MOST_CRASHES = 2
+"""After so many invocations it is a failed trial. Beyond the first one it has the machine to itself."""
 Status = Literal["finished", "stopped", "failed", "unfinished"]
 
 
@@ -43,7 +47,7 @@ class Outcome:
         place: Which trial, from 0; of equal scores the first one wins.
         candidate: Its values by dotted key.
         status: ``finished``; ``stopped`` early by the search; ``failed``: it can't be trained, or its score is none;
-            ``unfinished``: it was interrupted.
+            ``unfinished``: it was interrupted, or crashed but once.
         score: By which trials are compared; None where there is none.
         reason: Why it failed.
     """
@@ -161,8 +165,11 @@ def outcome(sweep: Folder, place: int, select: SelectBlock) -> Outcome:
     last = max((row["step"] for row in rows), default=-1)
     score = score_of(rows, select)
     if last < job.mechanism.steps or not folder.trained(job.spec.model.adapter.type).exists():
-        stopped = (folder.private / STOPPED).exists()
-        return Outcome(place, candidate, "stopped" if stopped else "unfinished", score)
+        if (folder.private / STOPPED).exists():
+            return Outcome(place, candidate, "stopped", score)
+        if crashes(sweep, place) >= MOST_CRASHES:
+            return Outcome(place, candidate, "failed", reason="its training crashes whenever it is tried")
+        return Outcome(place, candidate, "unfinished", score)
     if score is None:
         return Outcome(place, candidate, "failed", reason=f"its {select.metric} is no finite number")
     return Outcome(place, candidate, "finished", score)
@@ -233,6 +240,18 @@ def places(sweep: Folder) -> list[int]:
 def note_stopped(sweep: Folder, place: int) -> None:
     """Notes that the search has stopped a trial early, for good."""
     write_private(trial_folder(sweep, place).private / STOPPED, b"")
+
+
+def note_crash(sweep: Folder, place: int) -> None:
+    """Notes that in this invocation a trial's training crashed as often as it may, and the machine was well."""
+    count = {"invocations": crashes(sweep, place) + 1}
+    write_private(trial_folder(sweep, place).private / CRASHED, as_json(count).encode())
+
+
+def crashes(sweep: Folder, place: int) -> int:
+    """In how many invocations that was noted."""
+    path = trial_folder(sweep, place).private / CRASHED
+    return int(json.loads(path.read_text())["invocations"]) if path.exists() else 0
 
 
 def stop_all(sweep: Folder) -> None:

@@ -15,10 +15,10 @@ import os
 import shutil
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ray.tune.search import Searcher
 
@@ -26,12 +26,15 @@ from harness.errors import MachineError, UserError
 from harness.files import is_unwritable, unwritable, write_private
 from harness.spec.compute_block import ComputeBlock
 from harness.spec.sweep_block import SelectBlock
-from harness.sweeping.worker import DONE, SCORE, trial
+from harness.sweeping.worker import DONE, OUTAGE, SCORE, trial
 from harness.training.job import Folder
 
 POLL_SECONDS = 0.5
-Ended = Callable[[int, bool], None]
-"""Is told that a trial has ended, and whether the search has stopped it early."""
+How = Literal["ended", "stopped", "crashed", "outage"]
+"""How a trial's training ended. ``stopped``: before its end, by the search or on request; ``crashed``: as often as it
+may; ``outage``: by no fault of its own."""
+Ended = Callable[[int, How], None]
+"""Is told that a trial has ended, and how."""
 LOG = "search-error.log"
 DRIVER = 0.01
 """Of a core, for the driver of a trial of several workers, which waits for them."""
@@ -51,6 +54,19 @@ class Source(Protocol[T_co]):
 
     def told(self, place: int, score: float | None) -> None:
         """A trial ended; `score` where the search is told."""
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """Trials that are searched together, before those of the next part.
+
+    Attributes:
+        source: Where they come from.
+        alone: Whether each has the machine to itself.
+    """
+
+    source: Source[T]
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,33 +115,47 @@ class Searching:
 
 def search(
     what: Searching,
-    source: Source[T],
+    parts: Sequence[Part[T]],
     prepare: Callable[[int, T], bool],
     ended: Ended,
     tick: Callable[[], None],
 ) -> None:
-    """Runs all trials of a source and waits for the end.
+    """Runs all trials of all parts and waits for the end.
 
     Args:
         what: How.
-        source: Gives the trials, in their order.
+        parts: Give the trials, in their order.
         prepare: Called in a thread of its own with each before it starts; whether there is something to train.
         ended: Called in that thread with each that has ended.
         tick: Called about twice a second in the calling thread; what it raises ends the wait.
 
     Raises:
-        MachineError: Ray did not start, or has not got the resources.
+        MachineError: Ray did not start, has not got the resources, or was lost, in part or whole.
     """
-    from harness.training.ray import LOST_SECONDS, check_resources, end_ray, ray_is_gone, silent, start_ray
+    from harness.training.ray_session import (
+        LOST_SECONDS,
+        check_resources,
+        end_ray,
+        is_lost,
+        living_nodes,
+        ray_is_gone,
+        silent,
+        start_ray,
+    )
 
     (what.folder.private / LOG).unlink(missing_ok=True)
     shutil.rmtree(what.folder.private / "tune", ignore_errors=True)  # Tune's record of an earlier try
     started = start_ray()
     failures: list[BaseException] = []
+    nodes, lost = living_nodes(), False
 
     def body() -> None:
+        nonlocal lost
         try:
-            _tuner(what, source, prepare, ended).fit()
+            for number, part in enumerate(parts):
+                found = _tuner(what, part, number, prepare, ended).fit()
+                # A trial whose machine was lost has not crashed by itself.
+                lost = lost or (bool(found.num_errors) and is_lost(nodes))
         except BaseException as error:
             failures.append(error)
             with contextlib.suppress(OSError):  # of a full disk. Its message may hold what is private
@@ -145,7 +175,7 @@ def search(
         finally:
             if started:
                 end_ray(thread)
-    if patience <= 0:
+    if patience <= 0 or lost:
         raise MachineError("Ray's own processes have ended; go on later with --resume")
     for error in failures:
         if isinstance(error, UserError):
@@ -156,12 +186,12 @@ def search(
         raise MachineError(f"Ray Tune failed; go on later with --resume ({type(error).__name__}; {told})") from None
 
 
-def _tuner(what: Searching, source: Source[T], prepare: Callable[[int, T], bool], ended: Ended) -> Any:
+def _tuner(what: Searching, part: Part[T], number: int, prepare: Callable[[int, T], bool], ended: Ended) -> Any:
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # nobody reads what they would write
-    share, concurrent, threads = _shares(what)
+    share, concurrent, threads = _shares(replace(what, concurrent=1) if part.alone else what)
     scheduler = None
     if what.halting is not None:
         scheduler = ASHAScheduler(
@@ -184,7 +214,7 @@ def _tuner(what: Searching, source: Source[T], prepare: Callable[[int, T], bool]
     return tune.Tuner(
         tune.with_resources(trial, share),
         tune_config=tune.TuneConfig(
-            search_alg=Places(source, prepare, ended, told, what.where, what.folder.stop),
+            search_alg=Places(part.source, prepare, ended, told, what.where, what.folder.stop),
             scheduler=scheduler,
             num_samples=-1,
             max_concurrent_trials=concurrent,
@@ -192,8 +222,8 @@ def _tuner(what: Searching, source: Source[T], prepare: Callable[[int, T], bool]
             trial_dirname_creator=lambda one: f"trial-{one.trial_id}",
         ),
         run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(what.folder.private),
+            name=f"part-{number}",
+            storage_path=str(what.folder.private / "tune"),
             failure_config=tune.FailureConfig(max_failures=what.restarts),
             verbose=0,
         ),
@@ -247,14 +277,16 @@ class Places(Searcher, Generic[T]):
                 self._running[trial_id] = place
                 return {**self._told, "trial": str(self._where(place).root)}
             self._source.told(place, None)  # no plan can be made of it
-            self._ended(place, False)
+            self._ended(place, "ended")
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the source."""
         place = self._running.pop(trial_id)
-        self._source.told(place, None if error or result is None else result.get(SCORE))
-        self._ended(place, not error and result is not None and result.get(DONE) == 0)
+        told = {} if result is None else result
+        self._source.told(place, None if error else told.get(SCORE))
+        how: How = "stopped" if told.get(DONE) == 0 else "ended"
+        self._ended(place, "crashed" if error else "outage" if told.get(OUTAGE) else how)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what a sweep needs to go on lies in its own folder."""

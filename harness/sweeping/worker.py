@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.files import write_private
+from harness.errors import UserError
+from harness.files import is_unwritable, write_private
 from harness.spec.sweep_block import SelectBlock
 from harness.sweeping.trials import check_prepared, score_of
 from harness.training.job import Failure, Folder, Job
 
-SCORE, DONE = "score", "done_"
+SCORE, DONE, OUTAGE = "score", "done_", "outage"
+"""What Tune is told. Of an outage: the trial could not be trained now, by no fault of its own."""
 
 
 def trial(config: Mapping[str, Any]) -> None:
@@ -31,17 +33,23 @@ def trial(config: Mapping[str, Any]) -> None:
 
     folder = Folder(Path(config["trial"]))
     if Path(config["stop"]).exists():
-        tune.report({DONE: 0})
+        tune.report({DONE: 0, **_told(folder, config)})
         return
     try:
-        _train(folder, config)
+        failure = _train(folder, config)
     except SystemExit:  # so Tune stops a trial early, out of what it is told
         raise
     except BaseException as error:
-        # Raised on as a bare name: the message and the frames may hold private values, and Ray logs both.
         with contextlib.suppress(OSError):  # of a full disk
             write_private(folder.private / "worker-error.log", traceback.format_exc().encode())
+        if isinstance(error, UserError) or is_unwritable(error):  # what checks this process, or a full disk
+            tune.report({DONE: 0, OUTAGE: 1, **_told(folder, config)})
+            return
+        # Raised on as a bare name: the message and the frames may hold private values, and Ray logs both.
         raise RuntimeError(f"{type(error).__name__} in a trial; details are in its private folder") from None
+    if failure is not None and failure.of_the_machine:
+        tune.report({DONE: 0, OUTAGE: 1, **_told(folder, config)})
+        return
     tune.report({DONE: 1, **_told(folder, config)})
 
 
@@ -57,7 +65,7 @@ def _told(folder: Folder, config: Mapping[str, Any]) -> dict[str, float]:
     return {SCORE: worst if found is None else found}
 
 
-def _train(folder: Folder, config: Mapping[str, Any]) -> None:
+def _train(folder: Folder, config: Mapping[str, Any]) -> Failure | None:
     from harness.training.ray import check_worker
     from harness.training.ray import trainer as distributed
 
@@ -67,15 +75,16 @@ def _train(folder: Folder, config: Mapping[str, Any]) -> None:
     folder.stop.unlink(missing_ok=True)
     job = Job.load(folder.root)
     compute = job.spec.compute
-    if compute.most_workers > 1:
-        told = distributed(folder.root, compute, job.device, compute.retries, config["room"]).fit().return_value
-        if told:
-            Failure(**told).save(folder.root)
-    else:
-        _train_here(folder, config)
+    if compute.most_workers == 1:
+        return _train_here(folder, config)
+    told = distributed(folder.root, compute, job.device, compute.retries, config["room"]).fit().return_value
+    failure = Failure(**told) if told else None
+    if failure is not None:
+        failure.save(folder.root)
+    return failure
 
 
-def _train_here(folder: Folder, config: Mapping[str, Any]) -> None:
+def _train_here(folder: Folder, config: Mapping[str, Any]) -> Failure | None:
     """In this process, and not in one of Ray Train's own, so that the next trial finds everything imported."""
     from ray import tune
 
@@ -89,4 +98,4 @@ def _train_here(folder: Folder, config: Mapping[str, Any]) -> None:
         if config["tells"] and value is not None and row["step"] > 0:  # before training, all trials are alike
             tune.report({DONE: 0, SCORE: float(value), "step": int(row["step"])})
 
-    train(folder.root, release)
+    return train(folder.root, release)

@@ -1,1 +1,1 @@
-"""Plan → adapter: per-unit gradients, noise, engine, checkpoints, the loop. Only `ray.py` knows Ray."""
+"""Plan → adapter: per-unit gradients, noise, engine, checkpoints, the loop. Only `ray` and `ray_session` know Ray."""

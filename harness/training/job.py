@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harness.errors import MachineError
 from harness.files import as_json, write_private
 from harness.privacy.mechanism import Mechanism
 from harness.spec.models import Spec
@@ -164,10 +165,22 @@ class Folder:
 
 @dataclass(frozen=True)
 class Failure:
-    """A worker's reason to give up. Its message holds nothing private."""
+    """A worker's reason to give up.
+
+    Attributes:
+        message: Holds nothing private.
+        exit_code: Of the command.
+        stuck: Of what this machine can't run: whether it is by what this training is itself (`StuckError`).
+    """
 
     message: str
     exit_code: int
+    stuck: bool = False
+
+    @property
+    def of_the_machine(self) -> bool:
+        """Whether any other training might have ended in the same way, now and here."""
+        return self.exit_code == MachineError.exit_code and not self.stuck
 
     def save(self, run_dir: Path) -> None:
         """Leaves it for the driver."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from harness.data.cohorts import deal, draw_cohort, micro_batches
-from harness.errors import ArgumentError, MachineError, UserError
+from harness.errors import ArgumentError, MachineError, StuckError, UserError
 from harness.files import append_private, as_json, write_private
 from harness.privacy.mechanism import Mechanism
 from harness.training import checkpoints
@@ -66,7 +66,7 @@ def train(run_dir: Path, release: Release = lambda row: None) -> Failure | None:
         with alone(folder.worker_lease):
             _train(Job.load(run_dir), folder, release)
     except UserError as error:
-        failure = Failure(str(error), error.exit_code)
+        failure = Failure(str(error), error.exit_code, isinstance(error, StuckError))
         if own_ranks().rank == 0:
             with suppress(OSError):  # of a full disk
                 failure.save(run_dir)
@@ -223,7 +223,7 @@ class Series:
             dist.barrier()
         if released > (-1 if checkpoint is None else checkpoint.step):
             # Going back would compute a released step again.
-            raise MachineError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
+            raise StuckError(f"the checkpoint of step {released}, which is released, is damaged; start a new run")
         if checkpoint is None:
             self._try_out()
             self.update.probe(self.initial, self.job.spec.data.max_tokens)

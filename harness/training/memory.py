@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import MachineError
+from harness.errors import StuckError
 from harness.files import as_json, write_private
 from harness.planning.room import CPU_TOKENS
 from harness.training.batches import pad, weighted_loss
@@ -102,7 +102,7 @@ def halving(job: Job, folder: Folder, tokens: int) -> Iterator[None]:
 
     Raises:
         MicroBatchTooLarge: To be tried again.
-        MachineError: There is nothing left to halve.
+        StuckError: There is nothing left to halve.
     """
     try:
         yield
@@ -111,7 +111,7 @@ def halving(job: Job, folder: Folder, tokens: int) -> Iterator[None]:
             raise
         longest = job.spec.data.max_tokens
         if tokens <= longest:
-            raise MachineError(
+            raise StuckError(
                 f"out of memory with one example at a time (data.max_tokens: {longest}); try "
                 "compute.gradient_checkpointing: true, or compute.deepspeed.stage: 3 on more workers, or shorter "
                 "examples, or a smaller model"

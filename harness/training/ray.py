@@ -1,4 +1,4 @@
-"""The loop under Ray Train: the only file of training that knows Ray.
+"""The loop under Ray Train; with `ray_session`, the only file of training that knows Ray.
 
 Ray gets the path of the run's folder and nothing else: its configuration, state files, logs and dashboard are not
 private. Worker output is not brought to the console, and an exception of a worker goes to the run's private folder.
@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
-import signal
-import sys
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -26,17 +22,23 @@ from harness.files import is_unwritable, unwritable, write_private
 from harness.spec.compute_block import ComputeBlock
 from harness.training.job import Failure, Folder
 from harness.training.process import prepare_process
+from harness.training.ray_session import (
+    LOOK_SECONDS,
+    LOST_SECONDS,
+    POLL_SECONDS,
+    SHARES,
+    SMALLEST_SHARE,
+    address,
+    check_resources,
+    end_ray,
+    is_lost,
+    living_nodes,
+    ray_is_gone,
+    silent,
+    start_ray,
+)
 
-POLL_SECONDS = 0.5
 PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-LOOK_SECONDS = 2.0
-"""Between two looks whether a machine of the cluster is lost."""
-LOST_SECONDS = 30.0
-"""So long Ray may take to see that its own processes have died."""
-SMALLEST_SHARE = 0.1
-"""Of a core, per worker."""
-SHARES = (1.0, 0.5, 0.25, 0.125)
-"""Of a core, per worker, where the number of workers varies."""
 ROOM_SECONDS, ELASTIC_ROOM_SECONDS = 300.0, 60.0
 """So long Ray waits for room for all workers: with a fixed number, for a lost machine to come back, or for another's
 workers to end. Where their number varies, Ray may have asked for more than there is any more, and asks for less then.
@@ -88,8 +90,8 @@ def fit(
     lost = False
     try:
         check_resources(compute, device)
-        nodes = _living_nodes()
-        missed = _Missed(nodes, compute, elsewhere=not started or _address() != "local")
+        nodes = living_nodes()
+        missed = _Missed(nodes, compute, elsewhere=not started or address() != "local")
         with silent(started), missed:
             thread.start()
             patience = LOST_SECONDS
@@ -99,7 +101,7 @@ def fit(
                 while missed.said:
                     note(missed.said.popleft())
                 patience -= POLL_SECONDS * ray_is_gone()
-        lost = patience <= 0 or (bool(failures) and _is_lost(nodes))
+        lost = patience <= 0 or (bool(failures) and is_lost(nodes))
     finally:
         if started:
             end_ray(thread)
@@ -132,62 +134,6 @@ def check_worker() -> None:
             raise ArgumentError(f"{found} shadows uudp's own package `{name}` on a Ray worker; rename it")
 
 
-def start_ray() -> bool:
-    """Starts Ray on this machine, or joins the cluster that ``RAY_ADDRESS`` names; False if it was running."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray Train looks after its workers every two seconds; at the end of a short run that is time lost.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # of the workers, which inherit it
-    import logging
-
-    import ray
-
-    if ray.is_initialized():
-        return False
-    address = _address()
-    if address == "local":
-        # Nobody takes this machine away under us; a process less to start.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # An existing cluster has its dashboard or not; only a local one is ours to start without.
-    dashboard = False if address == "local" else None
-    # Ray starts its workers through a shell and does not quote the interpreter's path: a space in it hangs the run.
-    quoted = shlex.quote(sys.executable)
-    environment = {"py_executable": quoted} if address == "local" and quoted != sys.executable else None
-    try:
-        with _keeping_sigterm():
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=dashboard,
-                runtime_env=environment,
-            )
-    except Exception as error:  # Ray raises a bare Exception where a busy machine is too slow for it
-        ray.shutdown()
-        why = " ".join(str(error).split())
-        raise MachineError(f"Ray did not start; go on later with --resume ({type(error).__name__}: {why})") from error
-    return True
-
-
-def end_ray(thread: threading.Thread) -> None:
-    """Shuts down the Ray that we started, also under a thread that uses it: whoever asks Ray for anything starts it."""
-    import ray
-    from ray._private import auto_init_hook as hook
-
-    before, hook.enable_auto_connect = hook.enable_auto_connect, False
-    try:
-        ray.shutdown()
-        if thread.ident is not None:
-            thread.join(LOOK_SECONDS)
-    finally:
-        if not thread.is_alive():
-            hook.enable_auto_connect = before
-
-
-def _address() -> str:
-    return os.environ.get("RAY_ADDRESS") or "local"
-
-
 @contextlib.contextmanager
 def _patience(compute: ComputeBlock) -> Iterator[None]:
     """Inside, Ray Train finds in the environment how long to wait for room, unless the user has set it."""
@@ -199,36 +145,6 @@ def _patience(compute: ComputeBlock) -> Iterator[None]:
         yield
     finally:
         del os.environ[PATIENCE]
-
-
-def ray_is_gone() -> bool:
-    """Whether what makes a node of the Ray that we started was killed; of another Ray nothing is known here."""
-    from ray._private import worker as driver
-
-    node = getattr(driver, "_global_node", None)
-    dead: list[tuple[str, Any]] = getattr(node, "dead_processes", list)()
-    return any(kind in ("raylet", "gcs_server") for kind, _ in dead)
-
-
-def _living_nodes() -> set[str]:
-    import ray
-
-    if ray_is_gone():
-        return set()
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}  # type: ignore[no-untyped-call]
-
-
-@contextlib.contextmanager
-def _keeping_sigterm() -> Iterator[None]:
-    """Ray takes SIGTERM over when it starts, to end all its processes: the workers could not checkpoint any more."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Missed:
@@ -260,54 +176,10 @@ class _Missed:
         known = self._nodes
         while not self._over.wait(LOOK_SECONDS):
             with contextlib.suppress(Exception):  # of a Ray that does not answer now, or never will
-                living = _living_nodes()
+                living = living_nodes()
                 if known - living:
                     self.said.append(self._what)
                 known = living
-
-
-def _is_lost(nodes: set[str]) -> bool:
-    """Whether Ray is gone, or one of these nodes; workers on others fail before Ray sees that it is."""
-    patience = LOST_SECONDS if len(nodes) > 1 else 0.0
-    while nodes <= _living_nodes():
-        if patience <= 0:
-            return False
-        time.sleep(POLL_SECONDS)
-        patience -= POLL_SECONDS
-    return True
-
-
-@contextlib.contextmanager
-def silent(ours: bool) -> Iterator[None]:
-    """Ray prints the last lines of a dead raylet's log to stdout, where a command's JSON belongs; ours does not."""
-    from ray._private import worker as driver
-
-    printing = getattr(driver, "print_to_stdstream", None)
-    if not ours or printing is None:
-        yield
-        return
-    driver.print_to_stdstream = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        driver.print_to_stdstream = printing
-
-
-def check_resources(compute: ComputeBlock, device: str) -> None:
-    """Refuses what would wait for ever.
-
-    Raises:
-        MachineError: Ray has not got room for the fewest workers.
-    """
-    import ray
-
-    held = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fewest = compute.fewest_workers
-    if device == "cuda" and held.get("GPU", 0) < fewest:
-        raise MachineError(f"compute.workers: {fewest} workers need a GPU each; there are {held.get('GPU', 0):g}")
-    most = int(held.get("CPU", 1) / (SMALLEST_SHARE if isinstance(compute.workers, int) else SHARES[-1]))
-    if fewest > most:
-        raise MachineError(f"compute.workers: {fewest} workers would never start here; at most {most} can")
 
 
 def trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int, room: float = 1.0) -> Any:

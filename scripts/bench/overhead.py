@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import _commands
 import _measure
 
 RUN, BARE = "uudp run", "bare script"
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_intermixed_args()
     if options.bare is not None:
-        bare(json.loads(options.bare.read_text()), options.bare.parent)
+        train_bare(json.loads(options.bare.read_text()), options.bare.parent)
         return
     _measure.prepare(trains=False)
     with TemporaryDirectory() as place:
@@ -51,16 +51,12 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Both sides in turns."""
-    named = [one for one in options.arguments if "=" not in one]
-    changes = [*ARGUMENTS, f"train.steps={options.steps}", *(one for one in options.arguments if "=" in one)]
-    spec = named[0] if named else "quickstart"
+    spec, more = _commands.asked(options.arguments)
+    changes = [*ARGUMENTS, f"train.steps={options.steps}", *more]
     task = place / "task.json"
     task.write_text(json.dumps(described(spec, changes)))
-    uudp = [sys.executable, "-m", "harness", "run", spec, "--yes", "--out", str(place / "runs"), *changes]
-    seconds = _measure.in_turns(
-        {RUN: lambda: process(uudp), BARE: lambda: process([sys.executable, __file__, "--bare", str(task)])},
-        options.repeats,
-    )
+    whole, bare = _commands.uudp("run", spec, changes, place / "runs"), [sys.executable, __file__, "--bare", str(task)]
+    seconds = _measure.in_turns({RUN: lambda: _commands.run(whole), BARE: lambda: _commands.run(bare)}, options.repeats)
     beyond = [a - b for a, b in zip(seconds[RUN], seconds[BARE], strict=True)]
     found = _measure.median(beyond, 1)
     return {
@@ -79,13 +75,6 @@ def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:
             )
         ],
     }
-
-
-def process(command: list[str]) -> None:
-    """Runs to its end; what it says is shown if it fails."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}")
 
 
 # --- the other side -----------------------------------------------------------------------------------------
@@ -119,7 +108,7 @@ def described(spec: str, changes: list[str]) -> dict[str, Any]:
     }
 
 
-def bare(task: dict[str, Any], place: Path) -> None:
+def train_bare(task: dict[str, Any], place: Path) -> None:
     """Ordinary fine-tuning, and nothing around it."""
     import torch
     from peft import LoraConfig, get_peft_model

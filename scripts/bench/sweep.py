@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import _commands
 import _measure
 
 TO_REACH = 1.5
@@ -54,17 +53,13 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:
     """The trials alone, then the sweep."""
-    named = [one for one in options.arguments if "=" not in one]
-    spec = named[0] if named else "quickstart"
+    spec, more = _commands.asked(options.arguments)
     search = f"sweep.search={{type: optuna, trials: {options.trials}}}"
-    changes = [*ARGUMENTS, search, *(one for one in options.arguments if "=" in one)]
+    changes = [*ARGUMENTS, search, *more]
     alone = trained_alone(spec, changes, options.alone, place / "alone")
-    command = [sys.executable, "-m", "harness", "sweep", spec, "--yes", "--out", str(place / "runs"), *changes]
     begin = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    _commands.run(_commands.uudp("sweep", spec, changes, place / "runs"))
     seconds = time.perf_counter() - begin
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout}")
     training = statistics.median(alone) * options.trials
     return {
         "spec": {"name": spec, "changes": changes},

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import _commands
 import _measure
 
 ARGUMENTS = [
@@ -57,15 +56,15 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:
     """Both in turns."""
-    named = [one for one in options.arguments if "=" not in one]
-    spec = named[0] if named else "quickstart"
-    changes = [*ARGUMENTS, *([OFF] if options.off else []), *(one for one in options.arguments if "=" in one)]
+    spec, given = _commands.asked(options.arguments)
+    changes = [*ARGUMENTS, *([OFF] if options.off else []), *given]
     sweep = {"space": SPACE, "search": {"type": "random", "trials": {"law": "logarithmic", "mean": options.mean}}}
     rounds = []
     for number in range(options.rounds):
         more = [*changes, f"seed={number + 1}"]
-        untuned = ended("run", spec, more, place)
-        tuned = ended("sweep", spec, [*more, f"sweep={json.dumps(sweep)}"], place)
+        untuned = _commands.document(_commands.uudp("run", spec, more, place / "run"))
+        searched = [*more, f"sweep={json.dumps(sweep)}"]
+        tuned = _commands.document(_commands.uudp("sweep", spec, searched, place / "sweep"))
         rounds.append(
             {
                 "base": untuned["summary"]["base_loss"],
@@ -86,16 +85,6 @@ def measure(options: argparse.Namespace, place: Path) -> dict[str, Any]:
         "gain": found,
         "rows": [{"what": what, "figure": f"{found:.3g}", "to_reach": "", "reached": True}],
     }
-
-
-def ended(verb: str, spec: str, changes: list[str], place: Path) -> dict[str, Any]:
-    """A command's JSON document."""
-    command = [sys.executable, "-m", "harness", verb, spec, "--yes", "--json", "--out", str(place / verb), *changes]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 if __name__ == "__main__":

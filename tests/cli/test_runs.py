@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 
 from harness.cli import main
 from harness.files import locked
+from harness.planning import make_plan
 from tests.cli.conftest import MadeRuns
 
 A, B, C = "20260101-100000-aaaaaa", "20260102-100000-bbbbbb", "20260103-100000-cccccc"
@@ -48,6 +50,51 @@ def test_the_list(made_runs: MadeRuns, capsys: pytest.CaptureFixture[str]) -> No
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert "ε NONE: trained without noise, NOT PRIVATE" in out
+
+
+def _add_trials(made: MadeRuns, run_id: str) -> Path:
+    """The trials of a search on public data: no metrics, no model, no claim."""
+    run = made.add(run_id, status="running", name="first-proxy")
+    (run / "metrics.jsonl").unlink()
+    plan = make_plan(made.folder / f"{run_id}.yaml")
+    (run / "privacy.json").write_text(json.dumps(plan.guarantee.of_public_trials().document("finished", 3)))
+    return run
+
+
+def test_trials_on_public_data_are_told_from_runs(made_runs: MadeRuns, capsys: pytest.CaptureFixture[str]) -> None:
+    """They claim nothing, and are not "NOT PRIVATE" either. Break: their ε; `NONE`; a report of them."""
+    run = _add_trials(made_runs, "20260104-100000-dddddd")
+    try:
+        (found,) = (one for one in document(made_runs, capsys, "runs")["runs"] if one["public_trials"])
+        assert (found["id"], found["private"], found["epsilon"], found["loss"]) == (run.name, False, None, None)
+        _, out, _ = call(made_runs, capsys, "runs", "list")
+        (line,) = (line for line in out.splitlines() if line.startswith(run.name))
+        assert line.split()[1:] == ["first-proxy", "public", "-", "-", "finished"]
+        assert "ε public: trials of a search on public data, of which nothing is claimed" in out
+        assert "public trials" in call(made_runs, capsys, "runs", "compare", A, run.name)[1]
+        for verb in (["generate", run.name, "--prompt", "x"], ["export", run.name, "--merge"], ["report", run.name]):
+            code, _, err = call(made_runs, capsys, *verb)
+            assert code == 2
+            assert "holds trials on public data" in err
+    finally:
+        shutil.rmtree(run.parent)
+
+
+def test_of_an_unfinished_sweep_the_command_that_goes_on_is_named(
+    made_runs: MadeRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Break: `uudp run` of everything; `uudp sweep` of a run whose spec has a sweep block too."""
+    run = made_runs.add("20260105-100000-eeeeee", status="interrupted", name="swept")
+    try:
+        spec, privacy = yaml.safe_load((run / "spec.yaml").read_text()), json.loads((run / "privacy.json").read_text())
+        (run / "spec.yaml").write_text(yaml.safe_dump(spec | {"sweep": {"space": {}, "search": {"type": "random"}}}))
+        for search, verb in ((None, "run"), ({"law": "geometric"}, "sweep")):
+            (run / "privacy.json").write_text(json.dumps(privacy | {"search": search}))
+            code, _, err = call(made_runs, capsys, "generate", run.name, "--prompt", "x")
+            assert code == 2
+            assert f"go on with it by uudp {verb} … --resume" in err
+    finally:
+        shutil.rmtree(run.parent)
 
 
 def test_a_run_that_is_worked_on_is_running(made_runs: MadeRuns, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,17 @@ def test_the_paragraph_says_who_what_and_how_much():
     assert "RDP accountant" in told(accountant="rdp")
 
 
+def test_of_public_trials_nothing_is_claimed():
+    """Several of them together cost more than one. Break: the statement of one; `private` by the noise alone."""
+    found = GUARANTEE.of_public_trials().document("finished", 40)
+    assert (found["private"], found["public_trials"], found["epsilon"], found["delta"]) == (False, True, None, None)
+    assert all(group["epsilon"] is None for group in found["groups"])
+    assert "NOTHING IS CLAIMED" in found["statement"]
+    assert "NOT PRIVATE" not in found["statement"]
+    assert "ε = " not in json.dumps(found, ensure_ascii=False)
+    assert GUARANTEE.document("finished", 40)["public_trials"] is False
+
+
 @settings(deadline=None, derandomize=True)
 @given(st.floats(1e-6, 1e4))
 @example(8.0)
@@ -111,6 +122,7 @@ def test_the_document():
     words = {key: document.pop(key) for key in ("statement", "assumptions", "not_covered")}
     assert document == {
         "private": True,
+        "public_trials": False,
         "epsilon": 7.9912,
         "delta": 1e-5,
         "unit": "user",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -320,6 +321,25 @@ def test_a_fixed_order_adds_the_rdp_of_the_whole_search(trials):
         assert true * (1 - 1e-6) <= value
         assert value == pytest.approx(above, rel=1e-6)
     assert search_rdp_at(searched, (curve,), None, ORDERS[-1] + 1) == math.inf
+
+
+@pytest.mark.parametrize("trials", [*LAWS, Trials("fixed", 10.0)])
+@pytest.mark.parametrize("order", [1.3, 24.0, 97.0, 1024.0])
+def test_a_ledgers_order_is_held_whatever_the_price_needs(trials, order):
+    """So that what a search adds there is finite; it changes no price. Break: `held_at`, or `allowed`, without it."""
+    plain = Searched(trials, 0.02, 200)
+    for apart in (False, True):
+        held = dataclasses.replace(plain, always=(order,)).held_at([1.0, 6.0], DELTA, apart=apart)
+        without = plain.held_at([1.0, 6.0], DELTA, apart=apart)
+        for target in (1.0, 6.0):
+            curve = held.allowed(target, DELTA)
+            assert target * (1 - 1e-4) <= held.price(curve, DELTA) <= target * (1 + 2e-9)
+            value = search_rdp_at(held, (curve,), None, order)
+            assert value < math.inf
+            # No less than what a single trial has there.
+            assert value >= curve[held.orders.index(order)] > 0
+            if order > max(without.orders):
+                assert search_rdp_at(without, (without.allowed(target, DELTA),), None, order) == math.inf
 
 
 def test_a_fixed_order_counts_hold_out_users_and_every_group():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import stat
@@ -223,3 +224,15 @@ def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no finished run"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_were_drawn_are_shown_in_short(run_dir: Path) -> None:
+    """And what is set to nothing is left out. Break: all digits of a drawn learning rate; empty lists and blocks."""
+    plan = json.loads((run_dir / "plan.json").read_text())
+    plan["train"]["optimizer"]["lr"] = 0.003169547336686526
+    plan["model"]["adapter"] |= {"rank_pattern": {}, "also": []}
+    (run_dir / "plan.json").write_text(json.dumps(plan))
+    shown = words(page(run_dir))
+    assert "lr 0.00317" in shown
+    assert "rank_pattern {}" not in shown
+    assert "also []" not in shown

@@ -18,6 +18,7 @@ from harness.reporting import report
 from harness.reporting.comparing import list_runs
 from harness.reporting.records import RunRecord, read_run
 from harness.reporting.report import write_report
+from harness.reporting.search_charts import Axis, Trial
 from harness.reporting.searching import searching
 from tests.reporting import searches
 from tests.reporting.test_report import BAD, _paths, words
@@ -338,3 +339,13 @@ def test_charts_show_load_nothing_and_fit(
     )
     assert opened_page.requests == [path.as_uri()]
     assert opened_page.complaints == []
+
+
+@pytest.mark.parametrize("law", ["uniform", "loguniform", "int"])
+def test_an_axis_shows_all_that_could_have_been_drawn(law: str) -> None:
+    """Not only where two trials happened to lie. Break: the axis of the trials' own values."""
+    trials = [Trial({"key": value}, score=5.0, status="finished") for value in (3, 4)]
+    axis = Axis.of("key", {law: [1, 20]}, trials)
+    assert axis is not None
+    assert axis.scale.low <= 1
+    assert axis.scale.high >= 20

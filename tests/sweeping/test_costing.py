@@ -16,9 +16,11 @@ from dp_accounting.rdp import RdpAccountant
 from harness.errors import BudgetError, UserError
 from harness.planning import Plan, completing, make_plan
 from harness.planning.basis import SearchTerms
-from harness.planning.fitting import rdp_of
+from harness.planning.fitting import rdp_of, refusal_of
 from harness.privacy import accounting
+from harness.privacy.ledger import Ledger
 from harness.privacy.renyi import accountant
+from harness.sweeping import costing
 from harness.sweeping.costing import SweepPlan, plan_sweep
 from harness.sweeping.space import Candidate, base_values, draw
 from tests.plans import USAGE, write_spec
@@ -299,3 +301,82 @@ def test_a_trial_computes_no_curve_that_nobody_sees(tmp_path: Path, monkeypatch:
     plan = sweep.plan_of(drawn(sweep, 1)[0])
     assert plan.curve == ((0, 8.0), (plan.mechanism.steps, 8.0))
     assert plan.guarantee.accountant == "rdp"
+
+
+def test_a_ledger_of_one_order_can_hold_a_search(tmp_path: Path) -> None:
+    """At an order that no price needs: trials are held there too, and what is reserved is finite.
+
+    Break: `_order_of` gives none.
+    """
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    Ledger(url).set_budget("posts", 5000.0, 1e-4, 64.0)
+    space = {"train.steps": {"choice": [5, 30]}, "sampling.expected": {"choice": [10, 40]}}
+    sweep = swept(tmp_path, space, privacy={"ledger": url})
+    assert sweep.terms is not None
+    assert 64.0 in sweep.terms.searched.orders
+    assert sweep.plan.ledger is not None
+    assert sweep.plan.ledger.refusal is None
+    reserved = rdp_of(sweep.plan.guarantee, 64.0)
+    assert 0 < reserved < math.inf
+    # Where there is less, it says which orders cost it less.
+    Ledger(url).set_budget("posts", 50.0, 1e-4, 64.0)
+    told = str(refusal_of(Ledger(url).account("posts"), sweep.plan.guarantee))
+    assert "or a budget at an order from" in told
+    assert "to 64 " not in told
+    for candidate in drawn(sweep, 3):
+        plan = sweep.plan_of(candidate)
+        check(plan, sweep.terms.claims, sweep.terms.largest)
+        assert rdp_of(plan.guarantee, 64.0) == reserved
+        own = max(own_curve(plan.mechanism.event(i), [64.0])[0] for i in range(len(plan.groups)))
+        assert own < reserved
+
+
+def test_an_order_that_the_plan_does_not_know_is_named(tmp_path: Path) -> None:
+    """A budget that came after the plan. Break: `refusal_of` without its look, which says "infinite"."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    sweep = swept(tmp_path, {"train.steps": {"choice": [5, 30]}}, privacy={"ledger": url})
+    Ledger(url).set_budget("posts", 50.0, 1e-4, 512.0)
+    refusal = refusal_of(Ledger(url).account("posts"), sweep.plan.guarantee)
+    assert refusal is not None
+    assert 'the budget of "posts" adds Rényi DP at order 512, and of this search it is known at orders up to' in refusal
+    assert "inf" not in refusal
+    assert "\n" not in refusal
+
+
+# --- every law, unit and lever ------------------------------------------------------------------------------------
+
+ALL_LAWS = [*LAWS, 5]
+LEVERS: list[tuple[str, dict[str, Any]]] = [
+    ("user", {"type": "scale", "epsilon": TARGETS}),
+    ("user", {"type": "sample", "epsilon": TARGETS}),
+    ("user", {"type": "participation", "epsilon": {"free": 8.0, "paid": 7.0}}),
+    ("example", {"type": "scale", "epsilon": TARGETS}),
+    ("example", {"type": "sample", "epsilon": TARGETS}),
+    ("example", {"type": "contribution", "epsilon": TARGETS}),
+    ("example", {"type": "participation", "epsilon": {"free": 2.0, "paid": 1.6}}),
+]
+
+
+@pytest.mark.parametrize("trials", ALL_LAWS, ids=lambda one: one if isinstance(one, int) else one["law"])
+@pytest.mark.parametrize(("unit", "noise"), LEVERS, ids=lambda one: one if isinstance(one, str) else one["type"])
+def test_the_whole_search_costs_the_budget(
+    trials: Any, unit: str, noise: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a percent, and never more: recomputed from the reference curves in ``privacy.json`` alone, of a plan and of a
+    trial whose sampling and steps are others.
+
+    Break: `_allowed` for a hundredth more than the target; the mean of the law a tenth smaller in `Trials.event`.
+    """
+    rdp = {"accountant": "rdp"}
+    monkeypatch.setattr(costing, "prices", lambda *_: ())  # of other searches, which nothing here looks at
+    steps, largest = (40 if noise["type"] == "participation" else 10), max(noise["epsilon"].values())
+    # Where few are sampled, one step costs nearly as much as all: then steps are no lever.
+    expected = 1200 if (unit, noise["type"]) == ("example", "participation") else 40
+    sampling = {"unit": unit, "expected": expected, "examples_per_user": 4}
+    space = {"train.steps": {"choice": [steps, 2 * steps]}, "sampling.expected": {"choice": [expected // 2, expected]}}
+    sweep = swept(tmp_path, space, trials, noise=noise, sampling=sampling, train={"steps": steps}, privacy=rdp)
+    assert sweep.terms is not None
+    check(sweep.plan, sweep.terms.claims, largest)
+    assert sweep.plan.guarantee.total == largest
+    candidate = Candidate((("train.steps", 2 * steps), ("sampling.expected", expected // 2)))
+    check(sweep.plan_of(candidate), sweep.terms.claims, largest)

@@ -96,6 +96,13 @@ def test_what_is_infinite_can_be_written() -> None:
     assert found["winner"]["score"] is None
 
 
+def _stand_in(monkeypatch: pytest.MonkeyPatch, execute: Any) -> None:
+    """For what plans, ranks and runs."""
+    monkeypatch.setattr("harness.running.run", execute)
+    monkeypatch.setattr("harness.planning.make_plan", lambda loaded: loaded)
+    monkeypatch.setattr("harness.sweeping.predicting.rank", lambda found: ranked(12))
+
+
 @pytest.mark.parametrize("html", [True, False])
 def test_the_command_writes_it_and_the_report_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, html: bool
@@ -107,9 +114,7 @@ def test_the_command_writes_it_and_the_report_again(
     def execute(*_: Any, **__: Any) -> RunResult:
         return RunResult(folder, {}, folder / "report.html" if html else None)
 
-    monkeypatch.setattr("harness.running.run", execute)
-    monkeypatch.setattr("harness.planning.make_plan", lambda loaded: loaded)
-    monkeypatch.setattr("harness.sweeping.predicting.rank", lambda found: ranked(12))
+    _stand_in(monkeypatch, execute)
     result, more = command._predicted(planned(), False, None, True, tmp_path)
     assert more["winner"] == {"train.steps": 0}
     assert json.loads((folder / "sweep.json").read_text())["compared"] == 12
@@ -118,3 +123,35 @@ def test_the_command_writes_it_and_the_report_again(
     assert ("Choosing cost nothing" in after) == html
     assert html or after == before
     assert result.folder == folder
+
+
+def test_killed_before_it_was_written_it_comes_with_the_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is finished, so nothing is trained. Break: `execute` whatever is there; the older run of two."""
+    spec: dict[str, Any] = {"name": "made", "train": {"steps": 4}}
+    plan = SimpleNamespace(spec=SimpleNamespace(name="made"), loaded=SimpleNamespace(resolved=spec))
+    for number, status in ((1, "finished"), (2, "finished")):
+        folder = write_run(tmp_path / "made" / f"2026010{number}", made_plan(), made_privacy(), made_metrics())
+        (folder / "private").mkdir(exist_ok=True)
+        (folder / "private" / "run.json").write_text(json.dumps({"status": status, "parts": {}}))
+        (folder / "spec.yaml").write_text(json.dumps(spec))
+    write_report(folder)
+    began: list[Any] = []
+
+    def execute(*_: Any, resume: bool, **__: Any) -> RunResult:
+        began.append(resume)
+        return RunResult(folder, {}, None)
+
+    _stand_in(monkeypatch, execute)
+    monkeypatch.setattr("harness.planning.make_plan", lambda loaded: plan)
+    result, more = command._predicted(planned(), True, None, True, tmp_path)
+    assert result.folder == folder
+    assert json.loads((folder / "sweep.json").read_text())["compared"] == 12
+    assert "Choosing cost nothing" in (folder / "report.html").read_text()
+    assert not (tmp_path / "made" / "20260101" / "sweep.json").exists()
+    assert more["winner"] == {"train.steps": 0}
+    assert began == []
+    # A new search trains, and one whose run is not over goes on with it.
+    command._predicted(planned(), False, None, True, tmp_path)
+    (folder / "private" / "run.json").write_text(json.dumps({"status": "interrupted", "parts": {}}))
+    command._predicted(planned(), True, None, True, tmp_path)
+    assert began == [False, True]

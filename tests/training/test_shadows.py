@@ -9,7 +9,8 @@ import pytest
 import ray
 
 from harness.errors import ArgumentError, MachineError
-from harness.training.ray import check_shadows, check_worker, start_ray
+from harness.training.ray import check_shadows, check_worker
+from harness.training.ray_session import start_ray
 
 
 @pytest.mark.parametrize("name", ["harness", "policies"])
