@@ -14,6 +14,7 @@ from harness.running import Observer
 from harness.running.folders import FINISHED, INTERRUPTED, status_of
 from harness.sweeping import flow, worker
 from harness.sweeping.costing import plan_sweep
+from harness.sweeping.trials import trial_folder
 from harness.sweeping.tune import OUTAGE, Places
 from harness.training import loop, process
 from harness.training.job import Failure, Folder
@@ -178,8 +179,9 @@ def _told(folder: Path, monkeypatch: pytest.MonkeyPatch, body: Any) -> list[dict
     monkeypatch.setattr(tune, "report", lambda row: said.append(dict(row)))
     monkeypatch.setattr(process, "prepare_process", lambda *_, **__: None)
     monkeypatch.setattr(loop, "train", lambda *_: body())
-    config = {"folder": str(folder), "place": 0, "threads": 1, "room": 1.0, "tells": False, "metric": "", "mode": "min"}
-    worker.trial(config)
+    sweep = Folder(folder)
+    where = {"trial": str(trial_folder(sweep, 0).root), "stop": str(sweep.stop)}
+    worker.trial({**where, "threads": 1, "room": 1.0, "tells": False, "metric": "", "mode": "min"})
     return said
 
 
@@ -250,7 +252,13 @@ def test_tune_passes_on_how_a_trial_ended() -> None:
         def told(self, place: int, score: float | None) -> None: ...
 
     told = {"tells": False, "mode": "min"}
-    places = Places(Source(), lambda *_: True, lambda place, how: ends.append((place, how)), told, Path("/nowhere"))
+
+    def where(place: int) -> Folder:
+        return Folder(Path(f"/nowhere/{place}"))
+
+    places: Places[None] = Places(
+        Source(), lambda *_: True, lambda place, how: ends.append((place, how)), told, where, Path("/nowhere")
+    )
     results: list[tuple[Any, bool]] = [
         ({"done_": 1}, False),
         ({"done_": 0}, False),
