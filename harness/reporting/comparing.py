@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.files import is_locked
+from harness.reporting.audited import audited
 from harness.reporting.records import RunRecord, block, number, read_run
 from harness.reporting.summary import summarize_record
 
@@ -33,6 +34,8 @@ class ListedRun:
         begun: When, in UTC, as ISO 8601; "" where the folder's name doesn't tell.
         folder: Where it is.
         search: How its hyperparameters were searched: ``random``, ``predicted``, …; None: they were not.
+        audited: The largest lower bound on ε that a test of its audit gives; None: ε was not tested.
+        verdict: What its audit says of its claim: ``violated``, ``inconclusive`` or ``consistent``; None as before.
     """
 
     id: str
@@ -45,6 +48,8 @@ class ListedRun:
     begun: str
     folder: str
     search: str | None = None
+    audited: float | None = None
+    verdict: str | None = None
 
 
 def list_runs(out: Path) -> list[ListedRun]:
@@ -98,6 +103,7 @@ def _listed(folder: Path) -> ListedRun:
         record, status = read_run(folder), status_of(folder)
     except UserError:
         return ListedRun(folder.name, folder.parent.name, "damaged", False, None, None, None, "", str(folder))
+    audit = audited(record)
     return ListedRun(
         id=folder.name,
         name=str(record.plan.get("name")),
@@ -109,6 +115,8 @@ def _listed(folder: Path) -> ListedRun:
         begun=_begun(folder.name),
         folder=str(folder),
         search=str(block(record.sweep, "search").get("type", "search")) if record.sweep else None,
+        audited=audit.bound if audit is not None else None,
+        verdict=audit.verdict if audit is not None else None,
     )
 
 
