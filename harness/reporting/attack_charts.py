@@ -14,7 +14,8 @@ from harness.reporting.audited import KINDS, Audited, EpsilonTest
 from harness.reporting.records import RunRecord, items, number
 from harness.reporting.whiskers import Axis, Row, Shape, Spot, drawable
 
-_EVERYBODY = "all users"
+EVERYBODY = "all users"
+"""Whom a measurement over all groups is of."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _color(group: str | None, places: Mapping[str, int]) -> str:
 
 
 def _epsilon_row(group: str | None, tests: list[EpsilonTest], kinds: list[str], color: str) -> Row:
-    name = _EVERYBODY if group is None else group
+    name = EVERYBODY if group is None else group
     claimed = min((t.claimed for t in tests if t.claimed is not None), default=None)
     bound = max(t.bound or 0.0 for t in tests)
     above = any(t.verdict == "violated" for t in tests)
@@ -101,15 +102,15 @@ def _epsilon_row(group: str | None, tests: list[EpsilonTest], kinds: list[str], 
 # --- the other attacks ----------------------------------------------------------------------------------------
 
 
-def inference_chart(spots: Mapping[str, Measured | None], record: RunRecord) -> Markup | None:
-    """AUC of user inference per group; None where there is none."""
+def inference_chart(spots: Mapping[str | None, Measured | None], record: RunRecord) -> Markup | None:
+    """AUC of user inference per group (None: all users); None where there is none."""
     places = {str(group.get("name")): index for index, group in enumerate(items(record.plan, "groups"))}
     rows = []
     for name, found in spots.items():
         if found is None or found.value > 1:
             continue
-        label, color = f"{found.value:.3f}", _color(None if name == "all" else name, places)
-        shown = _EVERYBODY if name == "all" else name
+        label, color = f"{found.value:.3f}", _color(name, places)
+        shown = EVERYBODY if name is None else name
         words = f"{shown}: {label} {f.interval(found.interval, '.3f')}"
         rows.append(Row(shown, label, color, [Spot(found.value, words, color, interval=found.interval)]))
     if not rows:

@@ -164,7 +164,7 @@ def _row(test: EpsilonTest) -> dict[str, Any]:
     return {
         "kind": _name(test.kind),
         "score": _SCORES.get(test.score, test.score),
-        "group": "all" if test.group is None else test.group,
+        "group": _whom(test.group),
         "canaries": f.whole(test.canaries),
         "guesses": f.whole(test.guesses),
         "correct": f.whole(test.correct),
@@ -186,17 +186,20 @@ def _inference(record: RunRecord) -> dict[str, Any] | None:
     if not _is_public(record) or found.get("private") is True or "overall" not in found:
         leaked = "overall" in found or "groups" in found
         return {"sentence": _not_shown(leaked), "leaked": leaked, "rows": [], "chart": None, "missing": ""}
-    every = {"all": block(found, "overall"), **_blocks(block(found, "groups"))}
+    groups = {str(name): part for name, part in block(found, "groups").items() if isinstance(part, Mapping)}
+    every: dict[str | None, Mapping[str, Any]] = {None: block(found, "overall")}
+    every |= groups if len(groups) > 1 else {}
     spots = {name: measured(part, "auc", "interval") for name, part in every.items()}
-    rates = [rate for part in every.values() for t in items(part, "true_positives") if (rate := number(t.get("fpr")))]
+    every_rate = [positive(t.get("fpr")) for part in every.values() for t in items(part, "true_positives")]
+    rates = [rate for rate in dict.fromkeys(every_rate) if rate is not None]
     return {
-        "sentence": _told_apart(spots["all"], found.get("fresh"), block(found, "overall")),
+        "sentence": _told_apart(spots[None], found.get("fresh"), block(found, "overall")),
         "leaked": False,
         "chart": drawings.inference_chart(spots, record),
-        "missing": "; ".join(f"{name}: {_reason(every[name])}" for name, found in spots.items() if found is None),
-        "heads": [f"found at {f.significant(100 * r)} % false alarms" for r in dict.fromkeys(rates)],
-        "rows": [_user_row(name, part, list(dict.fromkeys(rates))) for name, part in every.items()],
-        "confidence": f.confidence(number(block(found, "overall").get("confidence"))),
+        "missing": "; ".join(f"{_whom(name)}: {_reason(every[name])}" for name, m in spots.items() if m is None),
+        "heads": [f"found at {f.significant(100 * r)} % false alarms" for r in rates],
+        "rows": [_user_row(_whom(name), part, rates) for name, part in every.items()],
+        "confidence": _sure(block(found, "overall")),
     }
 
 
@@ -233,7 +236,7 @@ def _told_apart(found: Measured | None, fresh: object, overall: Mapping[str, Any
 
 def _user_row(name: str, part: Mapping[str, Any], rates: Sequence[float]) -> list[str]:
     auc = measured(part, "auc", "interval")
-    at = {number(entry.get("fpr")): entry for entry in items(part, "true_positives")}
+    at = {positive(entry.get("fpr")): entry for entry in items(part, "true_positives")}
     cells = [name, f.whole(positive(part.get("members"))), f.whole(positive(part.get("others")))]
     cells.append(_reason(part) if auc is None else f"{auc.value:.3f} {f.interval(auc.interval, '.3f')}".strip())
     for rate in rates:
@@ -243,13 +246,19 @@ def _user_row(name: str, part: Mapping[str, Any], rates: Sequence[float]) -> lis
     return cells
 
 
-def _blocks(value: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {str(name): part for name, part in value.items() if isinstance(part, Mapping) and name != "all"}
+def _whom(group: str | None) -> str:
+    return drawings.EVERYBODY if group is None else group
 
 
 def _reason(part: Mapping[str, Any]) -> str:
     reason = part.get("reason")
     return reason if isinstance(reason, str) and reason else f.MISSING
+
+
+def _sure(part: Mapping[str, Any]) -> str:
+    """The confidence of a document's intervals."""
+    known = number(part.get("confidence"))
+    return f.confidence(known if known is not None and 0 < known < 1 else None)
 
 
 def _share(found: Measured | None) -> str:
@@ -290,7 +299,7 @@ def _extraction(found: Mapping[str, Any]) -> dict[str, Any] | None:
         "heads": [*heads, f"in {f.whole(draws)} drawn ones"] if draws else heads,
         "rows": rows,
         "most": f.significant(positive(found.get("most_exposure"))),
-        "confidence": f.confidence(number(found.get("confidence"))),
+        "confidence": _sure(found),
     }
 
 
@@ -341,7 +350,7 @@ def _reconstruction(found: Mapping[str, Any]) -> dict[str, Any] | None:
         "heads": heads,
         "rows": rows,
         "looked_at": looked if isinstance(looked, str) else "",
-        "confidence": f.confidence(number(found.get("confidence"))),
+        "confidence": _sure(found),
     }
 
 

@@ -100,9 +100,8 @@ def audited(record: RunRecord) -> Audited | None:
     tests = tuple(_test(entry, record) for entry in items(record.audit, "one_run"))
     counts: dict[str, float] = {}
     for entry in items(record.audit, "planted"):
-        count = number(entry.get("count"))
-        if count is not None and count > 0:
-            kind = str(entry.get("kind"))
+        if count := _positive(entry.get("count")):
+            kind = _text(entry, "kind")
             counts[kind] = counts.get(kind, 0.0) + count
     return Audited(tests, _verdict(tests, record.audit.get("verdict")), counts)
 
@@ -130,9 +129,9 @@ def _test(entry: Mapping[str, Any], record: RunRecord) -> EpsilonTest:
         verdict = "consistent"
     group, confidence = entry.get("group"), number(entry.get("confidence"))
     return EpsilonTest(
-        str(entry.get("kind", f.MISSING)),
-        str(entry.get("score", f.MISSING)),
-        None if group is None else str(group),
+        _text(entry, "kind"),
+        _text(entry, "score"),
+        None if group is None else _text(entry, "group"),
         _positive(entry.get("canaries")),
         _positive(entry.get("guesses")),
         _positive(entry.get("correct")),
@@ -142,6 +141,11 @@ def _test(entry: Mapping[str, Any], record: RunRecord) -> EpsilonTest:
         confidence if confidence is not None and 0 < confidence < 1 else None,
         verdict,
     )
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str:
+    found = entry.get(key)
+    return found if isinstance(found, str) else f.MISSING
 
 
 def _positive(value: object) -> float | None:
