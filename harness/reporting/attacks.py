@@ -12,10 +12,10 @@ from harness.reporting.audited import KINDS, Audited, EpsilonTest, audited, fail
 from harness.reporting.records import RunRecord, block, items, number
 
 _SCORES = {
-    "likelihood ratio": "likelihood ratio over all releases, at the noise that is claimed",
-    "likelihood ratio at the noise seen": "the same at the noise that each release shows: finds steps with less of it",
-    "spread over steps": "spread over the steps: finds noise that repeats",
-    "log ratio": "how much likelier training made the text",
+    "likelihood ratio": "by the likelihood ratio of all releases, at the noise that is claimed",
+    "likelihood ratio at the noise seen": "by the same at the noise that each release shows: finds steps with less",
+    "spread over steps": "by their spread over the steps: finds noise that repeats",
+    "log ratio": "by how much likelier training made their text",
 }
 _HOLD = {
     "gradient": "hold a direction of their own in place of a gradient, and are looked for in every release",
@@ -41,7 +41,9 @@ def attacks(record: RunRecord) -> dict[str, Any] | None:
         "chart": drawings.epsilon_chart(found, record),
         "kinds": [KINDS[k] for k in drawings.lanes(found)],
         "confidence": _confidence(found),
-        "tests": [_row(test) for test in found.tests],
+        "claims": found.claims_something,
+        "count": len(found.tests),
+        "tests": _by_score(found.tests),
         "inference": _inference(record),
         "extraction": _extraction(block(record.audit, "extraction")),
         "reconstruction": _reconstruction(block(record.audit, "reconstruction")),
@@ -160,10 +162,19 @@ def _confidence(found: Audited) -> str:
     )
 
 
-def _row(test: EpsilonTest) -> dict[str, Any]:
+def _by_score(tests: Sequence[EpsilonTest]) -> list[dict[str, Any]]:
+    """The rows of the table: a part for each score, with a row for each group."""
+    parts: dict[tuple[str, str], list[EpsilonTest]] = {}
+    for test in tests:
+        parts.setdefault((test.kind, test.score), []).append(test)
+    return [
+        {"title": f"{_name(kind)} canaries, {_SCORES.get(score, score)}", "rows": [_row(test) for test in own]}
+        for (kind, score), own in parts.items()
+    ]
+
+
+def _row(test: EpsilonTest) -> dict[str, str]:
     return {
-        "kind": _name(test.kind),
-        "score": _SCORES.get(test.score, test.score),
         "group": _whom(test.group),
         "canaries": f.whole(test.canaries),
         "guesses": f.whole(test.guesses),
@@ -188,7 +199,8 @@ def _inference(record: RunRecord) -> dict[str, Any] | None:
         return {"sentence": _not_shown(leaked), "leaked": leaked, "rows": [], "chart": None, "missing": ""}
     groups = {str(name): part for name, part in block(found, "groups").items() if isinstance(part, Mapping)}
     every: dict[str | None, Mapping[str, Any]] = {None: block(found, "overall")}
-    every |= groups if len(groups) > 1 else {}
+    if len(groups) > 1:
+        every.update(groups)
     spots = {name: measured(part, "auc", "interval") for name, part in every.items()}
     every_rate = [positive(t.get("fpr")) for part in every.values() for t in items(part, "true_positives")]
     rates = [rate for rate in dict.fromkeys(every_rate) if rate is not None]

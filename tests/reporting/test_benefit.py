@@ -31,7 +31,7 @@ def test_the_largest_gain_minus_the_smallest() -> None:
 
 
 def test_few_holdout_users_are_said() -> None:
-    """142 hold-out users, of which a tenth is of "many"; 60 of them measured. Break: a count in place of weights."""
+    """142 hold-out users, a tenth of them "many"; then 60 of them measured. Break: leave out that only so many are."""
     found = gap(kinds.plain())
     assert found is not None
     assert found["cautions"][1].startswith("Few hold-out users (about 14 in “many”): such")

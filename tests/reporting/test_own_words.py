@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,3 +55,22 @@ def test_how_is_only_said_where_it_is_known() -> None:
     found = shown({"samples": audits.SAMPLES["samples"], "temperature": float("nan"), "tokens": "many"})
     assert found is not None
     assert found["how"].startswith("one draw of each, both models with")
+
+
+def test_the_file_says_how_they_were_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without models: what is written beside the texts. Break: leave the temperature out of samples.json."""
+    from harness.auditing import samples
+    from harness.running import examining
+    from harness.training.job import Folder
+
+    block = SimpleNamespace(prompts=("a",), tokens=7)
+    spec = SimpleNamespace(report=block, model=None, seed=1)
+    job = SimpleNamespace(spec=spec, base=tmp_path, device="cpu")
+    monkeypatch.setattr(examining.Job, "load", lambda path: job)
+    monkeypatch.setattr(examining, "Pair", lambda *arguments: None)
+    monkeypatch.setattr(samples, "continuations", lambda *arguments: [{"prompt": "a", "base": "b", "tuned": "c"}])
+    observer: Any = SimpleNamespace(note=lambda words: None)
+    examining.write_samples(Folder(tmp_path), observer)
+    found = shown(json.loads((tmp_path / "samples.json").read_text()))
+    assert found is not None
+    assert found["how"].startswith("one draw of each, at temperature 0.7, at most 7 tokens, both models")
