@@ -286,9 +286,11 @@ def test_readme_names_only_verbs_options_and_files_that_exist() -> None:
 def test_readme_spec_is_valid(tmp_path: Path) -> None:
     from harness.spec import load_spec
 
-    example, sweep = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    example, sweep, audit = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     path = tmp_path / "mail.yaml"
     path.write_text(example)
     assert load_spec(path).spec.name == "support-tickets"
     path.write_text(example + sweep)
     assert set(load_spec(path).spec.sweep.space) == {"clipping.norm", "train.optimizer.lr", "sampling.expected"}
+    path.write_text(example + audit)
+    assert load_spec(path).spec.audit.reconstruction is not None

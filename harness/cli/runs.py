@@ -87,12 +87,21 @@ def _side_by_side(document: Mapping[str, Any]) -> list[str]:
     lines += [
         row("ε", claim(first), claim(second)),
         row("δ", _number(first["delta"], ".2e"), _number(second["delta"], ".2e")),
+    ]
+    if first["verdict"] or second["verdict"]:
+        lines.append(row("ε measured, at least", _audited(first), _audited(second)))
+    lines += [
         "",
         "hold-out loss, base → trained (nats per token)",
     ]
     lines += [row(f"  {g['group']}", _change(g["first"]), _change(g["second"])) for g in document["losses"]]
     lines += ["", "differences of the specs" if document["differences"] else "the specs do not differ"]
     return lines + [row(f"  {d['key']}", _value(d["first"]), _value(d["second"])) for d in document["differences"]]
+
+
+def _audited(run: Mapping[str, Any]) -> str:
+    told = "VIOLATED" if run["verdict"] == "violated" else run["verdict"]
+    return f"{_number(run['audited'], '.3g')} ({told})" if run["verdict"] else "-"
 
 
 def _change(losses: Mapping[str, float | None]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.files import is_locked
+from harness.reporting.audited import audited
 from harness.reporting.records import RunRecord, block, number, read_run
 from harness.reporting.summary import summarize_record
 
@@ -34,6 +35,8 @@ class ListedRun:
         folder: Where it is.
         search: How its hyperparameters were searched: ``random``, ``predicted``, …; None: they were not.
         public_trials: Whether it is no run, but the trials of a search on a public data set.
+        audited: The largest lower bound on ε that a test of its audit gives; None: ε was not tested.
+        verdict: What its audit says of its claim: ``violated``, ``inconclusive`` or ``consistent``; None as before.
     """
 
     id: str
@@ -47,6 +50,8 @@ class ListedRun:
     folder: str
     search: str | None = None
     public_trials: bool = False
+    audited: float | None = None
+    verdict: str | None = None
 
 
 def list_runs(out: Path) -> list[ListedRun]:
@@ -115,6 +120,7 @@ def _listed(folder: Path) -> ListedRun:
         record, status = read_run(folder), status_of(folder)
     except UserError:
         return ListedRun(folder.name, folder.parent.name, "damaged", False, None, None, None, "", str(folder))
+    audit = audited(record)
     return ListedRun(
         id=folder.name,
         name=str(record.plan.get("name")),
@@ -127,6 +133,8 @@ def _listed(folder: Path) -> ListedRun:
         folder=str(folder),
         search=str(block(record.sweep, "search").get("type", "search")) if record.sweep else None,
         public_trials=are_public_trials(record),
+        audited=audit.bound if audit is not None else None,
+        verdict=audit.verdict if audit is not None else None,
     )
 
 

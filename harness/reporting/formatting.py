@@ -22,6 +22,35 @@ def epsilon(value: float | None) -> str:
     return f"{math.ceil(value * 10**digits - 1e-6) / 10**digits:.{digits}f}"
 
 
+def at_least(value: float | None) -> str:
+    """A lower bound on ε with two decimals (three digits below 0.1), rounded down: what is shown holds too."""
+    if value is None:
+        return MISSING
+    if value < 1e-9:
+        return "0"
+    digits = 2 if value >= 0.1 else 2 - math.floor(math.log10(value))
+    return f"{math.floor(value * 10**digits + 1e-6) / 10**digits:.{digits}f}"
+
+
+def apart(bound: float, claimed: float) -> tuple[str, str]:
+    """A lower bound on ε and a smaller claim, with as many decimals as tell them apart."""
+    for digits in range(2, 7):
+        low, high = math.floor(bound * 10**digits) / 10**digits, math.ceil(claimed * 10**digits) / 10**digits
+        if low > high:
+            return f"{low:.{digits}f}", f"{high:.{digits}f}"
+    return f"{bound:.12g}", f"{claimed:.12g}"
+
+
+def confidence(value: float | None) -> str:
+    """A confidence in percent, rounded down, with a decimal where it has one."""
+    return MISSING if value is None else f"{math.floor(1000 * value + 1e-6) / 10:g} %"
+
+
+def interval(ends: tuple[float, float] | None, how: str = ".2f") -> str:
+    """Both ends in brackets; empty where there are none."""
+    return "" if ends is None else f"({ends[0]:{how}} to {ends[1]:{how}})".replace("-", "−")
+
+
 def delta(value: float | None) -> str:
     """A δ as a power of ten with up to three digits, rounded up: ``10⁻⁵``, ``7.84 × 10⁻⁵``."""
     if value is None:

@@ -9,6 +9,10 @@ from typing import Any
 
 import yaml
 
+from harness.reporting import formatting as f
+from harness.reporting.audited import audited, failed
+from harness.reporting.records import read_run
+
 _ADAPTERS = {
     "lora": "A LoRA adapter",
     "bias": "New biases (kept beside a LoRA of zeros, as PEFT loads them)",
@@ -29,10 +33,13 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
     kind = plan["model"]["adapter"]["type"]
     full = kind == "full"
     whole = merged or full
+    refuted, found = _audit(run_dir)
+    private = privacy["private"] and refuted is None
+    tags = [*([] if full else [kind]), "differential-privacy" if private else "not-private"]
     metadata = {
         "base_model": plan["model"]["base"],
         "library_name": "transformers" if whole else "peft",
-        "tags": [*([] if full else [kind]), "differential-privacy" if privacy["private"] else "not-private"],
+        "tags": [*tags, *([] if refuted is None else ["audit-failed"])],
     }
     what = "All parameters of" if full else f"{_ADAPTERS[kind]} {'merged into' if merged else 'for'}"
     lines = [
@@ -41,6 +48,7 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
         "---",
         f"# {plan['name']}",
         "",
+        *_loud(refuted),
         f"{what} `{plan['model']['base']}`, trained with uudp {plan['versions'].get('uudp', '')}.",
         "",
         "## Privacy",
@@ -56,6 +64,7 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
         *(f"- {line}" for line in privacy["not_covered"]),
         "",
         *_asked(privacy, plan),
+        *found,
         "## Use",
         "",
         "```python",
@@ -66,6 +75,34 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _audit(run_dir: Path) -> tuple[str | None, list[str]]:
+    """How an attack refuted the guarantee (None: none did), and what attacks measured."""
+    found = audited(read_run(run_dir))
+    if found is None or found.verdict is None:
+        return None, []
+    said = {
+        "violated": "More was measured than is claimed.",
+        "inconclusive": "No test could have found a violation, so the verdict is inconclusive.",
+        "consistent": "Nothing was found above what is claimed, and more could have been found; that is no proof.",
+    }[found.verdict]
+    if not found.claims_something:
+        said = "Nothing is claimed that could be refuted."
+    planted = f.whole(sum(found.planted.values())) if found.planted else "Some"
+    lines = [
+        f"- {said} Largest lower bound measured: ε ≥ {f.at_least(found.bound)}.",
+        f"- {planted} made users (canaries) were planted for this, each in the training with probability ½; those that "
+        "were are in the model.",
+    ]
+    return failed(found), ["Attacks on this model:", "", *lines, ""]
+
+
+def _loud(refuted: str | None) -> list[str]:
+    if refuted is None:
+        return []
+    told = " ".join(refuted.split())
+    return [f"> **AUDIT FAILED: NOT PRIVATE.** {told} The guarantee below does not hold.", ""]
 
 
 def _asked(privacy: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:

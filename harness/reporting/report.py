@@ -21,7 +21,8 @@ def write_report(run_dir: Path) -> Path:
 
     Args:
         run_dir: The run's folder. Only its released files are read (`spec.yaml`, `plan.json`, `privacy.json`,
-            `metrics.jsonl`, and `sweep.json` and `assessment.json` where they are); what the page shows is public.
+            `metrics.jsonl`, and `sweep.json`, `assessment.json`, `audit.json` and `samples.json` where they are); what
+            the page shows is public.
 
     Returns:
         The path of ``report.html`` in that folder, readable by everybody (0644).

@@ -10,7 +10,10 @@ from typing import Any
 from harness.reporting import answers, drawings, explain
 from harness.reporting import formatting as f
 from harness.reporting.assessing import assessment
+from harness.reporting.attacks import attacks
+from harness.reporting.benefit import utility_gap
 from harness.reporting.moving import moving
+from harness.reporting.own_words import own_words
 from harness.reporting.reasons import group_reason
 from harness.reporting.records import RunRecord, block, items, number, texts
 from harness.reporting.searching import is_charged, searching
@@ -48,6 +51,7 @@ def build(record: RunRecord) -> dict[str, Any]:
     summary = summarize_record(record)
     groups = items(record.plan, "groups")
     label = "private" if record.private else "trained"
+    audit = attacks(record)
     return {
         "name": str(record.plan.get("name") or record.privacy.get("name") or "run"),
         "private": record.private,
@@ -55,13 +59,16 @@ def build(record: RunRecord) -> dict[str, Any]:
         "alarm": None if record.private else _alarm(record),
         "warnings": list(_warnings(record)),
         "badges": _badges(record),
-        "hero": _hero(record),
+        "hero": _hero(record, audit is not None and audit["alarm"] is not None),
         "assumptions": texts(record.privacy, "assumptions"),
         "not_covered": texts(record.privacy, "not_covered"),
         "result": _result(record, summary, label),
         "groups": [_group(entry, index, groups, summary, record) for index, entry in enumerate(groups)],
         "group_columns": _columns(record, summary),
         "group_chart": drawings.groups_chart(groups, summary),
+        "gap": utility_gap(record, summary),
+        "attacks": audit,
+        "words": own_words(record),
         "assessment": assessment(record),
         "trade_offs": _trade_offs(groups),
         "moving": moving(record),
@@ -113,7 +120,7 @@ def _badges(record: RunRecord) -> list[Fact]:
     return found
 
 
-def _hero(record: RunRecord) -> dict[str, Any]:
+def _hero(record: RunRecord, refuted: bool) -> dict[str, Any]:
     epsilon, delta = record.epsilon, number(record.privacy.get("delta"))
     places = {str(entry.get("name")): index for index, entry in enumerate(items(record.plan, "groups"))}
     marks = [
@@ -126,7 +133,7 @@ def _hero(record: RunRecord) -> dict[str, Any]:
     ]
     chips = [{"name": mark.name, "epsilon": f.epsilon(mark.epsilon), "color": mark.color} for mark in marks]
     guess = None
-    if record.private and epsilon is not None:
+    if record.private and epsilon is not None and not refuted:
         guess = f.guess_text(f.guess(epsilon, delta or 0.0))
     return {
         "epsilon": f.epsilon(epsilon) if record.private else "∞",
@@ -136,6 +143,7 @@ def _hero(record: RunRecord) -> dict[str, Any]:
         "accountant": str(record.privacy.get("accountant") or f.MISSING),
         "statement": str(record.privacy.get("statement") or ""),
         "guess": guess,
+        "refuted": refuted,
         "chips": chips if record.private else [],
         "scale": drawings.scale(epsilon, marks) if record.private else None,
     }

@@ -28,11 +28,12 @@ def examine(plan: Plan, folder: Folder, observer: Observer) -> str | None:
 
 def write_samples(folder: Folder, observer: Observer) -> None:
     """Writes what the base and the trained model make of the spec's prompts."""
-    from harness.auditing.samples import continuations
+    from harness.auditing.samples import TEMPERATURE, continuations
 
     job = Job.load(folder.root)
     report = job.spec.report
     observer.note("samples: letting the base and the trained model write")
     pair = Pair(folder.root, Base(job.base, "where the run had it"), job.spec.model, job.device)
     found = continuations(pair, report.prompts, report.tokens, job.spec.seed)
-    write_released(folder.root / SAMPLES, as_json({"samples": found}))
+    document = {"samples": found, "temperature": TEMPERATURE, "tokens": report.tokens}
+    write_released(folder.root / SAMPLES, as_json(document))

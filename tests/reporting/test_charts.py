@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from harness.reporting import charts
+from harness.reporting import charts, whiskers
 
 BAD = "</title><script>alert(1)</script>&\"'"
 
@@ -38,7 +38,16 @@ def bell(width: int = 300, name: str = "few") -> Markup:
     return charts.bells("b", 1.7, 1.7, "g0", title=name, description=name)
 
 
-ALL = [line, rows, scale, bell]
+def measured(width: int = 760, name: str = "few") -> Markup:
+    spots = [
+        whiskers.Spot(8.0, name, "g0", "wall"), whiskers.Spot(5.0, name, "muted", "tick"),
+        whiskers.Spot(1.0, name, "g0", "square", (0.5, 2.0), lane=1), whiskers.Spot(0.0, name, "no", "ring"),
+    ]  # fmt: skip
+    axis = whiskers.Axis(0.0, 1.0, [(0.5, name)])
+    return whiskers.chart("w", [whiskers.Row(name, "1.0", "g0", spots, 8.0)], axis, name, name, width)
+
+
+ALL = [line, rows, scale, bell, measured]
 
 
 @pytest.mark.parametrize("draw", ALL)
@@ -58,7 +67,7 @@ def test_texts_are_escaped(draw: Callable[..., Markup]) -> None:
     assert BAD in [element.text for element in ElementTree.fromstring(drawn).iter("title")]
 
 
-@pytest.mark.parametrize("draw", [line, rows, scale])
+@pytest.mark.parametrize("draw", [line, rows, scale, measured])
 def test_the_two_sizes_share_no_id(draw: Callable[..., Markup]) -> None:
     ids = re.findall(r' id="([^"]+)"', charts.responsive(draw))
     assert len(ids) >= 4
