@@ -14,18 +14,10 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binom
 
-from harness.auditing.one_run import (
-    Question,
-    ceiling,
-    epsilon_bound,
-    judge,
-    p_value,
-    run_tests,
-    usable_guesses,
-    verdict,
-)
+from harness.auditing.one_run import Question, judge, run_tests, usable_guesses, verdict
 from harness.auditing.scores import observed_sigma, spread_scores, step_scores
 from harness.errors import ArgumentError
+from harness.privacy.guesses import ceiling, epsilon_bound, p_value
 from tests.auditing.mechanisms import simulate
 
 RUNS = 50

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.auditing.one_run import Test, ceiling, epsilon_bound, usable_guesses, verdict
+from harness.auditing.one_run import Test, usable_guesses, verdict
 from harness.auditing.user_inference import compare_groups
+from harness.privacy.guesses import ceiling, epsilon_bound
 from tests.reporting.conftest import EPSILONS, NAMES, SPEC, made_metrics, made_plan, made_privacy, write_run
 
 DELTA = 1e-5

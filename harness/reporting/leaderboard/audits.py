@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.privacy.guesses import ceiling, epsilon_bound
 from harness.reporting.leaderboard.files import Refused
-from harness.reporting.records import number
+from harness.reporting.records import block, number
 
 Verdict = Literal["violated", "inconclusive", "consistent"]
 WORST: tuple[Verdict, ...] = ("violated", "inconclusive", "consistent")
 MOST_TESTS = 1000
+MOST_CANARIES = 100_000
+_LEAST_SURE = 0.5
+"""Of all bounds together: the probability that one of them is wrong."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,15 @@ class Audited:
     verdict: Verdict | None
 
 
-def audited(document: Mapping[str, Any] | None, claimed: float | None) -> Audited | None:
+def audited(document: Mapping[str, Any] | None, claimed: float | None, delta: float | None) -> Audited | None:
     """The audit of a run; None: there is none.
 
-    A bound above the claim is a violation, whatever the file calls it.
+    Every bound is computed again from its counts; one above the claim is a violation, whatever the file calls it.
 
     Args:
         document: ``audit.json``.
         claimed: ε of the run; None: it claims none, so that nothing can be violated.
+        delta: Its δ.
 
     Raises:
         Refused: The file is none of an audit, or contradicts itself or the run.
@@ -45,7 +50,7 @@ def audited(document: Mapping[str, Any] | None, claimed: float | None) -> Audite
         return None
     if document.get("version") != 1:
         raise Refused("audit.json is of no known version")
-    stated = number(document.get("claimed"))
+    stated = number(block(document, "claimed").get("epsilon"))
     if (stated is None) != (claimed is None) or (
         stated is not None and claimed is not None and abs(stated - claimed) > 1e-9 * claimed
     ):
@@ -53,23 +58,43 @@ def audited(document: Mapping[str, Any] | None, claimed: float | None) -> Audite
     tests = document.get("one_run") or []
     if not isinstance(tests, list) or len(tests) > MOST_TESTS or not all(isinstance(t, dict) for t in tests):
         raise Refused("audit.json: one_run should be a list of tests")
-    bounds, ceilings = [], []
-    for test in tests:
-        bound, ceiling = number(test.get("bound")), number(test.get("ceiling"))
-        guesses, correct = number(test.get("guesses")), number(test.get("correct"))
-        known = bound is not None and ceiling is not None and guesses is not None and correct is not None
-        if not known or not (0 <= bound <= ceiling * (1 + 1e-9) + 1e-9 and 0 <= correct <= guesses):  # type: ignore[operator]
-            raise Refused(
-                "audit.json: a test has no bound between 0 and its ceiling, or more right guesses than guesses"
-            )
-        bounds.append(bound)
-        ceilings.append(ceiling)
+    said = number(block(document, "claimed").get("delta"))
+    if said != delta:
+        raise Refused("audit.json is about another δ than privacy.json claims")
+    found = [_recomputed(test, delta or 0.0) for test in tests]
+    bounds, ceilings = [bound for bound, _ in found], [highest for _, highest in found]
+    if sum(1 - float(test["confidence"]) for test in tests) > _LEAST_SURE:
+        raise Refused("audit.json: its bounds together hold with less than even odds")
     verdict = document.get("verdict")
     if verdict is not None and verdict not in WORST:
         raise Refused("audit.json has no known verdict")
-    most = max((b for b in bounds if b is not None), default=None)
-    highest = max((c for c in ceilings if c is not None), default=None)
+    most, highest = max(bounds, default=None), max(ceilings, default=None)
     return Audited(most, highest, _verdict(most, highest, verdict, claimed))
+
+
+def _recomputed(test: Mapping[str, Any], delta: float) -> tuple[float, float]:
+    """The bound and the ceiling of a test, computed again from its counts.
+
+    Raises:
+        Refused: They are not what the file says, or can't be computed.
+    """
+    counts = [_count(test.get(name)) for name in ("canaries", "guesses", "correct")]
+    stated = [number(test.get(name)) for name in ("bound", "ceiling", "confidence")]
+    canaries, guesses, correct = (-1 if one is None else one for one in counts)
+    if None in counts or None in stated or not 0 <= correct <= guesses <= canaries <= MOST_CANARIES:
+        raise Refused("audit.json: a test lacks a number, or has more right guesses than guesses, or than canaries")
+    confidence = float(stated[2] or 0.0)
+    if not (0 < confidence < 1 and 0 <= delta < 1):
+        raise Refused("audit.json: a test has a confidence that is none")
+    found = epsilon_bound(canaries, guesses, correct, delta, confidence), ceiling(canaries, guesses, delta, confidence)
+    if any(abs(own - float(said or 0.0)) > 1e-6 * (1 + own) for own, said in zip(found, stated, strict=False)):
+        raise Refused("audit.json: a bound does not follow from the guesses that it states")
+    return found
+
+
+def _count(value: object) -> int | None:
+    """A whole number, or None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _verdict(bound: float | None, ceiling: float | None, stated: Any, claimed: float | None) -> Verdict | None:

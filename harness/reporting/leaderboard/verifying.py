@@ -124,7 +124,7 @@ def _without_privacy(files: RunFiles, mechanism: Mechanism) -> Verified:
         if any(value is not None for value in stated):
             raise Refused("an ε is claimed without noise")
     guarantee = dataclasses.replace(_guarantee(files, mechanism, None, None), delta=None)
-    audit = audited(files.audit, None)
+    audit = audited(files.audit, None, None)
     return Verified(files, _record(files, guarantee, mechanism), mechanism, None, (), None, audit)
 
 
@@ -159,7 +159,7 @@ def _private(files: RunFiles, mechanism: Mechanism, cell: Cell | None) -> Verifi
     _check_statement(privacy, guarantee)
     _check_rest(privacy, guarantee)
     record = _record(files, guarantee, mechanism)
-    return Verified(files, record, mechanism, total, groups, found, audited(files.audit, total))
+    return Verified(files, record, mechanism, total, groups, found, audited(files.audit, total, delta))
 
 
 def _claims(

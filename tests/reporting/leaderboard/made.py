@@ -15,10 +15,13 @@ import yaml
 
 from harness.planning import Plan, make_plan
 from harness.planning.completing import settle
+from harness.privacy.guesses import ceiling, epsilon_bound
 from harness.sweeping.costing import plan_sweep
 from tests.plans import USAGE, write_spec
 
 ATTRIBUTE = {"type": "attribute", "column": "plan", "values": ["free"], "fallback": "paid"}
+MANY = 20_000
+"""Canaries that could refute ε = 8: perfect guesses give 8.2."""
 RDP = {"epsilon": 8.0, "delta": 1e-5, "accountant": "rdp", "ledger": None}
 TWO = {"weights": {"free": 0.75, "paid": 0.25}, "holdout": {"users": 0.1}}
 SCALE = {"type": "scale", "epsilon": {"free": 8.0, "paid": 4.0}}
@@ -150,10 +153,16 @@ def make(folder: Path, kind: str = "scale", edit: Edit | None = None, **changes:
     return write(folder, found)
 
 
-def audit(claimed: float | None, bound: float = 0.5, ceiling: float = 9.0, **changes: Any) -> dict[str, Any]:
-    """``audit.json`` of a run with one test."""
+def audit(
+    claimed: float | None, right: float = 0.6, canaries: int = MANY, delta: float | None = 1e-5, **changes: Any
+) -> dict[str, Any]:
+    """``audit.json`` of a run with one test, in which this share of the guesses was right."""
+    correct = int(right * canaries)
     test = {
-        "kind": "gradient", "score": "likelihood", "group": None, "canaries": 200, "guesses": 100, "correct": 60,
-        "bound": bound, "ceiling": ceiling, "confidence": 0.95,
+        "kind": "gradient", "score": "likelihood", "group": None,
+        "canaries": canaries, "guesses": canaries, "correct": correct,
+        "bound": epsilon_bound(canaries, canaries, correct, delta or 0.0),
+        "ceiling": ceiling(canaries, canaries, delta or 0.0), "confidence": 0.95,
     }  # fmt: skip
-    return {"version": 1, "claimed": claimed, "verdict": "consistent", "one_run": [test], **changes}
+    stated = {"epsilon": claimed, "delta": delta}
+    return {"version": 1, "claimed": stated, "verdict": "consistent", "one_run": [test], **changes}

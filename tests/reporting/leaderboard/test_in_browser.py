@@ -30,7 +30,7 @@ def _cells() -> Iterator[tuple[str, float, int, str, dict[str, Any]]]:
         yield "scale", 4.10 + seed / 100, seed, "scale", {}
         yield "scale", 4.30 + seed / 50, seed, "scale", four
         yield "open", 3.80 + seed / 100, seed, "none", {}
-    yield "cheat", 3.2, 1, "rdp", {"bound": 50.0}
+    yield "cheat", 3.2, 1, "rdp", {"right": 1.0}
     yield "broken", 3.1, 1, "rdp", {"status": "running"}
 
 
@@ -38,10 +38,10 @@ def _build(folder: Path, name: str) -> Path:
     """A suite of this name, and a run of none, as a site."""
     rows = []
     for place, (policy, loss, seed, kind, changes) in enumerate(_cells()):
-        bound, status = changes.pop("bound", 1.0), changes.pop("status", "finished")
+        right, status = changes.pop("right", 0.7), changes.pop("status", "finished")
         found = made.documents(kind, loss=loss, seed=seed, **changes)
         if kind != "none":
-            found["audit.json"] = made.audit(found["privacy.json"]["epsilon"], bound=bound, ceiling=99.0)
+            found["audit.json"] = made.audit(found["privacy.json"]["epsilon"], right=right)
         found["privacy.json"]["status"] = status
         made.write(folder / "runs" / f"run-{place}", found)
         budget = None if kind == "none" else 4 if "noise" in changes else 8

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.privacy.guesses import epsilon_bound
 from harness.reporting.leaderboard.gathering import gather
 from harness.reporting.leaderboard.ranking import Board, half_text, mean_of
 from tests.reporting.leaderboard import made
@@ -96,15 +97,16 @@ def test_without_privacy_is_what_is_compared_with_and_never_ranked(suite: Suite)
 def test_a_violated_audit_takes_the_whole_row_out(suite: Suite) -> None:
     """One seed of three is enough. Break: the mean of bounds, or the run alone left out."""
     for seed in range(3):
-        suite.add("cheat", 3.5, seed, audit={"bound": 9.5 if seed == 1 else 1.0, "ceiling": 20.0})
-        suite.add("good", 4.1, seed, audit={"bound": 1.0 + seed / 10})
-    suite.add("inconclusive", 4.2, 1, audit={"ceiling": 2.0})
+        suite.add("cheat", 3.5, seed, audit={"right": 1.0 if seed == 1 else 0.7})
+        suite.add("good", 4.1, seed, audit={"right": 0.7 + seed / 50})
+    suite.add("inconclusive", 4.2, 1, audit={"canaries": 100})
     board = suite.board()
-    assert [(r.policy, r.audited, r.verdict) for r in board.ranked] == [
-        ("good", 1.2, "consistent"), ("inconclusive", 0.5, "inconclusive"),
-    ]  # fmt: skip
+    most = made.MANY
+    assert [(r.policy, r.verdict) for r in board.ranked] == [("good", "consistent"), ("inconclusive", "inconclusive")]
+    assert board.ranked[0].audited == pytest.approx(epsilon_bound(most, most, int(most * 0.74), 1e-5))
     (row,) = board.unranked
-    assert (row.policy, row.audited, row.verdict, row.rank) == ("cheat", 9.5, "violated", None)
+    assert (row.policy, row.verdict, row.rank) == ("cheat", "violated", None)
+    assert row.audited == pytest.approx(epsilon_bound(most, most, most, 1e-5))
     assert "above the claimed ε" in row.unranked
 
 

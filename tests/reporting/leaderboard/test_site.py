@@ -30,8 +30,8 @@ def runs(tmp_path: Path) -> Path:
 
     def add(policy: str, loss: float, seed: int, kind: str = "rdp", **more: Any) -> None:
         found = made.documents(kind, loss=loss, seed=seed)
-        if "bound" in more:
-            found["audit.json"] = made.audit(found["privacy.json"]["epsilon"], bound=more["bound"], ceiling=99.0)
+        if "right" in more:
+            found["audit.json"] = made.audit(found["privacy.json"]["epsilon"], right=more["right"])
         if "status" in more:
             found["privacy.json"]["status"] = more["status"]
         name = f"run-{len(rows)}"
@@ -41,7 +41,7 @@ def runs(tmp_path: Path) -> Path:
 
     add("good", 4.10, 1)
     add("good", 4.14, 2)
-    add("cheat", 3.5, 1, bound=50.0)
+    add("cheat", 3.5, 1, right=1.0)
     add("open", 3.7, 1, "none")
     add(BAD, 4.2, 1, status="running")
     (tmp_path / "runs" / "suite" / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{")
@@ -121,7 +121,7 @@ def test_json_is_everything_that_is_shown(runs: Path, tmp_path: Path, capsys: py
     assert row["epsilon"]["claimed"] == pytest.approx(8, rel=1e-5)
     assert row["epsilon"]["recomputed"] == pytest.approx(row["epsilon"]["claimed"], rel=1e-6)
     assert [r["policy"] for r in board["unranked"]] == ["cheat"]
-    assert board["unranked"][0]["epsilon"]["audited"] == 50.0
+    assert board["unranked"][0]["epsilon"]["audited"] == pytest.approx(8.1967, abs=1e-3)
     assert [r["policy"] for r in board["not_private"]] == ["open"]
     assert suite["refused"][0]["reason"] == "its status is 'running', not finished"
     for run in row["runs"]:

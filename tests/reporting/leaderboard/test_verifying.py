@@ -374,9 +374,9 @@ def test_a_run_keeps_to_its_cell(budget: float | None, seed: int | None, reason:
     ("changes", "verdict"),
     [
         ({}, "consistent"),
-        ({"bound": 8.5}, "violated"),
+        ({"right": 1.0}, "violated"),
         ({"verdict": "violated"}, "violated"),
-        ({"ceiling": 3.0}, "inconclusive"),
+        ({"canaries": 100}, "inconclusive"),
         ({"verdict": "inconclusive"}, "inconclusive"),
         ({"one_run": []}, None),
         ({"one_run": None}, None),
@@ -397,9 +397,7 @@ def test_an_audit_is_judged_by_its_numbers(changes: dict[str, Any], verdict: str
         ({"version": 2}, "no known version"),
         ({"claimed": 3.0}, "another ε"),
         ({"claimed": None}, "another ε"),
-        ({"bound": "1"}, "no bound"),
-        ({"bound": -1.0}, "no bound"),
-        ({"bound": 9.5}, "no bound"),
+        ({"delta": 1e-9}, "another δ"),
         ({"verdict": "passed"}, "no known verdict"),
         ({"one_run": "none"}, "list of tests"),
         ({"one_run": [1]}, "list of tests"),
@@ -408,6 +406,32 @@ def test_an_audit_is_judged_by_its_numbers(changes: dict[str, Any], verdict: str
 def test_a_damaged_audit(changes: dict[str, Any], reason: str) -> None:
     found = made.documents("scale")
     found["audit.json"] = made.audit(**{"claimed": found[PRIVACY]["epsilon"], **changes})
+    with pytest.raises(Refused, match=reason):
+        verified(found)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("bound", 0.1, "does not follow"),
+        ("bound", 7.9, "does not follow"),
+        ("bound", "1", "lacks a number"),
+        ("bound", None, "lacks a number"),
+        ("ceiling", 12.0, "does not follow"),
+        ("correct", 13_000, "does not follow"),
+        ("correct", 20_001, "more right guesses"),
+        ("correct", 12_000.0, "lacks a number"),
+        ("canaries", 100, "more right guesses"),
+        ("canaries", 10**9, "more right guesses"),
+        ("confidence", 1.0, "confidence that is none"),
+        ("confidence", 0.5, "does not follow"),
+    ],
+)
+def test_a_bound_follows_from_its_guesses(key: str, value: Any, reason: str) -> None:
+    """What is not so is refused. Break: the file's own bound taken."""
+    found = made.documents("scale")
+    found["audit.json"] = made.audit(found[PRIVACY]["epsilon"])
+    found["audit.json"]["one_run"][0][key] = value
     with pytest.raises(Refused, match=reason):
         verified(found)
 
