@@ -29,6 +29,7 @@ ARGUMENTS = [
     "evaluation.users=16",
     "evaluation.ordinary=false",
     "privacy.ledger=null",
+    "report.prompts=[]",
 ]
 
 

@@ -32,6 +32,7 @@ ARGUMENTS = [
     "compute.workers=1",
     "compute.deepspeed.stage=0",
     "privacy.ledger=null",
+    "report.prompts=[]",
     "sweep.space={clipping.norm: {loguniform: [0.1, 1.0]}, train.optimizer.lr: {loguniform: [0.001, 0.02]}}",
 ]
 

@@ -30,6 +30,7 @@ ARGUMENTS = [
     "compute.workers=1",
     "compute.deepspeed.stage=0",
     "report.html=false",
+    "report.prompts=[]",
     "privacy.ledger=null",
 ]
 SPACE = {
