@@ -6,6 +6,7 @@ which lie there too, are told a score only where the search needs it while it go
 from __future__ import annotations
 
 import contextlib
+import gc
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,4 +99,7 @@ def _train_here(folder: Folder, config: Mapping[str, Any]) -> Failure | None:
         if config["tells"] and value is not None and row["step"] > 0:  # before training, all trials are alike
             tune.report({DONE: 0, SCORE: float(value), "step": int(row["step"])})
 
-    return train(folder.root, release)
+    try:
+        return train(folder.root, release)
+    finally:
+        gc.collect()  # the engine and its model hold each other, and the next trial has its own
