@@ -73,12 +73,15 @@ fi
 # background, where bash has Ctrl-C ignored, which the tests of runs need.)
 status=0
 if [ ${#arguments[@]} -eq 0 ]; then
-    say "== pytest, in two parts: whole runs on Ray, and beside them all others (shown at the end)"
+    say "== pytest, in two parts: whole runs on Ray, attacks and searches; beside them all others (shown at the end)"
     others=$(mktemp)
-    "$bin/python" -m pytest -m "${expression:+($expression) and }not ray" >"$others" 2>&1 &
+    # So that both parts take about as long.
+    apart=(tests/auditing tests/sweeping)
+    "$bin/python" -m pytest -m "${expression:+($expression) and }not ray" "${apart[@]/#/--ignore=}" >"$others" 2>&1 &
     beside=$!
     trap 'kill "$beside" 2>/dev/null || true; rm -f -- "$others"' EXIT
     "$bin/python" -m pytest -m "${expression:+($expression) and }ray" || status=$?
+    "$bin/python" -m pytest -m "${expression:+($expression) and }not ray" "${apart[@]}" || status=$?
     wait "$beside" || status=$?
     trap 'rm -f -- "$others"' EXIT
     cat -- "$others"
