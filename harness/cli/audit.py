@@ -116,6 +116,9 @@ def _check_fresh(before: AuditBlock | None, after: AuditBlock) -> None:
 def lines(document: Mapping[str, Any]) -> list[str]:
     """What was found, for a console."""
     found = []
+    if "steps" in document:
+        all_steps, seen = document["steps"]["all"], document["steps"]["seen"]
+        found.append(f"of {all_steps} steps, what {seen} showed of the gradient canaries was noted: less is found")
     for test in document.get("one_run", []):
         whose = "all groups" if test["group"] is None else test["group"]
         found.append(

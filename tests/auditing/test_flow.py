@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.auditing.flow import audit
-from harness.errors import ArgumentError
+from harness.errors import ArgumentError, MachineError
 from harness.privacy.accounting import group_epsilon
 from harness.privacy.mechanism import Mechanism
 from harness.spec.audit_block import AuditBlock
@@ -110,6 +110,28 @@ def test_a_broken_mechanism_is_found(new_run: Callable[..., Path], workers: Call
     assert found.violated is not None, found.document["one_run"]
     assert "is claimed" in found.violated
     assert found.document["verdict"] == "violated"
+
+
+def test_what_was_not_noted_is_not_consistent(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
+    """A full disk lost what a step showed: nothing found says nothing then. What is damaged is named, and not quoted.
+
+    Break: `weak` empty.
+    """
+    run_dir = trained_run(new_run, workers)
+    folder, asked = Folder(run_dir), AuditBlock.model_validate({"one_run": AUDIT["one_run"]})
+    assert "steps" not in audit(run_dir, asked).document
+    lines = folder.observed.read_text().splitlines(keepends=True)
+    folder.observed.write_text("".join(line for line in lines if '"step": 3,' not in line))
+    document = audit(run_dir, asked).document
+    assert document["steps"] == {"all": 10, "seen": 9}
+    assert {t["verdict"] for t in document["one_run"] if t["kind"] == "gradient"} == {"inconclusive"}
+    assert any(t["ceiling"] > t["claimed"] for t in document["one_run"] if t["kind"] == "gradient")
+    folder.observed.unlink()
+    assert audit(run_dir, asked).document["steps"]["seen"] == 0
+    folder.observed.write_text('{"step": 0, "seen": [0.5]}\n')
+    with pytest.raises(MachineError, match="is damaged") as caught:
+        audit(run_dir, asked)
+    assert "0.5" not in str(caught.value)
 
 
 def test_without_its_private_folder_a_run_can_not_be_audited(tmp_path: Path) -> None:
