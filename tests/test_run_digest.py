@@ -131,7 +131,7 @@ def test_other_data_model_or_tokenizer_are_refused(begun: Begun, tmp_path: Path)
     ["audit.one_run.guesses=20", "audit.confidence=0.5", "audit.extraction=null", "audit.user_inference={}"],
 )
 def test_guesses_are_not_changed_after_a_look_at_their_answers(begun: Begun, tmp_path: Path, change: str) -> None:
-    """A trained run that was interrupted in its audit has left answers. Red with `audit` left out of `check_promise`."""
+    """A run that was interrupted in its audit has left answers. Red with `audit` left out of `check_promise`."""
     audit = ["audit={one_run: {canaries: 40, guesses: 10}, extraction: {secrets: 4}}"]
     plan = make_plan(str(begun.place.spec), audit)
     folder = Folder(tmp_path / "run")

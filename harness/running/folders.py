@@ -253,8 +253,8 @@ def check_promise(plan: Plan, folder: Folder) -> None:
     trained = json.loads((folder.private / "run.json").read_text()).get("parts", {})
     if trained.get("audit") != _sha256(_audit_of(plan)):
         raise ArgumentError(
-            f"{folder.root} was trained with another audit block: it can't be finished with this spec (guesses are fixed "
-            "before anything is known of their answers)"
+            f"{folder.root} was trained with another audit block: it can't be finished with this spec (what is guessed "
+            "is fixed before anything is known of the answers)"
         )
     if stated != json.loads(json.dumps(planned)):
         raise ArgumentError(f"{folder.root} was trained under another guarantee: it can't be finished with this spec")

@@ -154,7 +154,10 @@ def test_half_a_line_is_none(tmp_path: Path) -> None:
 
 
 def test_half_a_line_takes_no_other_with_it(tmp_path: Path) -> None:
-    """A kill within a line, right after a checkpoint: the step is repeated, and must be seen. Break: `"\\n"` left out."""
+    """A kill within a line, right after a checkpoint: the step is repeated, and must be seen.
+
+    Break: the first ``"\\n"`` left out.
+    """
     folder, one = Folder(tmp_path), directions(1, 4)
     folder.private.mkdir()
     folder.observed.write_text('{"step": 0, "seen": [1.0]}\n{"step": 1, "se')
