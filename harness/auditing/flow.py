@@ -88,11 +88,16 @@ def audit(run_dir: Path, block: AuditBlock, note: Note = lambda text: None) -> A
 
     Raises:
         ArgumentError: The private folder does not hold what the attacks need.
+        MachineError: The base model or the trained one is no longer where the run had it, or something is damaged.
     """
     folder = Folder(run_dir)
     if not (folder.private / "job.json").exists() or (block.plants and not folder.canaries.exists()):
         raise ArgumentError(f"{run_dir} can't be audited: its private folder is not here, or holds no canaries")
     job, claim = Job.load(run_dir), Claim.of(run_dir)
+    trained = folder.trained(job.spec.model.adapter.type)
+    for what, place in (("the files of its base model", job.base / "config.json"), ("its trained weights", trained)):
+        if not place.exists():
+            raise MachineError(f"{run_dir} can't be audited: {what} are not in {place} any more")
     drawn = load(folder.canaries) if block.plants else ()
     pair = Pair(run_dir, Base(job.base, "where the run had it"), job.spec.model, job.device)
     delta = claim.delta or 0.0

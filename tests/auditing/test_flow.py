@@ -8,6 +8,7 @@ found.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,20 @@ def test_what_was_not_noted_is_not_consistent(new_run: Callable[..., Path], work
     with pytest.raises(MachineError, match="is damaged") as caught:
         audit(run_dir, asked)
     assert "0.5" not in str(caught.value)
+
+
+@pytest.mark.parametrize("gone", ["base", "adapter"])
+def test_models_that_are_gone_are_named(new_run: Callable[..., Path], base: Path, tmp_path: Path, gone: str) -> None:
+    """Caches are emptied long before somebody audits again. Break: no look at the two places."""
+    own = shutil.copytree(base, tmp_path / "own")
+    run_dir = planted_run(new_run, of=own, audit=AUDIT, model={"base": str(own)})
+    write_claim(run_dir)
+    if gone == "base":
+        Folder(run_dir).adapter.mkdir()
+        shutil.rmtree(own)
+    with pytest.raises(MachineError, match="any more") as caught:
+        audit(run_dir, block())
+    assert str(own if gone == "base" else run_dir) in str(caught.value)
 
 
 def test_without_its_private_folder_a_run_can_not_be_audited(tmp_path: Path) -> None:
