@@ -13,7 +13,7 @@ import pytest
 from harness.data.store import Corpus
 from harness.errors import ArgumentError
 from harness.planning import make_plan
-from harness.running.folders import check_same, run_digest, run_parts
+from harness.running.folders import TRAINED, check_promise, check_same, guarantee_of, run_digest, run_parts
 from harness.training.job import Folder
 from harness.training.model import Base, find_base
 from tests.launching import Workplace
@@ -33,6 +33,7 @@ CHANGED = {
     "model.adapter.targets=[q_proj]": "adapter",
     "model.adapter.dropout=0.1": "adapter",
     "evaluation.users=3": "evaluation",
+    "audit={reconstruction: {}}": "audit",
     "train.steps=4": "mechanism and guarantee",
     "clipping.norm=0.4": "mechanism and guarantee",
     "sampling.expected=7": "mechanism and guarantee",
@@ -123,3 +124,26 @@ def test_other_data_model_or_tokenizer_are_refused(begun: Begun, tmp_path: Path)
         with pytest.raises(ArgumentError, match=f"was begun with another {part}: it can't be resumed"):
             go_on()
     begun.go_on()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["audit.one_run.guesses=20", "audit.confidence=0.5", "audit.extraction=null", "audit.user_inference={}"],
+)
+def test_guesses_are_not_changed_after_a_look_at_their_answers(begun: Begun, tmp_path: Path, change: str) -> None:
+    """A run that was interrupted in its audit has left answers. Red with `audit` left out of `check_promise`."""
+    audit = ["audit={one_run: {canaries: 40, guesses: 10}, extraction: {secrets: 4}}"]
+    plan = make_plan(str(begun.place.spec), audit)
+    folder = Folder(tmp_path / "run")
+    folder.private.mkdir(parents=True)
+    stated = guarantee_of(plan, folder).document(TRAINED, plan.mechanism.steps)
+    parts = run_parts(plan, begun.corpus, begun.base)
+    for path, document in (
+        (folder.root / "privacy.json", stated),
+        (folder.root / "plan.json", plan.document()),
+        (folder.private / "run.json", {"status": TRAINED, "parts": parts}),
+    ):
+        path.write_text(json.dumps(document))
+    check_promise(plan, folder)
+    with pytest.raises(ArgumentError, match="trained with another audit block: it can't be finished with this spec"):
+        check_promise(make_plan(str(begun.place.spec), [*audit, change]), folder)

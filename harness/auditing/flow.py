@@ -21,7 +21,7 @@ from harness.auditing.losses import example_losses
 from harness.auditing.pair import Pair
 from harness.auditing.scores import observed_sigma, spread_scores, step_scores
 from harness.data.canaries import Canary, load
-from harness.errors import ArgumentError
+from harness.errors import ArgumentError, MachineError
 from harness.files import as_json, write_private, write_released
 from harness.privacy.mechanism import Mechanism, binomial
 from harness.spec.audit_block import AuditBlock
@@ -88,11 +88,16 @@ def audit(run_dir: Path, block: AuditBlock, note: Note = lambda text: None) -> A
 
     Raises:
         ArgumentError: The private folder does not hold what the attacks need.
+        MachineError: The base model or the trained one is no longer where the run had it, or something is damaged.
     """
     folder = Folder(run_dir)
     if not (folder.private / "job.json").exists() or (block.plants and not folder.canaries.exists()):
         raise ArgumentError(f"{run_dir} can't be audited: its private folder is not here, or holds no canaries")
     job, claim = Job.load(run_dir), Claim.of(run_dir)
+    trained = folder.trained(job.spec.model.adapter.type)
+    for what, place in (("the files of its base model", job.base / "config.json"), ("its trained weights", trained)):
+        if not place.exists():
+            raise MachineError(f"{run_dir} can't be audited: {what} are not in {place} any more")
     drawn = load(folder.canaries) if block.plants else ()
     pair = Pair(run_dir, Base(job.base, "where the run had it"), job.spec.model, job.device)
     delta = claim.delta or 0.0
@@ -105,10 +110,14 @@ def audit(run_dir: Path, block: AuditBlock, note: Note = lambda text: None) -> A
     violated = None
     if block.one_run is not None:
         note("audit: guessing which canaries were in the training")
-        found = _questions(job, block, folder, drawn, pair)
+        noted = _noted(job, folder)
+        found = _questions(job, block, noted, drawn, pair)
         tests = one_run.run_tests(found, delta, block.confidence)
-        document["one_run"] = [_told(test, claim) for test in tests]
-        document["verdict"] = _verdict(tests, claim)
+        weak = _seen_in_part(job, noted)
+        document["one_run"] = [_told(test, claim, weak) for test in tests]
+        if "gradient" in weak:
+            document["steps"] = {"all": job.mechanism.steps, "seen": len(noted)}
+        document["verdict"] = _verdict(tests, claim, weak)
         violated = _violation(tests, claim)
     from harness.auditing import attacks
 
@@ -134,15 +143,36 @@ def _planted_in_numbers(drawn: tuple[Canary, ...], mechanism: Mechanism) -> list
 # --- the one-run audit --------------------------------------------------------------------------------------
 
 
+def _noted(job: Job, folder: Folder) -> dict[int, NDArray[np.float64]]:
+    """What each step showed of the gradient canaries.
+
+    Raises:
+        MachineError: It is of other canaries.
+    """
+    if "gradient" not in job.spec.canary_kinds:
+        return {}
+    canaries = sum(canary.kind == "gradient" for canary in load(folder.canaries))
+    found = {step: seen for step, seen in observed(folder).items() if 0 <= step < job.mechanism.steps}
+    if any(seen.shape != (canaries,) for seen in found.values()):
+        raise MachineError(f"what steps showed of a run's canaries in {folder.observed} is damaged")
+    return found
+
+
+def _seen_in_part(job: Job, noted: Mapping[int, object]) -> frozenset[str]:
+    """Kinds of canaries of which something was not noted (a full disk): that nothing is found of them says nothing."""
+    lost = "gradient" in job.spec.canary_kinds and len(noted) < job.mechanism.steps
+    return frozenset({"gradient"}) if lost else frozenset()
+
+
 def _questions(
-    job: Job, block: AuditBlock, folder: Folder, drawn: tuple[Canary, ...], pair: Pair
+    job: Job, block: AuditBlock, noted: Mapping[int, NDArray[np.float64]], drawn: tuple[Canary, ...], pair: Pair
 ) -> list[one_run.Question]:
     """All that is asked: of each kind and score, over all groups and, where there are several, within each."""
     assert block.one_run is not None
     found: list[one_run.Question] = []
     for kind in job.spec.canary_kinds:
         own = [canary for canary in drawn if canary.kind == kind]
-        scores = _gradient_scores(job.mechanism, own, folder) if kind == "gradient" else _text_scores(own, pair)
+        scores = _gradient_scores(job.mechanism, own, noted) if kind == "gradient" else _text_scores(own, pair)
         included = np.array([canary.included for canary in own], dtype=np.bool_)
         groups = np.array([canary.group for canary in own])
         for name, values in scores.items():
@@ -157,10 +187,11 @@ def _questions(
     return found
 
 
-def _gradient_scores(mechanism: Mechanism, own: list[Canary], folder: Folder) -> dict[str, NDArray[np.float64]]:
+def _gradient_scores(
+    mechanism: Mechanism, own: list[Canary], noted: Mapping[int, NDArray[np.float64]]
+) -> dict[str, NDArray[np.float64]]:
     """What all releases together say of each gradient canary, in three ways."""
-    noted = observed(folder)
-    steps = sorted(step for step in noted if step < mechanism.steps)
+    steps = sorted(noted)
     seen = np.array([noted[step] for step in steps], dtype=np.float64).reshape(len(steps), len(own))
     groups = np.array([canary.group for canary in own])
     sigma = np.full(seen.shape, np.nan)
@@ -195,19 +226,25 @@ def _text_scores(own: list[Canary], pair: Pair) -> dict[str, NDArray[np.float64]
     return {"log ratio": base.nats - tuned.nats}
 
 
-def _told(test: one_run.Test, claim: Claim) -> dict[str, Any]:
+def _said(test: one_run.Test, claim: Claim, weak: frozenset[str]) -> one_run.Verdict:
+    """What one test says; of canaries that were seen in part alone, never that it could have found more."""
+    found = one_run.verdict([test], claim.at(test.group))
+    return "inconclusive" if found == "consistent" and test.kind in weak else found
+
+
+def _told(test: one_run.Test, claim: Claim, weak: frozenset[str]) -> dict[str, Any]:
     claimed = claim.at(test.group)
     return test.document() | {
         "claimed": claimed if math.isfinite(claimed) else None,
-        "verdict": one_run.verdict([test], claimed),
+        "verdict": _said(test, claim, weak),
     }
 
 
-def _verdict(tests: tuple[one_run.Test, ...], claim: Claim) -> one_run.Verdict:
+def _verdict(tests: tuple[one_run.Test, ...], claim: Claim, weak: frozenset[str]) -> one_run.Verdict:
     """Of all tests: the worst of what they say; consistent only where one could have found more than is claimed."""
     if _violation(tests, claim) is not None:
         return "violated"
-    each = {one_run.verdict([test], claim.at(test.group)) for test in tests}
+    each = {_said(test, claim, weak) for test in tests}
     return "consistent" if "consistent" in each else "inconclusive"
 
 

@@ -32,17 +32,30 @@ def continuations(pair: Pair, prompts: Sequence[str], tokens: int, seed: int) ->
 def _continued(pair: Pair, model: Any, prompt: str, tokens: int, seed: int) -> str:
     import torch
 
-    ids = torch.tensor([pair.encode(prompt)], device=pair.device)
-    if not ids.shape[1]:
+    read, added = _fitting(pair.encode(prompt), tokens, model.config)
+    if not read:
         return ""
+    ids = torch.tensor([read], device=pair.device)
     torch.manual_seed(seed)
     with torch.no_grad():
         found = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
+            max_new_tokens=added,
             do_sample=True,
             temperature=TEMPERATURE,
             pad_token_id=pair.tokenizer.eos_token_id,
         )
     return str(pair.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _fitting(prompt: list[int], tokens: int, config: Any) -> tuple[list[int], int]:
+    """The end of a prompt, and how many tokens are added to it, so that both fit into the model's positions.
+
+    Learned positions have an end: beyond it there is nothing to compute with.
+    """
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(context, int) or context < 2:
+        return prompt, tokens
+    read = prompt[-max(1, context - tokens) :]
+    return read, min(tokens, context - len(read))

@@ -45,7 +45,6 @@ from harness.training.job import Failure, Folder, halvings
 from harness.training.ray import check_shadows
 
 LOG = "bench-error.log"
-UNKNOWN = "training failed; details are in its private folder"
 
 
 @dataclass(frozen=True)
@@ -196,11 +195,8 @@ class _Suite:
             if finished is not None:
                 self.standing.note(cell.name, results.FINISHED, run=finished)
             elif states and states[0][1] == FAILED:
-                run = Folder(states[0][0])
-                failure = Failure.load(run.root)
-                self.standing.note(
-                    cell.name, results.FAILED, reason=UNKNOWN if failure is None else failure.message, run=run.root
-                )
+                run = states[0][0]
+                self.standing.note(cell.name, results.FAILED, reason=results.why_failed(run), run=run)
             else:
                 self.left[place] = cell
                 # Of a run whose private part is gone, nothing can go on.
@@ -291,7 +287,7 @@ class _Suite:
             if active.spending.lost is not None:
                 self.lost = self.lost or active.spending.lost
             elif not folder.stop.exists() and not self.folder.stop.exists():
-                raise UserError(UNKNOWN if failure is None else failure.message)
+                raise UserError(results.UNKNOWN if failure is None else failure.message)
             self.standing.note(cell.name, results.OPEN, run=folder.root)
             return
         set_status(plan, folder, TRAINED)

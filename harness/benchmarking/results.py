@@ -6,6 +6,7 @@ adds cells and changes none. Both are made of released files alone, and can be p
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -14,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmarking.cells import Cell
-from harness.errors import ArgumentError, MachineError
+from harness.errors import ArgumentError, MachineError, UserError
 from harness.files import as_json, sync_folder, write_released
+from harness.reporting.audited import audited, failed
 from harness.reporting.records import block, items, number, read_run
 from harness.reporting.summary import summarize
+from harness.training.job import Failure
 
 VERSION = 1
 RESULTS, CELLS = "results.jsonl", "suite.json"
 FINISHED, FAILED, OPEN = "finished", "failed", "open"
+UNKNOWN = "training failed; details are in its private folder"
 
 
 @dataclass
@@ -51,6 +55,18 @@ class Standing:
         """Writes ``suite.json``."""
         document = {"version": VERSION, "suite": self.suite, "title": self.title, "cells": list(self.cells.values())}
         write_released(self.root / CELLS, as_json(document))
+
+
+def why_failed(run: Path) -> str:
+    """Why a run failed, as its folder says: in its training, or in its audit."""
+    failure = Failure.load(run)
+    if failure is not None:
+        return failure.message
+    with contextlib.suppress(UserError):
+        told = failed(audited(read_run(run)))
+        if told is not None:
+            return f"AUDIT FAILED: {told}"
+    return UNKNOWN
 
 
 def is_begun(root: Path) -> bool:

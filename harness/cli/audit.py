@@ -39,6 +39,7 @@ def audit(
     from harness.auditing.flow import audit as attack
     from harness.cli.run import check_installed, sigterm_as_ctrl_c
     from harness.errors import ArgumentError, UserError
+    from harness.files import is_unwritable, unwritable
     from harness.reporting.comparing import FINISHED, status_of
     from harness.reporting.report import write_report
 
@@ -48,9 +49,14 @@ def audit(
         raise ArgumentError(f"{folder} is not finished ({status}): go on with it by uudp run … --resume")
     check_installed()
     block = _block(folder, overrides or [])
-    with sigterm_as_ctrl_c():
-        found = attack(folder, block, console.err)
-    write_report(folder)
+    try:
+        with sigterm_as_ctrl_c():
+            found = attack(folder, block, console.err)
+        write_report(folder)
+    except OSError as error:
+        if is_unwritable(error):
+            raise unwritable(error, Path(error.filename or folder)) from None
+        raise
     if json:
         console.emit_json({"run": str(folder), **found.document})
     else:
@@ -116,6 +122,9 @@ def _check_fresh(before: AuditBlock | None, after: AuditBlock) -> None:
 def lines(document: Mapping[str, Any]) -> list[str]:
     """What was found, for a console."""
     found = []
+    if "steps" in document:
+        all_steps, seen = document["steps"]["all"], document["steps"]["seen"]
+        found.append(f"of {all_steps} steps, what {seen} showed of the gradient canaries was noted: less is found")
     for test in document.get("one_run", []):
         whose = "all groups" if test["group"] is None else test["group"]
         found.append(

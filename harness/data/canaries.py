@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.cohorts import ExampleIndex, Members, Unit
-from harness.files import as_json, write_private
+from harness.errors import MachineError
+from harness.files import write_private
 from harness.privacy.randomness import Randomness
 from harness.spec.audit_block import AuditBlock, CanaryKind, ExtractionBlock
 
@@ -289,11 +291,27 @@ class PlantedCorpus:
 
 
 def save(canaries: Sequence[Canary], path: Path) -> None:
-    """Writes them into a run's private folder."""
-    write_private(path, as_json({"canaries": [asdict(canary) for canary in canaries]}).encode())
+    """Writes them into a run's private folder; where all examples of one are the same, the first."""
+    rows = []
+    for canary in canaries:
+        same = len(set(canary.examples)) == 1
+        examples, copies = (canary.examples[:1], len(canary.examples)) if same else (canary.examples, 1)
+        rows.append({**vars(canary), "examples": examples, "copies": copies})
+    write_private(path, (json.dumps({"canaries": rows}, separators=(",", ":")) + "\n").encode())
 
 
 def load(path: Path) -> tuple[Canary, ...]:
-    """Reads them back."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["canaries"]
-    return tuple(Canary(**{**row, "examples": tuple(tuple(tokens) for tokens in row["examples"])}) for row in rows)
+    """Reads them back.
+
+    Raises:
+        MachineError: The file is missing or damaged.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        rows: list[dict[str, Any]] = json.loads(path.read_bytes())["canaries"]
+        return tuple(_read(**row) for row in rows)
+    # What was raised may quote the file.
+    raise MachineError(f"the canaries of a run in {path} are missing or damaged")
+
+
+def _read(*, examples: Sequence[Sequence[int]], copies: int = 1, **others: Any) -> Canary:
+    return Canary(**others, examples=tuple(tuple(tokens) for tokens in examples) * copies)

@@ -125,8 +125,9 @@ def _test(entry: Mapping[str, Any], record: RunRecord) -> EpsilonTest:
     verdict: Verdict = "inconclusive"
     if entry.get("verdict") == "violated" or (bound is not None and claimed is not None and bound > claimed):
         verdict = "violated"
-    elif None not in (bound, ceiling, claimed) and (ceiling or 0.0) >= (claimed or 0.0):
-        verdict = "consistent"
+    elif bound is not None and ceiling is not None and claimed is not None and ceiling >= claimed:
+        # Of canaries that were seen in part alone, the file says less.
+        verdict = "consistent" if entry.get("verdict") == "consistent" else "inconclusive"
     group, confidence = entry.get("group"), number(entry.get("confidence"))
     return EpsilonTest(
         _text(entry, "kind"),

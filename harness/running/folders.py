@@ -183,10 +183,14 @@ def run_parts(plan: Plan, corpus: Corpus, base: Base) -> dict[str, str]:
         "schedule": spec.train.schedule.model_dump(mode="json"),
         "checkpoint_every": spec.train.checkpoint_every,
         "evaluation": spec.evaluation.model_dump(mode="json"),
-        "audit": spec.audit.model_dump(mode="json") if spec.audit else None,
+        "audit": _audit_of(plan),
         "seed": spec.seed,
     }
     return {name: _sha256(part) for name, part in parts.items()}
+
+
+def _audit_of(plan: Plan) -> dict[str, Any] | None:
+    return None if plan.spec.audit is None else plan.spec.audit.model_dump(mode="json")
 
 
 def run_digest(parts: Mapping[str, str]) -> str:
@@ -246,6 +250,12 @@ def check_promise(plan: Plan, folder: Folder) -> None:
             raise ArgumentError(
                 f"{folder.root} was trained with another {part} block: it can't be finished with this spec"
             )
+    trained = json.loads((folder.private / "run.json").read_text()).get("parts", {})
+    if trained.get("audit") != _sha256(_audit_of(plan)):
+        raise ArgumentError(
+            f"{folder.root} was trained with another audit block: it can't be finished with this spec (what is guessed "
+            "is fixed before anything is known of the answers)"
+        )
     if stated != json.loads(json.dumps(planned)):
         raise ArgumentError(f"{folder.root} was trained under another guarantee: it can't be finished with this spec")
 

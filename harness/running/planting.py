@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.data import canaries
+from harness.errors import ArgumentError
 from harness.planning import Plan
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import load_key
@@ -14,16 +15,20 @@ from harness.training.tokenizer import load_tokenizer
 
 
 def plant(plan: Plan, base: Base, folder: Folder) -> None:
-    """Draws the canaries that the plan has, and writes them into the private folder; done again, it does nothing.
+    """Draws the canaries that the plan has, and writes them into the private folder; done again, it finds the same.
 
     Args:
         plan: The run.
         base: Its base model, whose tokens the texts are made of.
         folder: Its folder, with its key.
+
+    Raises:
+        ArgumentError: Others lie there: what was drawn with the key was used on those, and would be used on these.
+        MachineError: What lies there is damaged.
     """
     spec = plan.spec
     found = canaries.places(spec.audit, spec.canary_kinds, len(plan.mechanism.groups))
-    if not found or folder.canaries.exists():
+    if not found:
         return
     tokenizer = load_tokenizer(base)
     special = set(tokenizer.all_special_ids)
@@ -41,7 +46,13 @@ def plant(plan: Plan, base: Base, folder: Folder) -> None:
         copies=copies(plan.mechanism),
         extraction=None if spec.audit is None else spec.audit.extraction,
     )
-    canaries.save(drawn, folder.canaries)
+    if not folder.canaries.exists():
+        canaries.save(drawn, folder.canaries)
+    elif canaries.load(folder.canaries) != drawn:
+        raise ArgumentError(
+            f"the canaries in {folder.canaries} are not those that the run's key draws: it can't be resumed (a draw is "
+            "never used on anything else); without that file they are drawn again"
+        )
 
 
 def copies(mechanism: Mechanism) -> list[int]:

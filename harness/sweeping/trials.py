@@ -210,8 +210,9 @@ def promote(shared: Shared, sweep: Folder, winner: Outcome) -> Plan:
         shutil.copytree(trained, partial, copy_function=shutil.copyfile)
         release_folder(partial, target)
     write_released(sweep.metrics, folder.metrics.read_text())
-    # With what it was told: whoever finishes the sweep later needs no trial's folder.
-    for name in (folder.members.name, "diagnostics.jsonl", SETTLED, folder.canaries.name, folder.observed.name):
+    # With what it was and what it was told: whoever finishes the sweep, or audits it later, needs no trial's folder.
+    planted = (folder.canaries.name, folder.observed.name)
+    for name in ("job.json", folder.members.name, "diagnostics.jsonl", SETTLED, *planted):
         with contextlib.suppress(FileNotFoundError):
             write_private(sweep.private / name, (folder.private / name).read_bytes())
     return plan

@@ -108,22 +108,21 @@ class Witness:
         clip_norms = np.array(self._mechanism.clip_norms_at(step, factor))[self._groups]
         seen = self.directions.seen(released) * self._mechanism.denominator(step) / clip_norms
         row = {"step": step, "seen": [round(value, 6) for value in seen.tolist()]}
-        with suppress(OSError):  # of a full disk, of which the next checkpoint tells; the audit sees less then
-            append_private(self._folder.observed, (json.dumps(row) + "\n").encode())
+        with suppress(OSError):  # of a full disk, of which the next checkpoint tells; the audit says that it saw less
+            # Whatever half a line a kill has left ends first, or it would take this one with it.
+            append_private(self._folder.observed, ("\n" + json.dumps(row) + "\n").encode())
 
 
-def observed(folder: Folder) -> dict[int, list[float]]:
-    """What was noted, by step; half a line, which a kill leaves, is none."""
-    if not folder.observed.exists():
-        return {}
-    lines = folder.observed.read_text().splitlines(keepends=True)
-    found: dict[int, list[float]] = {}
-    for line in lines:
-        if not line.endswith("\n"):
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:  # a line that begins with half a line
-            continue
-        found[row["step"]] = row["seen"]
+def observed(folder: Folder) -> dict[int, NDArray[np.float64]]:
+    """What was noted, by step, shape [canaries] each; half a line, which a kill leaves, is none.
+
+    Of a step that was repeated, the last one counts: that is what the weights were made of.
+    """
+    found: dict[int, NDArray[np.float64]] = {}
+    with suppress(FileNotFoundError), folder.observed.open() as file:
+        for line in file:  # the file may be larger than memory; numbers are smaller than their texts
+            # A line that was cut off is no JSON, or has no end.
+            with suppress(ValueError, TypeError, KeyError):
+                row = json.loads(line) if line.endswith("\n") else {}
+                found[int(row["step"])] = np.array(row["seen"], dtype=np.float64)
     return found

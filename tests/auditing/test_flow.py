@@ -8,6 +8,7 @@ found.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.auditing.flow import audit
-from harness.errors import ArgumentError
+from harness.errors import ArgumentError, MachineError
 from harness.privacy.accounting import group_epsilon
 from harness.privacy.mechanism import Mechanism
 from harness.spec.audit_block import AuditBlock
@@ -110,6 +111,42 @@ def test_a_broken_mechanism_is_found(new_run: Callable[..., Path], workers: Call
     assert found.violated is not None, found.document["one_run"]
     assert "is claimed" in found.violated
     assert found.document["verdict"] == "violated"
+
+
+def test_what_was_not_noted_is_not_consistent(new_run: Callable[..., Path], workers: Callable[[int], Any]) -> None:
+    """A full disk lost what a step showed: nothing found says nothing then. What is damaged is named, and not quoted.
+
+    Break: `weak` empty.
+    """
+    run_dir = trained_run(new_run, workers)
+    folder, asked = Folder(run_dir), AuditBlock.model_validate({"one_run": AUDIT["one_run"]})
+    assert "steps" not in audit(run_dir, asked).document
+    lines = folder.observed.read_text().splitlines(keepends=True)
+    folder.observed.write_text("".join(line for line in lines if '"step": 3,' not in line))
+    document = audit(run_dir, asked).document
+    assert document["steps"] == {"all": 10, "seen": 9}
+    assert {t["verdict"] for t in document["one_run"] if t["kind"] == "gradient"} == {"inconclusive"}
+    assert any(t["ceiling"] > t["claimed"] for t in document["one_run"] if t["kind"] == "gradient")
+    folder.observed.unlink()
+    assert audit(run_dir, asked).document["steps"]["seen"] == 0
+    folder.observed.write_text('{"step": 0, "seen": [0.5]}\n')
+    with pytest.raises(MachineError, match="is damaged") as caught:
+        audit(run_dir, asked)
+    assert "0.5" not in str(caught.value)
+
+
+@pytest.mark.parametrize("gone", ["base", "adapter"])
+def test_models_that_are_gone_are_named(new_run: Callable[..., Path], base: Path, tmp_path: Path, gone: str) -> None:
+    """Caches are emptied long before somebody audits again. Break: no look at the two places."""
+    own = shutil.copytree(base, tmp_path / "own")
+    run_dir = planted_run(new_run, of=own, audit=AUDIT, model={"base": str(own)})
+    write_claim(run_dir)
+    if gone == "base":
+        Folder(run_dir).adapter.mkdir()
+        shutil.rmtree(own)
+    with pytest.raises(MachineError, match="any more") as caught:
+        audit(run_dir, block())
+    assert str(own if gone == "base" else run_dir) in str(caught.value)
 
 
 def test_without_its_private_folder_a_run_can_not_be_audited(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.auditing import flow
+from harness.benchmarking.results import why_failed
 from harness.cli import main
+from harness.errors import MachineError
 from harness.training.job import Folder
 from tests.launching import CANARY, PERSON, Run, Workplace, ended, read_json, secret_posts
 
@@ -121,13 +125,30 @@ def test_a_bound_above_the_claim_fails_loudly(audited: Run, tmp_path: Path, caps
     privacy["groups"] = [{**group, "epsilon": 0.01} for group in privacy["groups"]]
     (copy / "privacy.json").write_text(json.dumps(privacy))
     drawn = [c for c in read_json(Folder(copy).canaries)["canaries"] if c["kind"] == "gradient"]
-    rows = [json.loads(line) for line in Folder(copy).observed.read_text().splitlines()]
+    rows = [json.loads(line) for line in Folder(copy).observed.read_text().splitlines() if line]
     seen = [9.0 if canary["included"] else -9.0 for canary in drawn]
     Folder(copy).observed.write_text("".join(json.dumps({**row, "seen": seen}) + "\n" for row in rows))
     assert main.run_app(["audit", str(copy)]) == 1
+    assert "AUDIT FAILED" in why_failed(copy)  # as a suite that is gone on with says
     captured = capsys.readouterr()
     assert "AUDIT FAILED: ε of any user is at least" in captured.err
     assert read_json(copy / "audit.json")["verdict"] == "violated"
+
+
+def test_a_full_disk_is_one_line(
+    audited: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Break: `audit` without its look at the error."""
+    before = (audited.folder / "audit.json").read_bytes()
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(flow, "write_released", full)
+    assert run_verb(audited) == MachineError.exit_code
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("uudp:")]
+    assert line == f"uudp: {audited.folder / 'audit.json'} could not be written: No space left on device"
+    assert (audited.folder / "audit.json").read_bytes() == before
 
 
 def test_a_submission_without_its_private_folder(

@@ -14,6 +14,7 @@ from harness.data.canaries import Canary, Planted, PlantedCorpus, PlantedMembers
 from harness.data.cohorts import draw_cohort
 from harness.data.members import GroupMembers
 from harness.data.store import Corpus
+from harness.errors import MachineError
 from harness.privacy.mechanism import GroupMechanism, Mechanism
 from harness.privacy.randomness import Randomness
 from harness.spec.audit_block import AuditBlock
@@ -81,6 +82,32 @@ def test_they_follow_from_the_key_alone(tmp_path):
     canaries.save(drawn(), path)
     assert canaries.load(path) == drawn()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("copies", [1, 2, 64])
+def test_copies_are_written_once(tmp_path, copies):
+    """Of 64 examples that are one, a file is no larger than of one. Break: all of `examples` written."""
+    path, alone = tmp_path / "canaries.json", tmp_path / "alone.json"
+    some = canaries.places(AuditBlock.model_validate({"one_run": {"canaries": 40}}), ("gradient", "text"), 1)
+    found = drawn(found=some, copies=(copies,))
+    canaries.save(found, path)
+    canaries.save(drawn(found=some, copies=(1,)), alone)
+    assert canaries.load(path) == found
+    assert all(len(c.examples) == copies for c in found)
+    assert path.stat().st_size < 1.1 * alone.stat().st_size
+
+
+@pytest.mark.parametrize("content", ["", '{"canaries": [{"kind"', '{"canaries": [{"kind": "text", "group": 0}]}', "[]"])
+def test_a_damaged_file_is_named_and_not_quoted(tmp_path, content):
+    """Cut off by a full disk, or edited. Break: `load` without its `suppress`."""
+    path = tmp_path / "canaries.json"
+    path.write_text(content)
+    with pytest.raises(MachineError, match="are missing or damaged") as caught:
+        canaries.load(path)
+    assert str(path) in str(caught.value)
+    path.unlink()
+    with pytest.raises(MachineError, match="are missing or damaged"):
+        canaries.load(path)
 
 
 def test_each_is_in_with_probability_one_half():

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from harness.data import canaries
 from harness.errors import ArgumentError, MachineError, UserError
 from harness.privacy.search import Trials
 from harness.running import flow as run_flow
 from harness.running.folders import FAILED, FINISHED, status_of
 from harness.sweeping import flow, trials
 from harness.sweeping.costing import SweepPlan, plan_sweep
-from harness.training.job import Failure, Folder
+from harness.training.job import Failure, Folder, Job
 from tests.launching import Workplace, read_json
 from tests.sweeping.trained import (
     Kept,
@@ -90,6 +91,31 @@ def test_killed_between_any_two_lines_of_the_release(
         assert not (folder.private / "sweep").exists()
     assert tried > 20
     assert searches == [[0, 1, 2]]
+
+
+def test_the_winner_is_audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its trial's folder is gone, all that attacks and prompts need is the sweep's: whatever the search cost.
+
+    Break: `promote` without the trial's job.
+    """
+    found = made_place(tmp_path / "place", audit={"extraction": {"secrets": 4}})
+    monkeypatch.setenv("UUDP_CACHE", found.environment["UUDP_CACHE"])
+    monkeypatch.chdir(tmp_path)
+    quick(monkeypatch)
+    train_with(monkeypatch, scored)
+    audited: list[Job] = []
+
+    def examine(plan: Any, folder: Folder, observer: Any) -> None:
+        assert not list(folder.private.glob("sweep/*"))
+        assert len(canaries.load(folder.canaries)) == 4
+        audited.append(Job.load(folder.root))
+
+    monkeypatch.setattr(run_flow, "examine", examine)
+    flow.sweep(plan_sweep(found.spec), out=found.out, _key=key_of(NUMBER))
+    (job,) = audited
+    assert job.mechanism.to_dict() == read_json(found.run_folder() / "privacy.json")["mechanism"]
+    assert sum(group.canaries for group in job.mechanism.groups) == 4
+    found.clean()
 
 
 def test_killed_where_nothing_is_released(place: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

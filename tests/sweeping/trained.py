@@ -43,7 +43,7 @@ def key_of(number: int, law: Trials = LAW) -> bytes:
     raise AssertionError
 
 
-def made_place(folder: Path, law: Trials = LAW, *, space: Any = None, **sweep: Any) -> Workplace:
+def made_place(folder: Path, law: Trials = LAW, *, space: Any = None, audit: Any = None, **sweep: Any) -> Workplace:
     """Users, a tiny model, and a spec with a sweep."""
     search = {"type": "random", "trials": {"law": law.law, "mean": law.mean}}
     return Workplace(
@@ -52,7 +52,10 @@ def made_place(folder: Path, law: Trials = LAW, *, space: Any = None, **sweep: A
         noise={"type": "scale", "epsilon": {"free": 8, "paid": 4}},
         train={"steps": 6, "checkpoint_every": 2},
         compute={"retries": 1},
-        blocks={"sweep": {"space": space or SPACE, "search": search, **sweep}},
+        blocks={
+            "sweep": {"space": space or SPACE, "search": search, **sweep},
+            **({"audit": audit} if audit else {}),
+        },
     )
 
 
