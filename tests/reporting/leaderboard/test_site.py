@@ -186,9 +186,7 @@ def test_nothing_at_all_is_a_site_too(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "There are no runs here yet" in (tmp_path / "site" / "index.html").read_text()
 
 
-def test_a_folder_without_runs_replaces_no_site(
-    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_without_runs_replaces_no_site(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A slip of the hand. Break: the site is gone."""
     out = tmp_path / "site"
     assert call(capsys, runs, "--out", out)[0] == 0
