@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.auditing.pair import Pair
+from harness.training.inference import positions
 
 TEMPERATURE = 0.7
 
@@ -16,7 +17,7 @@ def continuations(pair: Pair, prompts: Sequence[str], tokens: int, seed: int) ->
     Args:
         pair: The models.
         prompts: The spec's: public.
-        tokens: At most so many are added.
+        tokens: At most so many are added, and no more than a model has positions for.
         seed: Of the draws.
 
     Returns:
@@ -32,7 +33,11 @@ def continuations(pair: Pair, prompts: Sequence[str], tokens: int, seed: int) ->
 def _continued(pair: Pair, model: Any, prompt: str, tokens: int, seed: int) -> str:
     import torch
 
-    ids = torch.tensor([pair.encode(prompt)], device=pair.device)
+    room = positions(model)
+    added = tokens if room is None else min(tokens, room - 1)
+    # Of a prompt that leaves no room, the end is continued.
+    read = pair.encode(prompt) if room is None else pair.encode(prompt)[added - room :]
+    ids = torch.tensor([read], device=pair.device)
     if not ids.shape[1]:
         return ""
     torch.manual_seed(seed)
@@ -40,7 +45,7 @@ def _continued(pair: Pair, model: Any, prompt: str, tokens: int, seed: int) -> s
         found = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
+            max_new_tokens=added,
             do_sample=True,
             temperature=TEMPERATURE,
             pad_token_id=pair.tokenizer.eos_token_id,
