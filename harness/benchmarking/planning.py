@@ -275,9 +275,15 @@ def refusal(plan: SuitePlan, cells: tuple[Cell, ...]) -> str | None:
         costs = [needs(one.guarantee) for one in plans]
         epsilon, delta = math.fsum(e for e, _ in costs), math.fsum(d for _, d in costs)
         rdp = None if left.order is None else math.fsum(rdp_of(one.guarantee, left.order) for one in plans)
+        if math.isinf(epsilon):
+            names = ", ".join(dict.fromkeys(one.spec.name for one in plans if not one.mechanism.private))
+            return (
+                f'"{data_set}" has a budget (uudp ledger budget), which no cell without noise keeps: leave out {names} '
+                "(baselines), or give those runs no ledger (privacy.ledger: null)"
+            )
         if not left.holds(epsilon, delta, rdp):
             has = f"ε = {rounded(left.epsilon, up=False):g} and δ = {rounded(left.delta, up=False):g}"
-            asks = f"ε = {epsilon:g} and δ = {delta:g}" if math.isfinite(epsilon) else "a run without noise"
+            asks = f"ε = {epsilon:g} and δ = {delta:g}"
             return (
                 f'the budget of "{data_set}" has {has} left, and {len(plans)} cells ask for {asks} in sum (each is a '
                 "run of its own); take fewer budgets, seeds or policies, or a larger budget (uudp ledger budget)"

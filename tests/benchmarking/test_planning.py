@@ -166,6 +166,19 @@ def test_a_budget_that_does_not_hold_all_cells_refuses_before_any_is_trained(
         assert not Path("runs").exists()
 
 
+def test_cells_without_noise_and_a_budget_do_not_go_together(suite: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which cells, and what to do, rather than a budget that no number could be enough for."""
+    path = suite("[uniform-strictest]", "[non-private]", spec=_public())
+    ledger = open_ledger(plan_suite(path).cells[0].loaded)
+    assert ledger is not None
+    ledger.set_budget("posts", 1000, 1e-2)
+    assert main.run_app(["bench", path, "--yes"]) == 3
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        'uudp: "posts" has a budget (uudp ledger budget), which no cell without noise keeps: leave out '
+        "small-non-private-s1, small-non-private-s2 (baselines), or give those runs no ledger (privacy.ledger: null)"
+    )
+
+
 def test_some_cells_can_be_chosen(suite: Write) -> None:
     plan = plan_suite(suite())
     assert [cell.name for cell in chosen(plan, "*-scale-e8-*")] == ["small-scale-e8-s1", "small-scale-e8-s2"]
