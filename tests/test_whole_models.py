@@ -66,7 +66,7 @@ def test_a_model_is_copied_and_generates(tmp_path: Path) -> None:
     text = inference.generate(run, base, "tide", tokens=4, temperature=0)
     assert text == inference.generate(run, base, "tide", tokens=4, temperature=0)
     with pytest.raises(
-        ArgumentError, match="the model holds [0-9]+ tokens; the prompt has [0-9]+, and --tokens asks for 100000 more"
+        ArgumentError, match=r"the model holds [0-9]+ tokens; the prompt has [0-9]+, and --tokens asks for 100000 more"
     ):
         inference.generate(run, base, "tide", tokens=100_000, temperature=0)
     inference.merge(run, base, tmp_path / "copy", "the card")
