@@ -81,6 +81,9 @@ def _bench(found: SuitePlan, cells: tuple[Cell, ...], resume: bool, yes: bool, o
         console.err(line)
     console.err()
     begun = reserved(found, cells, out) if resume else set()
+    if begun:
+        console.err(f"charged before, and not again: {_counted(len(begun), 'cell')} of these")
+        console.err()
     if (refused := refusal(found, tuple(cell for cell in cells if cell.name not in begun))) is not None:
         raise BudgetError(refused)
     confirm(yes)

@@ -266,6 +266,11 @@ def test_only_what_was_begun_is_gone_on_with_and_only_once(suite: Write, capsys:
     said = capsys.readouterr().err.splitlines()
     assert "go on with it (--resume)" in said[-1]
     assert len(said) == 1, "it is asked for a yes that changes nothing"
+    begun = root / "small-scale-e2-s1" / "20260101-000000-aaaaaa"
+    begun.mkdir(parents=True)
+    (begun / "privacy.json").write_text("{}")
+    assert main.run_app(["bench", path, "--resume"]) == 2
+    assert "charged before, and not again: 1 cell of these" in capsys.readouterr().err
 
 
 def _public() -> dict[str, object]:
