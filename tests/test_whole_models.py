@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.errors import ArgumentError
 from harness.planning import make_plan
 from harness.reporting.model_card import model_card
 from harness.spec import load_spec
@@ -64,6 +65,10 @@ def test_a_model_is_copied_and_generates(tmp_path: Path) -> None:
     assert base == Base(model, "what the run made")
     text = inference.generate(run, base, "tide", tokens=4, temperature=0)
     assert text == inference.generate(run, base, "tide", tokens=4, temperature=0)
+    with pytest.raises(
+        ArgumentError, match=r"the model holds [0-9]+ tokens; the prompt has [0-9]+, and --tokens asks for 100000 more"
+    ):
+        inference.generate(run, base, "tide", tokens=100_000, temperature=0)
     inference.merge(run, base, tmp_path / "copy", "the card")
     assert (tmp_path / "copy" / "README.md").read_text() == "the card"
     one, other = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (model, tmp_path / "copy"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.errors import MachineError
 from harness.spec.models import ModelBlock
 from harness.training.job import Folder
 from harness.training.model import Base, quiet
@@ -65,6 +66,8 @@ class Pair:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
 
+        if not (self._from.folder / "config.json").is_file():
+            raise MachineError(f"the base model that the run was trained on is not in {self._from.folder} any more")
         quiet()
         dtype, adapter = getattr(torch, self._block.dtype), self._block.adapter
 

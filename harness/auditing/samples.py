@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.auditing.pair import Pair
+from harness.training.inference import positions
 
 TEMPERATURE = 0.7
 
@@ -16,7 +17,7 @@ def continuations(pair: Pair, prompts: Sequence[str], tokens: int, seed: int) ->
     Args:
         pair: The models.
         prompts: The spec's: public.
-        tokens: At most so many are added.
+        tokens: At most so many are added, and no more than a model has positions for.
         seed: Of the draws.
 
     Returns:
@@ -32,10 +33,13 @@ def continuations(pair: Pair, prompts: Sequence[str], tokens: int, seed: int) ->
 def _continued(pair: Pair, model: Any, prompt: str, tokens: int, seed: int) -> str:
     import torch
 
-    read, added = _fitting(pair.encode(prompt), tokens, model.config)
-    if not read:
-        return ""
+    room = positions(model)
+    added = tokens if room is None else min(tokens, room - 1)
+    # Of a prompt that leaves no room, the end is continued.
+    read = pair.encode(prompt) if room is None else pair.encode(prompt)[added - room :]
     ids = torch.tensor([read], device=pair.device)
+    if not ids.shape[1]:
+        return ""
     torch.manual_seed(seed)
     with torch.no_grad():
         found = model.generate(
@@ -47,15 +51,3 @@ def _continued(pair: Pair, model: Any, prompt: str, tokens: int, seed: int) -> s
             pad_token_id=pair.tokenizer.eos_token_id,
         )
     return str(pair.tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True))
-
-
-def _fitting(prompt: list[int], tokens: int, config: Any) -> tuple[list[int], int]:
-    """The end of a prompt, and how many tokens are added to it, so that both fit into the model's positions.
-
-    Learned positions have an end: beyond it there is nothing to compute with.
-    """
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(context, int) or context < 2:
-        return prompt, tokens
-    read = prompt[-max(1, context - tokens) :]
-    return read, min(tokens, context - len(read))

@@ -113,10 +113,12 @@ class Promised:
     Attributes:
         strictest: The strictest ε that one of them gives any group.
         strict: Groups that one of them gives less than the budget.
+        dropped: Groups that none of them trains on.
     """
 
     strictest: float
     strict: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
 
 
 def baselines(loaded: LoadedSuite, data: str, promised: Mapping[float, Promised]) -> list[Variant]:
@@ -140,7 +142,8 @@ def baselines(loaded: LoadedSuite, data: str, promised: Mapping[float, Promised]
             epsilon = own.strictest if name == STRICTEST else budget
             noise = Setting("noise", {"type": "uniform"}, at)
             keep = Setting("privacy.epsilon", epsilon, at if name == STRICTEST else ("budgets", place))
-            drop = [Setting("groups.drop", list(own.strict), at)] if name == DROPPING else []
+            left_out = list(dict.fromkeys([*own.dropped, *own.strict]))
+            drop = [Setting("groups.drop", left_out, at)] if name == DROPPING else []
             found.append(Variant(data, name, True, budget, (*common, noise, keep, *drop), at))
     return found
 

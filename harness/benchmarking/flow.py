@@ -18,7 +18,7 @@ from harness.benchmarking import results
 from harness.benchmarking.cells import Cell
 from harness.benchmarking.machine import code, machine
 from harness.benchmarking.planning import SuitePlan, most_at_a_time
-from harness.errors import ArgumentError, Interrupted, MachineError, UserError
+from harness.errors import Interrupted, MachineError, UserError
 from harness.files import is_unwritable, private_folder, unwritable, write_private
 from harness.planning import Plan
 from harness.running import flow as run_flow
@@ -101,12 +101,7 @@ def bench(
     observer, folder = observer or Observer(), suite_folder(plan, out)
     check_shadows(Path.cwd())
     most = most_at_a_time(plan, tuple(cells))
-    if results.is_begun(folder.root) != resume:
-        raise ArgumentError(
-            f"there is no suite to go on with in {folder.root}; leave out --resume"
-            if resume
-            else f"{folder.root} holds a suite that was begun before: go on with it (--resume), or choose another --out"
-        )
+    results.check_begun(folder.root, resume=resume)
     private_folder(folder.private)
     with lease(folder):
         title = plan.suite.title or plan.suite.suite

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmarking.cells import Cell, Promised, Variant, baselines, load_cell, name_of, policies, problems_of
-from harness.benchmarking.reading import LoadedSuite, load_suite
+from harness.benchmarking.reading import LoadedSuite, inside, load_suite
 from harness.benchmarking.suite import DROPPING, NON_PRIVATE, STRICTEST, Suite
 from harness.errors import ArgumentError, BudgetError, MachineError
 from harness.planning import Plan, make_plan
 from harness.planning.fitting import needs, rdp_of
 from harness.planning.footprint import RAY
+from harness.plugins import suggest
 from harness.spec import LoadedSpec, Problem, SpecErrors
-from harness.spec.problems import dotted
+from harness.spec.problems import KeyPath, dotted
 
 Planned = tuple[Variant, dict[int, LoadedSpec], Plan]
 
@@ -119,7 +120,9 @@ def chosen(plan: SuitePlan, only: str | None) -> tuple[Cell, ...]:
     """
     found = tuple(cell for cell in plan.cells if only is None or fnmatchcase(cell.name, only))
     if not found:
-        raise ArgumentError(f'--only: no cell is called "{only}"; one is {plan.cells[0].name}')
+        near = suggest(only or "", [cell.name for cell in plan.cells])
+        told = f"one is {plan.cells[0].name}" if near is None else f'did you mean "{near}"?'
+        raise ArgumentError(f'--only: no cell is called "{only}"; {told}')
     return found
 
 
@@ -138,6 +141,9 @@ def _planned(loaded: LoadedSuite, variant: Variant, problems: list[Problem]) -> 
         problems.extend(errors.problems)
         return None
     first = specs[loaded.suite.seeds[0]]
+    if (problem := _by_seed(loaded, variant, specs)) is not None:
+        problems.append(problem)
+        return None
     if variant.policy == NON_PRIVATE and first.spec.data.visibility != "public":
         place = loaded.merged.place_of_value(variant.at)
         message = f'{NON_PRIVATE} trains without privacy, and the data set "{first.spec.data.name}" is private'
@@ -157,6 +163,22 @@ def _planned(loaded: LoadedSuite, variant: Variant, problems: list[Problem]) -> 
     return variant, specs, plan
 
 
+def _by_seed(loaded: LoadedSuite, variant: Variant, specs: Mapping[int, LoadedSpec]) -> Problem | None:
+    """What follows from the seed besides itself, so that one plan can't stand for all seeds; None: nothing."""
+    first, *others = (
+        {key: value for key, value in inside((), one.resolved) if not isinstance(value, dict | list)}
+        for one in specs.values()
+    )
+    for index, other in enumerate(others, start=1):
+        differing = [key for key in {**first, **other} if first.get(key) != other.get(key)]
+        for key in differing:
+            if key not in (("seed",), ("name",)):
+                at: KeyPath = ("seeds", index)
+                message = f"{dotted(key)} depends on the seed (in {variant.words}); only the seed itself may"
+                return Problem(loaded.merged.place_of_value(at), dotted(at), message)
+    return None
+
+
 def _promised(planned: list[Planned]) -> dict[float, Promised]:
     """What the policies promise, by budget."""
     found: dict[float, Promised] = {}
@@ -164,10 +186,13 @@ def _promised(planned: list[Planned]) -> dict[float, Promised]:
         budget = variant.budget
         assert budget is not None
         targets = plan.targets or {}
-        before = found.get(budget, Promised(budget, ()))
+        names = tuple(group.name for group in plan.basis.dropped)
+        before = found.get(budget, Promised(budget, (), names))
         strict = [name for name, target in targets.items() if target < budget]
         found[budget] = Promised(
-            min(before.strictest, *targets.values()), tuple(dict.fromkeys([*before.strict, *strict]))
+            min(before.strictest, *targets.values()),
+            tuple(dict.fromkeys([*before.strict, *strict])),
+            tuple(name for name in before.dropped if name in names),
         )
     return found
 
@@ -250,9 +275,15 @@ def refusal(plan: SuitePlan, cells: tuple[Cell, ...]) -> str | None:
         costs = [needs(one.guarantee) for one in plans]
         epsilon, delta = math.fsum(e for e, _ in costs), math.fsum(d for _, d in costs)
         rdp = None if left.order is None else math.fsum(rdp_of(one.guarantee, left.order) for one in plans)
+        if math.isinf(epsilon):
+            names = ", ".join(dict.fromkeys(one.spec.name for one in plans if not one.mechanism.private))
+            return (
+                f'"{data_set}" has a budget (uudp ledger budget), which no cell without noise keeps: leave out {names} '
+                "(baselines), or give those runs no ledger (privacy.ledger: null)"
+            )
         if not left.holds(epsilon, delta, rdp):
             has = f"ε = {rounded(left.epsilon, up=False):g} and δ = {rounded(left.delta, up=False):g}"
-            asks = f"ε = {epsilon:g} and δ = {delta:g}" if math.isfinite(epsilon) else "a run without noise"
+            asks = f"ε = {epsilon:g} and δ = {delta:g}"
             return (
                 f'the budget of "{data_set}" has {has} left, and {len(plans)} cells ask for {asks} in sum (each is a '
                 "run of its own); take fewer budgets, seeds or policies, or a larger budget (uudp ledger budget)"

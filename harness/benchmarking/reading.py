@@ -139,7 +139,7 @@ def _check_overrides(at: KeyPath, block: Mapping[str, Any], merged: Merged) -> N
             continue
         if names[0] == "noise" and at == ("set",):
             merged.add((*at, key), "belongs into a policy: it is what makes one", at_key=True)
-        for below, inner in [(names, value), *_inside(names, value)]:
+        for below, inner in [(names, value), *inside(names, value)]:
             if below in DECIDED:
                 merged.add((*at, key, *below[len(names) :]), DECIDED[below], at_key=True)
             if isinstance(inner, str) and inner.endswith("%"):
@@ -154,12 +154,12 @@ def _check_share(text: str, below: KeyPath, at: KeyPath, merged: Merged) -> None
         merged.add(at, f"must be a share of the budget above 0 and at most 100 %, as 50 %, found {show(text)}")
 
 
-def _inside(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
+def inside(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, Any]]:
     """All that lies below a value, with its path."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in pairs:
         yield (*path, key), inner
-        yield from _inside((*path, key), inner)
+        yield from inside((*path, key), inner)
 
 
 # --- the specs ----------------------------------------------------------------------------------------------

@@ -74,6 +74,23 @@ def is_begun(root: Path) -> bool:
     return (root / CELLS).exists()
 
 
+def check_begun(root: Path, *, resume: bool) -> None:
+    """That there is a suite to go on with, or none where one is to begin.
+
+    Raises:
+        ArgumentError: It isn't so, or the place is no folder.
+    """
+    for folder in (root, *root.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ArgumentError(f"{folder} is no folder")
+    if is_begun(root) != resume:
+        raise ArgumentError(
+            f"there is no suite to go on with in {root}; leave out --resume"
+            if resume
+            else f"{root} holds a suite that was begun before: go on with it (--resume), or choose another --out"
+        )
+
+
 def begin(root: Path, suite: str, title: str, cells: Iterable[Cell]) -> Standing:
     """How far a suite is, with cells added that are new.
 
@@ -138,6 +155,24 @@ def repaired(path: Path) -> list[dict[str, Any]]:
         except (ValueError, AssertionError, KeyError, RecursionError):
             raise MachineError(f"{path}:{place}: is no result of a suite; nothing is appended to it") from None
         found.append(row)
+    return found
+
+
+def times(path: Path) -> list[tuple[float, float]]:
+    """Seconds and steps of each line that says both; what is no line says nothing."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        seconds, steps = (number(row.get(key)) if isinstance(row, dict) else None for key in ("seconds", "steps"))
+        if seconds is not None and steps is not None and seconds > 0 and steps > 0:
+            found.append((seconds, steps))
     return found
 
 

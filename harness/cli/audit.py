@@ -45,8 +45,10 @@ def audit(
 
     folder = _run_with_audit(run, out)
     status = status_of(folder)
-    if status not in (FINISHED, "failed") or not any((folder / made).exists() for made in ("adapter", "model")):
+    if status not in (FINISHED, "failed"):
         raise ArgumentError(f"{folder} is not finished ({status}): go on with it by uudp run … --resume")
+    if not any((folder / made).exists() for made in ("adapter", "model")):
+        raise ArgumentError(f"{folder} holds no trained model (adapter/ or model/), which attacks look at")
     check_installed()
     block = _block(folder, overrides or [])
     try:

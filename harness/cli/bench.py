@@ -71,14 +71,19 @@ def bench(
 
 def _bench(found: SuitePlan, cells: tuple[Cell, ...], resume: bool, yes: bool, out: Path) -> BenchResult:
     from harness.benchmarking.flow import bench as execute
-    from harness.benchmarking.flow import reserved
+    from harness.benchmarking.flow import reserved, suite_folder
     from harness.benchmarking.planning import refusal
+    from harness.benchmarking.results import check_begun
     from harness.errors import BudgetError
 
+    check_begun(suite_folder(found, out).root, resume=resume)
     for line in lines(found, cells, out):
         console.err(line)
     console.err()
     begun = reserved(found, cells, out) if resume else set()
+    if begun:
+        console.err(f"charged before, and not again: {_counted(len(begun), 'cell')} of these")
+        console.err()
     if (refused := refusal(found, tuple(cell for cell in cells if cell.name not in begun))) is not None:
         raise BudgetError(refused)
     confirm(yes)
@@ -103,7 +108,8 @@ def lines(found: SuitePlan, cells: tuple[Cell, ...], out: Path) -> list[str]:
         seeds.setdefault(key, []).append(cell["seed"])
         rows.setdefault(key, cell)
     several = len({data for data, _, _ in rows}) > 1
-    text = [f"suite: {document['title']}: {len(cells)} cells, {document['steps']} steps in all"]
+    title = console.shortened(document["title"], 200)
+    text = [f"suite: {title}: {_counted(len(cells), 'cell')}, {document['steps']} steps in all"]
     text.append(f"  {'policy':<30}{'budget':>7}{'ε':>8}  {'seeds':<10}ε by group")
     for (data, policy, budget), cell in rows.items():
         name = f"{policy} ({data})" if several else policy
@@ -127,9 +133,13 @@ def lines(found: SuitePlan, cells: tuple[Cell, ...], out: Path) -> list[str]:
     return text
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def _charged(charge: Mapping[str, Any]) -> str:
     own = charge["cells"] - charge["without_privacy"]
-    sums = f"ε = {charge['epsilon']:.4g} and δ = {charge['delta']:.3g} in sum for {own} private cells"
+    sums = f"ε = {charge['epsilon']:.4g} and δ = {charge['delta']:.3g} in sum for {_counted(own, 'private cell')}"
     if charge["ledger"] is None:
         return f'charged to no ledger: "{charge["data_set"]}": {sums}'
     account = charge["account"]
@@ -142,11 +152,9 @@ def _charged(charge: Mapping[str, Any]) -> str:
 def _seconds(found: SuitePlan, cells: tuple[Cell, ...], out: Path) -> float | None:
     """What the cells would take, by those of this suite that have finished on public data; None: none has."""
     from harness.benchmarking.flow import suite_folder
-    from harness.benchmarking.results import RESULTS
-    from harness.running.folders import released_rows
+    from harness.benchmarking.results import RESULTS, times
 
-    rows = released_rows(suite_folder(found, out).root / RESULTS)
-    known = [(row["seconds"], row["steps"]) for row in rows if row.get("seconds") and row.get("steps")]
+    known = times(suite_folder(found, out).root / RESULTS)
     if not known:
         return None
     steps = sum(found.plans[cell.name].mechanism.steps for cell in cells)

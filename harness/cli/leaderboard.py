@@ -41,6 +41,8 @@ def leaderboard(
         return
     check_place(out)
     found = gather(folders)
+    if not found.pages and out.exists() and any(out.iterdir()):
+        raise ArgumentError(f"there is no run in {', '.join(map(str, folders))}; {out} is left as it is")
     texts, document = render_site(found)
     path = write_site(out, texts)
     for refusal in found.refused:

@@ -13,6 +13,9 @@ def check_audit(draft: Draft) -> None:
     audit, merged = draft.spec.audit, draft.merged
     if audit is None or not draft.sure("audit"):
         return
+    if (audit.one_run, audit.user_inference, audit.extraction, audit.reconstruction) == (None,) * 4:
+        message = "names no attack: one_run, user_inference, extraction or reconstruction, as `one_run: {}`"
+        merged.add(_PATH, message, at_key=True)
     one_run = audit.one_run
     directions = one_run is not None and "gradient" in (one_run.kinds or ())
     if directions and draft.spec.model.adapter.type == "full" and draft.sure("model.adapter"):

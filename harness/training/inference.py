@@ -60,6 +60,11 @@ def generate(
     if not encoded["input_ids"].shape[1]:
         raise ArgumentError("--prompt: is empty")
     model = _trained(run_dir, base, torch.float32).eval()
+    room, read = positions(model), encoded["input_ids"].shape[1]
+    if room is not None and read + tokens > room:
+        raise ArgumentError(
+            f"the model holds {room} tokens; the prompt has {read}, and --tokens asks for {tokens} more"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(secrets.randbits(63) if seed is None else seed)
     sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
@@ -71,6 +76,12 @@ def generate(
             **sampling,
         )
     return str(tokenizer.decode(out[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def positions(model: Any) -> int | None:
+    """How many tokens a model can hold, prompt and continuation together; None: its configuration does not say."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 1 else None
 
 
 def merge(run_dir: Path, base: Base, target: Path, card: str) -> None:

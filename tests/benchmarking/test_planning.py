@@ -81,6 +81,29 @@ def test_dropping_the_strict_groups_leaves_uniform_on_the_others(suite: Write) -
     assert planned["dropped"] == ["paid"]
 
 
+def test_dropping_the_strict_groups_brings_none_back_that_nobody_trains_on(suite: Write) -> None:
+    """What the spec drops stays dropped. Red when the baseline's list takes the place of the spec's."""
+    values = {"type": "attribute", "column": "plan", "values": ["free", "team"], "fallback": "paid"}
+    spec = {
+        "segmentation": values,
+        "data": {"weights": {"free": 0.5, "team": 0.3, "paid": 0.2}},
+        "groups": {"drop": ["team"]},
+    }
+    path = suite("[uniform-strictest]", "[drop-strict]", spec=spec)
+    Path(path).write_text(Path(path).read_text().replace("{free: 100%, paid", "{free: 100%, team: 100%, paid"))
+    one = plan_suite(path).plans["small-drop-strict-e8-s1"]
+    assert [group.name for group in one.mechanism.groups] == ["free"]
+    assert sorted(group.name for group in one.basis.dropped) == ["paid", "team"]
+
+
+def test_cells_of_one_policy_differ_in_their_seed_alone(suite: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """One plan stands for all seeds. Red when the second seed's run makes another number of steps than its spec."""
+    assert main.run_app(["bench", suite("train.steps: 5", 'train.steps: "${seed}"'), "--plan"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "suite.yaml:12:12 seeds.1: train.steps depends on the seed (in uniform at ε = 2); only the seed itself may",
+    ]
+
+
 def test_without_privacy_there_is_one_cell_for_each_seed_of_public_data(suite: Write) -> None:
     plan = plan_suite(suite("[uniform-strictest]", "[non-private]", spec=_public()))
     mine = [cell for cell in plan.cells if cell.variant.policy == "non-private"]
@@ -143,11 +166,26 @@ def test_a_budget_that_does_not_hold_all_cells_refuses_before_any_is_trained(
         assert not Path("runs").exists()
 
 
+def test_cells_without_noise_and_a_budget_do_not_go_together(suite: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which cells, and what to do, rather than a budget that no number could be enough for."""
+    path = suite("[uniform-strictest]", "[non-private]", spec=_public())
+    ledger = open_ledger(plan_suite(path).cells[0].loaded)
+    assert ledger is not None
+    ledger.set_budget("posts", 1000, 1e-2)
+    assert main.run_app(["bench", path, "--yes"]) == 3
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        'uudp: "posts" has a budget (uudp ledger budget), which no cell without noise keeps: leave out '
+        "small-non-private-s1, small-non-private-s2 (baselines), or give those runs no ledger (privacy.ledger: null)"
+    )
+
+
 def test_some_cells_can_be_chosen(suite: Write) -> None:
     plan = plan_suite(suite())
     assert [cell.name for cell in chosen(plan, "*-scale-e8-*")] == ["small-scale-e8-s1", "small-scale-e8-s2"]
     with pytest.raises(ArgumentError, match='no cell is called "x"; one is small-uniform-e2-s1'):
         chosen(plan, "x")
+    with pytest.raises(ArgumentError, match='"small-scal-e8-s2"; did you mean "small-scale-e8-s2"'):
+        chosen(plan, "small-scal-e8-s2")
 
 
 def test_a_digest_is_that_of_what_decides_a_result(suite: Write) -> None:
@@ -182,6 +220,34 @@ def test_the_plan_as_a_user_sees_it(suite: Write, capsys: pytest.CaptureFixture[
     assert not Path("runs").exists()
 
 
+def test_a_title_and_a_single_cell_on_a_console(suite: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = suite("A small suite", '"two\\nlines \\e[31mred"')
+    assert main.run_app(["bench", path, "--plan", "--only", "small-scale-e8-s1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "suite: two lines [31mred: 1 cell, 5 steps in all"
+    assert lines[-2].endswith("in sum for 1 private cell")
+
+
+@pytest.mark.parametrize(
+    "line", ["junk", "[1]", '{"seconds": "x", "steps": 1}', '{"seconds": 1, "steps": true}', "\xff"]
+)
+def test_results_that_are_none_tell_no_time(suite: Write, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    """A plan is shown all the same. Red with a traceback."""
+    path = suite()
+    root = Path("runs/small")
+    root.mkdir(parents=True)
+    (root / "results.jsonl").write_text(f"{line}\n", encoding="latin-1")
+    assert main.run_app(["bench", path, "--plan"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "time: not known before a first cell has finished"
+
+
+def test_a_place_that_is_no_folder(suite: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = suite()
+    Path("file").write_text("")
+    assert main.run_app(["bench", path, "--yes", "--out", "file"]) == 2
+    assert capsys.readouterr().err == f"uudp: {Path('file').absolute()} is no folder\n"
+
+
 def test_without_a_terminal_yes_is_required(suite: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run_app(["bench", suite()]) == 2
     assert "without a terminal, --yes is required" in capsys.readouterr().err
@@ -196,8 +262,15 @@ def test_only_what_was_begun_is_gone_on_with_and_only_once(suite: Write, capsys:
     root = Path("runs/small")
     root.mkdir(parents=True)
     results.begin(root, "small", "", plan.cells)
-    assert main.run_app(["bench", path, "--yes"]) == 2
-    assert "go on with it (--resume)" in capsys.readouterr().err
+    assert main.run_app(["bench", path]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert "go on with it (--resume)" in said[-1]
+    assert len(said) == 1, "it is asked for a yes that changes nothing"
+    begun = root / "small-scale-e2-s1" / "20260101-000000-aaaaaa"
+    begun.mkdir(parents=True)
+    (begun / "privacy.json").write_text("{}")
+    assert main.run_app(["bench", path, "--resume"]) == 2
+    assert "charged before, and not again: 1 cell of these" in capsys.readouterr().err
 
 
 def _public() -> dict[str, object]:

@@ -158,3 +158,6 @@ def test_a_submission_without_its_private_folder(
     shutil.copytree(audited.folder, copy, ignore=shutil.ignore_patterns("private"))
     assert main.run_app(["audit", str(copy)]) == 2
     assert "its private folder is not here" in capsys.readouterr().err
+    shutil.rmtree(copy / "adapter")
+    assert main.run_app(["audit", str(copy)]) == 2
+    assert "holds no trained model" in capsys.readouterr().err

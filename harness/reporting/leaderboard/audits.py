@@ -33,7 +33,9 @@ class Audited:
     verdict: Verdict | None
 
 
-def audited(document: Mapping[str, Any] | None, claimed: float | None, delta: float | None) -> Audited | None:
+def audited(
+    document: Mapping[str, Any] | None, claimed: float | None, delta: float | None, groups: Mapping[str, float]
+) -> Audited | None:
     """The audit of a run; None: there is none.
 
     Every bound is computed again from its counts; one above the claim is a violation, whatever the file calls it.
@@ -42,6 +44,7 @@ def audited(document: Mapping[str, Any] | None, claimed: float | None, delta: fl
         document: ``audit.json``.
         claimed: ε of the run; None: it claims none, so that nothing can be violated.
         delta: Its δ.
+        groups: ε of each group's users: a test of one group is held against its own.
 
     Raises:
         Refused: The file is none of an audit, or contradicts itself or the run.
@@ -69,7 +72,33 @@ def audited(document: Mapping[str, Any] | None, claimed: float | None, delta: fl
     if verdict is not None and verdict not in WORST:
         raise Refused("audit.json has no known verdict")
     most, highest = max(bounds, default=None), max(ceilings, default=None)
-    return Audited(most, highest, _verdict(most, highest, verdict, claimed))
+    claims = [_claim(test, claimed, groups) for test in tests]
+    return Audited(most, highest, _verdict(list(zip(found, claims, strict=True)), verdict, claimed))
+
+
+def as_shown(
+    document: Mapping[str, Any], audit: Audited, claimed: float | None, groups: Mapping[str, float]
+) -> dict[str, Any]:
+    """``audit.json`` for a report: with our verdict, each test with what is claimed, and no word of its own."""
+    tests = [
+        {**{k: v for k, v in test.items() if k != "verdict"}, "claimed": _claim(test, claimed, groups)}
+        for test in document.get("one_run") or ()
+    ]
+    return {**document, "one_run": tests, "verdict": audit.verdict}
+
+
+def _claim(test: Mapping[str, Any], claimed: float | None, groups: Mapping[str, float]) -> float | None:
+    """ε of those whom a test is about.
+
+    Raises:
+        Refused: There are none.
+    """
+    group = test.get("group")
+    if group is None or claimed is None:
+        return claimed
+    if not isinstance(group, str) or group not in groups:
+        raise Refused("audit.json: a test is of a group that the run does not have")
+    return groups[group]
 
 
 def _recomputed(test: Mapping[str, Any], delta: float) -> tuple[float, float]:
@@ -97,12 +126,15 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _verdict(bound: float | None, ceiling: float | None, stated: Any, claimed: float | None) -> Verdict | None:
-    """What the numbers say; where the file says worse, that."""
+def _verdict(
+    tests: list[tuple[tuple[float, float], float | None]], stated: Any, claimed: float | None
+) -> Verdict | None:
+    """What the numbers of each test say of its claim; where the file says worse, that."""
     if claimed is None:
         return None
-    if stated == "violated" or (bound is not None and bound > claimed):
+    if stated == "violated" or any(bound > (claim or 0.0) for (bound, _), claim in tests):
         return "violated"
-    if bound is None or ceiling is None:
+    if not tests:
         return None
-    return "inconclusive" if ceiling < claimed or stated == "inconclusive" else "consistent"
+    reached = any(ceiling >= (claim or 0.0) for (_, ceiling), claim in tests)
+    return "consistent" if reached and stated != "inconclusive" else "inconclusive"

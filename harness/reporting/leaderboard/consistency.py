@@ -102,6 +102,8 @@ def check_finished(files: RunFiles, mechanism: Mechanism) -> None:
         for key, value in row.items():
             if key.startswith(LOSS) and (number(value) is None or abs(number(value) or 0.0) > 1e6):
                 raise Refused("a loss in metrics.jsonl is no number, or beyond all reason")
+            if key.startswith(LOSS) and (number(value) or 0.0) < 0 and mechanism.holdout is None:
+                raise Refused("a loss in metrics.jsonl is below zero, which no model reaches")
 
 
 def check_spec(

@@ -18,6 +18,8 @@ _NEAR = 18.0
 _STEP = 12.0
 _WIDE_SPREAD = 3.0
 """From this ratio on, ε is drawn on a logarithmic axis."""
+_MARGIN = 0.05
+"""Relative, on both sides of all ε: an axis must not spread what differs by rounding alone."""
 LARGEST = 1e6
 WIDE = 1040
 """In CSS pixels: as wide as a table."""
@@ -116,7 +118,8 @@ def _chart(name: str, marks: Sequence[Mark], lines: Sequence[Line], axes: charts
     height = 250.0 if narrow else 400.0
     left, right, top, bottom = 52.0, width - (14.0 if narrow else 96.0), 28.0, height - 44.0
     epsilons = [mark.epsilon for mark in marks]
-    across = plots.numbers(epsilons, logarithmic=max(epsilons) > _WIDE_SPREAD * min(epsilons))
+    around = (min(epsilons) * (1 - _MARGIN), max(epsilons) * (1 + _MARGIN))
+    across = plots.numbers(around, logarithmic=max(epsilons) > _WIDE_SPREAD * min(epsilons))
     ends = [mark.value.mean + side * (mark.value.half or 0.0) for mark in marks for side in (-1, 1)]
     up = plots.numbers([*ends, *(line.value for line in lines)], count=5)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from harness.reporting.leaderboard.files import Refused, shown
 from harness.reporting.leaderboard.ranking import Board, Entry, Place, Refusal, boards, entry, own_place
 from harness.reporting.leaderboard.reading import Cell, RunFiles
 from harness.reporting.leaderboard.verifying import verify
+from harness.reporting.records import LOSS
 
 OTHER = "Other runs"
 
@@ -130,6 +133,10 @@ def check(folders: Sequence[Path]) -> list[Check]:
 def _keys(files: RunFiles, cell: Cell | None) -> list[tuple[object, ...]]:
     """What counts once: the same files, and a seed of a cell."""
     found: list[tuple[object, ...]] = [(files.id,)]
+    if any(key.startswith(LOSS) for row in files.metrics for key in row):
+        # What was measured after fresh noise, whatever was written beside it since.
+        told = [files.privacy.get("mechanism_digest"), files.spec, files.metrics]
+        found.append((hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest(),))
     if cell is not None and cell.seed is not None:
         found.append((cell.suite, cell.data, cell.policy, cell.budget, cell.seed))
     return found

@@ -275,6 +275,13 @@ def _notes(rows: Sequence[Row]) -> list[str]:
             "The base model’s hold-out loss differs between these runs: they were not measured on the same users or "
             "not from the same model, and compare only roughly."
         )
+    specs = [entry.run.files.spec for row in rows for entry in row.entries]
+    learnt = {f"{shown(block(s, 'data').get('name'), 60)} on {shown(block(s, 'model').get('base'), 60)}" for s in specs}
+    if len(learnt) > 1:
+        told = "; ".join(sorted(learnt)[:5])
+        found.append(
+            f"Not all of these runs are of the same data set and base model, and compare only roughly: {told}."
+        )
     if len({row.delta for row in rows if row.private}) > 1:
         found.append("δ differs between these runs; each has a place only among those with the same budget and δ.")
     return found

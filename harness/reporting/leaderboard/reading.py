@@ -108,7 +108,7 @@ def find(folders: Sequence[Path]) -> Found:
     seen: set[Path] = set()
     for top in folders:
         if not top.is_dir():
-            raise ArgumentError(f"there is no folder {shown(top)}")
+            raise ArgumentError(f"{shown(top)} is no folder" if top.exists() else f"there is no folder {shown(top)}")
         top = top.resolve()  # noqa: PLW2901
         for path, names in _walk(top):
             label = path.relative_to(top).as_posix() if path != top else path.name

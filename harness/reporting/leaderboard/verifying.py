@@ -21,7 +21,7 @@ from harness.privacy.mechanism import Mechanism
 from harness.privacy.recomputing import PublishedSearch, Recomputed, mechanism_of, recompute, search_of, typed
 from harness.privacy.search import Searched
 from harness.reporting.leaderboard import consistency
-from harness.reporting.leaderboard.audits import Audited, audited
+from harness.reporting.leaderboard.audits import Audited, as_shown, audited
 from harness.reporting.leaderboard.files import Refused, harmless
 from harness.reporting.leaderboard.reading import Cell, RunFiles
 from harness.reporting.records import RunRecord, block, items, number, texts
@@ -124,8 +124,8 @@ def _without_privacy(files: RunFiles, mechanism: Mechanism) -> Verified:
         if any(value is not None for value in stated):
             raise Refused("an ε is claimed without noise")
     guarantee = dataclasses.replace(_guarantee(files, mechanism, None, None), delta=None)
-    audit = audited(files.audit, None, None)
-    return Verified(files, _record(files, guarantee, mechanism), mechanism, None, (), None, audit)
+    audit = audited(files.audit, None, None, {})
+    return Verified(files, _record(files, guarantee, mechanism, audit, {}), mechanism, None, (), None, audit)
 
 
 def _private(files: RunFiles, mechanism: Mechanism, cell: Cell | None) -> Verified:
@@ -158,8 +158,10 @@ def _private(files: RunFiles, mechanism: Mechanism, cell: Cell | None) -> Verifi
         raise Refused("ε of privacy.json is not the largest that it states")
     _check_statement(privacy, guarantee)
     _check_rest(privacy, guarantee)
-    record = _record(files, guarantee, mechanism)
-    return Verified(files, record, mechanism, total, groups, found, audited(files.audit, total, delta))
+    own = {g.name: total if any_group else claim for g, claim in zip(mechanism.groups, groups, strict=True)}
+    audit = audited(files.audit, total, delta, own)
+    record = _record(files, guarantee, mechanism, audit, own)
+    return Verified(files, record, mechanism, total, groups, found, audit)
 
 
 def _claims(
@@ -295,7 +297,9 @@ def _check_rest(privacy: Mapping[str, Any], guarantee: Guarantee) -> None:
             raise Refused(f"{key} of privacy.json does not go with its mechanism")
 
 
-def _record(files: RunFiles, guarantee: Guarantee, mechanism: Mechanism) -> RunRecord:
+def _record(
+    files: RunFiles, guarantee: Guarantee, mechanism: Mechanism, audit: Audited | None, groups: Mapping[str, float]
+) -> RunRecord:
     """What the report is made from. Numbers that nobody has checked are left out, or computed again."""
     plan = dict(files.plan)
     plan["groups"] = [
@@ -319,6 +323,7 @@ def _record(files: RunFiles, guarantee: Guarantee, mechanism: Mechanism) -> RunR
         tuple(harmless(row) for row in rows),
         harmless(files.assessment or {}),
         harmless(files.sweep or {}),
+        {} if audit is None else harmless(as_shown(files.audit or {}, audit, guarantee.total, groups)),
     )
 
 

@@ -80,6 +80,16 @@ def test_pages_load_nothing_complain_of_nothing_and_fit(show: Callable[..., Any]
         assert shown.page.evaluate(OVERFLOW) == 0, path
 
 
+def test_cells_of_a_row_stand_in_one_line(show: Callable[..., Any], site: Path) -> None:
+    """All at the same height, all to the right. Break: a class of the report's stylesheet named as a column is."""
+    page = show(site / "suite-demo.html", 1280).page
+    cells = page.locator("#board-0-ranked tbody tr").first.locator("td")
+    found = cells.evaluate_all(
+        "all => all.map(one => [one.getBoundingClientRect().top, getComputedStyle(one).display])"
+    )
+    assert len({tuple(one) for one in found}) == 1, found
+
+
 def _policies(page: Any) -> list[str]:
     rows = page.locator(f"{RANKED} tr:visible")
     return [

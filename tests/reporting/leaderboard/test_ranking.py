@@ -126,6 +126,23 @@ def test_what_was_not_measured_has_no_place(suite: Suite) -> None:
     }  # fmt: skip
 
 
+def test_other_data_or_another_model_is_noted(suite: Suite) -> None:
+    """Whoever names a suite says what their run is. Break: an easier data set leads the board without a word."""
+    suite.add("a", 4.2, 1)
+    assert not suite.board().notes
+    suite.add("b", 1.2, 1, data="posts", edit=lambda found: _renamed(found, "easy"))
+    (note,) = suite.board().notes
+    assert note.startswith("Not all of these runs are of the same data set and base model")
+    assert "easy" in note
+
+
+def _renamed(found: dict[str, Any], name: str) -> None:
+    for spec in (found["spec.yaml"], found["plan.json"]["spec"]):
+        spec["data"]["name"] = name
+    found["privacy.json"]["data"]["name"] = name
+    found["privacy.json"]["statement"] = found["privacy.json"]["statement"].replace("posts", name)
+
+
 def test_groups_and_the_gap_between_them(suite: Suite) -> None:
     """Base 4.5 and 4.6, trained 4.1 and 4.15: gains 0.40 and 0.45. Break: losses compared in place of gains."""
     suite.add("good", 4.1, 1, "scale")
@@ -167,7 +184,7 @@ def test_data_are_apart_and_runs_of_no_suite_by_data_set(tmp_path: Path) -> None
     """Break: rows of other data ranked against each other; runs that differ in more than their seed in one row."""
     suite = Suite(tmp_path / "suite")
     suite.add("p", 4.1, 1, data="b")
-    suite.add("p", 4.2, 1, data="a")
+    suite.add("p", 4.3, 1, data="a")
     suite.board()
     for seed, steps in ((1, 10), (2, 10), (3, 12)):
         made.make(tmp_path / f"mine-{seed}", "rdp", seed=seed, train={"steps": steps})

@@ -163,6 +163,19 @@ def test_what_suites_say(tmp_path: Path) -> None:
         assert reason in problem
 
 
+def test_a_copy_that_was_audited_again_is_the_same_run(tmp_path: Path) -> None:
+    """Noise is fresh in every run: the same losses after the same spec are a copy. Break: told apart by all bytes."""
+    made.make(tmp_path / "a", "rdp", seed=1)
+    again = made.documents("rdp", seed=1)
+    again["audit.json"] = made.audit(again["privacy.json"]["epsilon"])
+    again["spec.yaml"] = dict(reversed(again["spec.yaml"].items()))
+    made.write(tmp_path / "backup" / "a", again)
+    made.make(tmp_path / "b", "rdp", seed=2)
+    (page,) = gather([tmp_path]).pages
+    assert sorted(entry.folder for entry in page.entries) == ["a", "b"]
+    assert [(r.run, r.reason) for r in page.refused] == [("backup/a", "the same run as a, which is counted")]
+
+
 def test_a_cell_and_a_run_count_once(tmp_path: Path) -> None:
     """Copies would make intervals look narrower. Break: the same files, or the same seed of a cell, counted twice."""
     rows = []

@@ -186,6 +186,20 @@ def test_nothing_at_all_is_a_site_too(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "There are no runs here yet" in (tmp_path / "site" / "index.html").read_text()
 
 
+def test_a_folder_without_runs_replaces_no_site(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A slip of the hand. Break: the site is gone."""
+    out = tmp_path / "site"
+    assert call(capsys, runs, "--out", out)[0] == 0
+    before = (out / "index.html").read_text()
+    (tmp_path / "empty").mkdir()
+    code, told, err = call(capsys, tmp_path / "empty", "--out", out)
+    assert (code, told) == (2, "")
+    assert err == f"uudp: there is no run in {tmp_path / 'empty'}; {out} is left as it is\n"
+    assert (out / "index.html").read_text() == before
+    (tmp_path / "file").write_text("")
+    assert "file is no folder" in call(capsys, tmp_path / "file", "--out", out)[2]
+
+
 @pytest.mark.parametrize("what", ["folder", "file", "link"])
 def test_what_is_not_ours_is_left_alone(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Break: somebody's folder replaced."""

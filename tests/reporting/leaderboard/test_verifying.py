@@ -392,6 +392,58 @@ def test_an_audit_is_judged_by_its_numbers(changes: dict[str, Any], verdict: str
 
 
 @pytest.mark.parametrize(
+    ("kind", "right", "verdict"),
+    [("scale", 0.995, "violated"), ("scale", 0.9, "consistent"), ("learnt", 0.995, "inconclusive")],
+)
+def test_a_group_is_judged_by_its_own_claim(kind: str, right: float, verdict: str) -> None:
+    """paid is promised ε = 4, and 5 is measured of it. Break: compared with the ε of the run, which is 8."""
+    found = made.documents(kind)
+    found["audit.json"] = made.audit(found[PRIVACY]["epsilon"], right=right, canaries=10_000)
+    found["audit.json"]["one_run"][0]["group"] = "paid"
+    run = verified(found)
+    assert run.audit is not None
+    assert run.audit.verdict == verdict
+
+
+def test_a_group_that_can_not_reach_its_claim_says_nothing_of_another() -> None:
+    """Break: the largest ceiling of all tests compared with the ε of the run."""
+    found = made.documents("scale")
+    found["audit.json"] = made.audit(found[PRIVACY]["epsilon"], canaries=10_000)
+    found["audit.json"]["one_run"][0]["group"] = "paid"
+    audit = verified(found).audit
+    assert audit is not None
+    assert (audit.verdict, audit.ceiling > 4) == ("consistent", True)
+
+
+@pytest.mark.parametrize("group", ["nobody", 1, ["paid"]])
+def test_a_test_of_a_group_that_is_not_there(group: Any) -> None:
+    found = made.documents("scale")
+    found["audit.json"] = made.audit(found[PRIVACY]["epsilon"])
+    found["audit.json"]["one_run"][0]["group"] = group
+    with pytest.raises(Refused, match="a group that the run does not have"):
+        verified(found)
+
+
+def test_the_report_shows_what_attacks_measured_with_our_verdict() -> None:
+    """Break: a site whose reports know nothing of audits, or take the file's word."""
+    found = made.documents("scale")
+    found["audit.json"] = made.audit(found[PRIVACY]["epsilon"], right=1.0)
+    record = verified(found).record
+    assert record.audit["verdict"] == "violated"
+    assert "Nothing was found above what is claimed" not in render(record)
+    assert "The claim is refuted" in render(record)
+
+
+@pytest.mark.parametrize("loss", [-3.0, -1e-9])
+def test_a_loss_below_zero_is_none(loss: float) -> None:
+    """A probability is never above one. Break: it leads the board. With noise it may fall below zero."""
+    found = made.documents("scale", loss=loss)
+    with pytest.raises(Refused, match="below zero"):
+        verified(found)
+    assert verified(made.documents("noisy", loss=loss)).private
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"version": 2}, "no known version"),
