@@ -335,7 +335,12 @@ def constants() -> dict[str, float]:
 
 def assumed(device: Device, work: Workload, used: Range | None = None) -> dict[str, object]:
     """What nobody has measured, with ranges: least, likely, most."""
-    found: dict[str, object] = {"fill": list(FILL)}
+    found: dict[str, object] = {
+        "fill": list(FILL),
+        "padding": PADDING,
+        "reading_off_by": _READING,
+        "offloaded_bytes_per_second": _PCIE,
+    }
     if not device.gpu:
         return found
     share = used or utilisation(device, work)
@@ -347,5 +352,7 @@ def assumed(device: Device, work: Workload, used: Range | None = None) -> dict[s
         "start_seconds": list(_GPU_START),
         "share_of_link": list(reversed(_LINK_USED)),
         "message_seconds": list(_MESSAGE),
+        "loaded_bytes_per_second": _LOADED,
+        "gpu_noise_per_second": _GPU_NOISE,
         "device": {f.name: getattr(device, f.name) for f in fields(device)},
     }
