@@ -41,6 +41,14 @@ def spec_then_overrides(context: typer.Context, incomplete: str) -> list[str]:
     return [] if "=" in incomplete else specs(incomplete)
 
 
+def on(incomplete: str) -> list[str]:
+    """Devices, behind a number of them."""
+    from harness.planning.devices import DEVICES
+
+    count, x, _ = incomplete.partition("x")
+    return _matching((f"{count}x{name}" for name in DEVICES), incomplete) if count.isdecimal() and x else []
+
+
 def runs(context: typer.Context, incomplete: str) -> list[str]:
     """The ids of the runs below ``--out``."""
     out = Path(context.params.get("out") or "runs")

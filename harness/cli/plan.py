@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from harness.planning import Plan
+    from harness.planning.devices import Target
 
 
 def plan(
@@ -33,6 +36,14 @@ def plan(
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.html", help="of the comparison: a page with it")] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="64xH100", help="predict time, memory and cost there", autocompletion=completion.on),
+    ] = None,
+    price: Annotated[float | None, typer.Option(metavar="PRICE", help="of a device-hour, with --on")] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="of a GPU's peak that training reaches, with --on")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Show groups, levers and ε before training.
@@ -40,18 +51,28 @@ def plan(
     Reads the spec, and of the data no more than user names and declared public columns. Shows each group's ε, clip
     norm, noise multiplier σ and sampling rate, notes on what the guarantee covers, and where every value of the
     resolved spec comes from. Predicts what memory a worker needs, and exits with 4 where this machine has not got it.
+    With --on, it is about those devices instead: how long the run takes there, and what it costs.
     """
     from harness.errors import ArgumentError, MachineError
 
     if plot is not None and not compare:
         raise ArgumentError("--plot shows a comparison: add --compare all")
+    target = _target(on, price, utilisation)
     with console.uncollected():
         from harness.planning import make_plan
         from harness.reporting.reasons import explained
         from harness.spec import load_spec
 
         planned = make_plan(load_spec(spec, overrides or []))
+        there = None
+        if target is not None:
+            from harness.planning.elsewhere import predict_elsewhere
+
+            there = predict_elsewhere(planned, target, price=price, used=utilisation)
+            planned = replace(planned, memory=None)  # this machine is not asked
         document = explained(planned.document())
+        if there is not None:
+            document["elsewhere"] = there.document()
         if compare:
             document["comparison"] = _compared(planned, compare, plot)
     if json:
@@ -60,8 +81,22 @@ def plan(
         _show(document, explain=explain)
         if plot is not None:
             console.out(f"plot: {plot}")
-    if planned.memory is not None and planned.memory.refusal is not None:
-        raise MachineError(planned.memory.refusal)
+    refusing = planned.memory if there is None else there
+    if refusing is not None and refusing.refusal is not None:
+        raise MachineError(refusing.refusal)
+
+
+def _target(on: str | None, price: float | None, utilisation: float | None) -> Target | None:
+    """What ``--on`` and what goes with it ask for."""
+    from harness.errors import ArgumentError
+    from harness.planning.devices import parse_target
+
+    for name, value, most in (("--price", price, math.inf), ("--utilisation", utilisation, 1.0)):
+        if value is not None and on is None:
+            raise ArgumentError(f"{name} goes with --on, as in --on 64xH100")
+        if value is not None and not (0 < value <= most and math.isfinite(value)):
+            raise ArgumentError(f"{name} {value:g}: must be above 0" + (" and at most 1" if most == 1 else ""))
+    return None if on is None else parse_target(on)
 
 
 def _compared(planned: Plan, names: list[str], plot: Path | None) -> list[dict[str, Any]]:
@@ -87,6 +122,12 @@ def _show(document: Mapping[str, Any], *, explain: bool) -> None:
     for line in describe(document):
         console.out(line)
     console.out()
+    if "elsewhere" in document:
+        from harness.reporting import elsewhere
+
+        for line in elsewhere.lines(document["elsewhere"]):
+            console.out(line)
+        console.out()
     for group in document["groups"] if explain else ():
         for line in textwrap.wrap(f"{group['name']}: {group['reason']}", 80, subsequent_indent="  "):
             console.out(line)

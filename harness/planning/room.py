@@ -70,15 +70,15 @@ class Room:
             return str(self.reason)
         where = "workers with a GPU each" if self.gpu else "workers here"
         count = f"{self.workers} {where if self.workers > 1 else where.replace('workers', 'worker')}"
-        free = self.reason if self.available is None else f"{_gib(self.available)} free"
-        return f"{self.who}needs about {_gib(self.footprint.total)} per worker, {count}; {free}"
+        free = self.reason if self.available is None else f"{gib(self.available)} free"
+        return f"{self.who}needs about {gib(self.footprint.total)} per worker, {count}; {free}"
 
     @property
     def refusal(self) -> str | None:
         """Why this machine can't run it, and what would fit; None: it can, or nobody knows."""
         if self.fits is not False:
             return None
-        with_ray = "" if self.gpu else f" and Ray {_gib(RAY)}"
+        with_ray = "" if self.gpu else f" and Ray {gib(RAY)}"
         return f"memory: {self.words} ({self.tokens} tokens per micro-batch{with_ray}). {self.advice}"
 
     def notes(self) -> list[str]:
@@ -134,7 +134,7 @@ def look_at_memory(
         tokens = min(tokens, spec.data.max_tokens)
     setting = Setting.of(spec, shape, tokens, gpu=gpu)
     room = Room(gpu, workers, tokens, predict(shape, setting), available, None if available is not None else reason)
-    return replace(room, advice=_advice(shape, setting, available)) if room.fits is False and available else room
+    return replace(room, advice=advice(shape, setting, available)) if room.fits is False and available else room
 
 
 def choose_tokens(spec: Spec, shape: Shape, available: int | None, *, gpu: bool) -> int:
@@ -162,8 +162,8 @@ def _needed(shape: Shape, setting: Setting) -> int:
     return total if setting.gpu else setting.workers * total + RAY
 
 
-def _advice(shape: Shape, setting: Setting, available: int) -> str:
-    """The changes, each with what goes before it, until it fits."""
+def advice(shape: Shape, setting: Setting, available: int) -> str:
+    """What would fit into so many bytes: one change of the spec, or several together."""
     found, together = [], setting
     for words, change in _changes(shape, setting, available):
         if _needed(shape, change(setting)) <= available:
@@ -232,6 +232,7 @@ def _free_on_gpu() -> int | None:
         return None
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """Bytes, to be read."""
     gib = size / GIB
     return f"{gib:.1f} GiB" if gib < 9.95 else f"{gib:.0f} GiB"

@@ -154,3 +154,36 @@ def test_what_a_sweep_costs_beside_its_trials(tmp_path: Path) -> None:
     found = printed("sweep", *arguments, cache=tmp_path / "cache")
     assert (found["trials"], len(found["alone"])) == (2, 1)
     assert found["ratio"] > 0
+
+
+def test_predictions_of_every_measured_size() -> None:
+    """Red when a constant of the simulator, or a new result, makes a measured step miss the stated error."""
+    from harness.planning.simulating import ERROR
+
+    found = printed("simulate")
+    assert len(found["steps"]) >= 12
+    for one in found["steps"]:
+        for key in ("ratio", "from_the_others"):
+            assert 1 / (1 + ERROR) <= one[key] <= 1 + ERROR, one
+    assert all(0.8 <= one["ratio"] <= 1.2 for one in found["runs"])
+    assert all(one["ratio"] == pytest.approx(1, abs=0.01) for one in found["held_bytes"])
+    assert all(ratio == pytest.approx(1, abs=0.15) for ratio in found["pieces"].values())
+    committed = json.loads((SCRIPTS / "results" / "simulate-2core-cpu.json").read_text())
+    for key in ("runs", "held_bytes", "cohorts", "pieces", "left_out"):
+        assert found[key] == committed[key], f"{key}: run scripts/bench/simulate.py anew"
+    for one, before in zip(found["steps"], committed["steps"], strict=True):
+        # The fit's last digits are the linear algebra library's.
+        assert one["case"] == before["case"]
+        assert one["from_the_others"] == pytest.approx(before["from_the_others"], abs=0.005), one
+
+
+@pytest.mark.slow
+def test_the_small_costs_of_a_step(tmp_path: Path) -> None:
+    base = save_base(tmp_path / "base")
+    spec = make_spec(base, write_posts(tmp_path / "posts.jsonl", made_posts(30)))
+    (tmp_path / "spec.yaml").write_text(json.dumps(spec.model_dump(mode="json", exclude_unset=True)))
+    found = printed("pieces", "--spec", str(tmp_path / "spec.yaml"), "--repeats", "1", "--sizes", "1", "1000")
+    assert [one["bytes"] for one in found["collectives"]] == [8, 8000]
+    assert all(value > 0 for one in found["collectives"] for value in one["bytes_per_second"].values())
+    assert found["noise_per_second"] > 0
+    assert found["preparation"]["tokens"] > 0
