@@ -35,6 +35,8 @@ SCRIPTS = {
     "sweep": "seconds of a sweep of 20 small trials over the sum of their training times",
     "tuning": "what a search inside the budget gains over the defaults at equal ε",
     "tuning_off": "the same from a learning rate ten times too small",
+    "simulate": "predicted ÷ measured seconds of a step",
+    "pieces": "small costs of a step that predictions rest on",
     "hotspots": "what the time of a private step goes to",
     "utility": "the share of the ordinary gain that a private run keeps",
 }
