@@ -55,9 +55,9 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("uudp sweep mails.yaml --resume", "goes on after Ctrl-C or a crash"),
     ),
     "bench": (
-        ("uudp bench shakespeare --plan", "a packaged suite: its cells, and what they cost"),
+        ("uudp bench shakespeare --plan", "a packaged suite: cells and cost"),
         ("uudp bench suite.yaml --yes", "trains all cells"),
-        ('uudp bench suite.yaml --only "*-s1"', "those of the first seed; --resume adds others"),
+        ('uudp bench suite.yaml --only "*-s1"', "those of the first seed alone"),
         ("uudp bench suite.yaml --resume", "goes on after Ctrl-C or a crash"),
     ),
     "runs": (
@@ -66,7 +66,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "audit": (
         ("uudp audit 20260101", "the attacks of its spec again"),
-        ("uudp audit 20260101 audit.reconstruction={}", "one more, that needs nothing planted"),
+        ("uudp audit 20260101 audit.reconstruction={}", "one more: nothing is planted"),
     ),
     "report": (("uudp report 20260101-100000-a1b2c3", ""),),
     "leaderboard": (

@@ -6,7 +6,6 @@ which lie there too, are told a score only where the search needs it while it go
 from __future__ import annotations
 
 import contextlib
-import gc
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,7 +88,7 @@ def _train_here(folder: Folder, config: Mapping[str, Any]) -> Failure | None:
     """In this process, and not in one of Ray Train's own, so that the next trial finds everything imported."""
     from ray import tune
 
-    from harness.training.process import prepare_process
+    from harness.training.process import prepare_process, release_memory
 
     prepare_process(int(config["threads"]), alone=True)
     from harness.training.loop import train
@@ -102,4 +101,4 @@ def _train_here(folder: Folder, config: Mapping[str, Any]) -> Failure | None:
     try:
         return train(folder.root, release)
     finally:
-        gc.collect()  # the engine and its model hold each other, and the next trial has its own
+        release_memory()
