@@ -42,7 +42,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("uudp plan quickstart", "a packaged spec"),
         ("uudp plan mails.yaml privacy.epsilon=4 --json", "an override; for a program"),
         ("uudp plan mails.yaml --compare all", "beside other noise policies"),
-        ("uudp plan mails.yaml --on 64xH100 --price 2.5", "time, memory and cost on other devices"),
+        ("uudp plan mails.yaml --on 64xH100 --price 2.5", "time and cost elsewhere"),
     ),
     "run": (
         ("uudp run mails.yaml", "shows the plan and asks"),
