@@ -70,6 +70,7 @@ def test_weights_after_clipping_have_no_place():
         "clip_norm",
         "steps",
         "examples_per_user",
+        "canaries",
     }
     doubled = dataclasses.replace(LIGHT, clip_norm=2 * LIGHT.clip_norm)
     heavier = dataclasses.replace(MECHANISM, groups=(doubled, HEAVY))
