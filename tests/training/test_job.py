@@ -53,12 +53,14 @@ def test_a_failure_is_left_for_the_driver(tmp_path: Path) -> None:
     assert Failure.load(tmp_path) is None
     Failure("no more disk", 4).save(tmp_path)
     assert Failure.load(tmp_path) == Failure("no more disk", 4)
-    assert json.loads(Folder(tmp_path).failure.read_text()) == {"message": "no more disk", "exit_code": 4}
+    written = {"message": "no more disk", "exit_code": 4, "stuck": False}
+    assert json.loads(Folder(tmp_path).failure.read_text()) == written
     assert stat.S_IMODE(Folder(tmp_path).failure.stat().st_mode) == 0o600
 
 
 def test_everything_private_lies_in_the_private_folder(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     private = [folder.key, folder.members, folder.progress, folder.failure, folder.stop, folder.checkpoints("private")]
+    private += [folder.canaries, folder.observed]
     assert all(p.is_relative_to(folder.private) for p in private)
     assert not any(p.is_relative_to(folder.private) for p in (folder.metrics, folder.adapter))
