@@ -325,7 +325,7 @@ def test_a_released_step_is_never_computed_again(
     damage(Folder(run_dir).checkpoints("private") / "step-00000005")
     message = "the checkpoint of step 5, which is released, is damaged; start a new run"
     assert workers(2)(checks.train, run_dir) == [message] * 2
-    assert Failure.load(run_dir) == Failure(message, exit_code=4)
+    assert Failure.load(run_dir) == Failure(message, exit_code=4, stuck=True)
     assert Folder(run_dir).metrics.read_bytes() == before
 
 
