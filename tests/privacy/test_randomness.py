@@ -402,7 +402,7 @@ def test_nothing_but_a_key_file_leads_to_draws():
     # The trial answers questions about made users, for conformance: no private record is there.
     assert {file for file, _ in calls("Randomness")} == {"harness/data/trial.py", "harness/privacy/randomness.py"}
     sweeps = {"harness/sweeping/flow.py", "harness/sweeping/trials.py"}
-    runs = {"harness/running/answers.py", "harness/training/loop.py"}
+    runs = {"harness/running/answers.py", "harness/running/planting.py", "harness/training/inputs.py"}
     assert {file for file, _ in calls("load_key")} == runs | sweeps
     made = calls("create_key")
     assert [(file, ast.unparse(call)) for file, call in made] == [
