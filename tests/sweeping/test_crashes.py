@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,11 @@ from harness.sweeping.tune import OUTAGE, Places
 from harness.training import loop, process
 from harness.training.job import Failure, Folder
 from tests.launching import Workplace, read_json
-from tests.sweeping.trained import key_of, ledger_rows, made_place, quick, released_files, scored, train_with
+from tests.sweeping.trained import key_of, ledger_rows, released_files, scored, train_with
 
 NUMBER = 4
 BAD = 2
 """The trial that crashes. Trial 1 is the best of the others."""
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
-    found = made_place(tmp_path / "place")
-    monkeypatch.setenv("UUDP_CACHE", found.environment["UUDP_CACHE"])
-    monkeypatch.chdir(tmp_path)
-    quick(monkeypatch)
-    yield found
-    found.clean()
 
 
 class Heard(Observer):

@@ -32,16 +32,6 @@ from tests.sweeping.trained import (
 NUMBER = 3
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
-    found = made_place(tmp_path / "place")
-    monkeypatch.setenv("UUDP_CACHE", found.environment["UUDP_CACHE"])
-    monkeypatch.chdir(tmp_path)
-    quick(monkeypatch)
-    yield found
-    found.clean()
-
-
 class Stopped(BaseException):
     """As a kill, for what is killed right before the end."""
 
