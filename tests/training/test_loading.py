@@ -75,12 +75,28 @@ def test_each_worker_holds_its_part_and_never_the_whole(loaded: Any, dtype: str,
         assert rank["most"] < 0.75 * plain["whole"]
 
 
-@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    ("world", "adapter"),
+    [
+        pytest.param(1, "lora", marks=pytest.mark.slow),
+        (2, "lora"),
+        (2, "lora and all else"),
+        pytest.param(1, "lora and all else", marks=pytest.mark.slow),
+        pytest.param(2, "biases", marks=pytest.mark.slow),
+        pytest.param(2, "norms", marks=pytest.mark.slow),
+    ],
+)
 def test_training_a_divided_model_changes_nothing(
-    new_run: Callable[..., Path], workers: Callable[[int], Any], tmp_path: Path, deep_base: Path, world: int
+    new_run: Callable[..., Path],
+    workers: Callable[[int], Any],
+    tmp_path: Path,
+    deep_base: Path,
+    world: int,
+    adapter: str,
 ) -> None:
     """Whole at stage 0, divided at stage 3."""
-    plain = new_run(deep_base, mechanism=make_mechanism(noise_std=0.1))
+    model = {"adapter": ADAPTERS[adapter].model_dump(mode="json")}
+    plain = new_run(deep_base, mechanism=make_mechanism(noise_std=0.1), model=model)
     divided = copy_run(plain, tmp_path / "divided", compute={"deepspeed": {"stage": 3}})
     assert workers(1)(checks.train, plain) == [None]
     assert workers(world)(checks.train, divided) == [None] * world
