@@ -64,6 +64,6 @@ def check_reach(engine: Engine) -> None:
             "be kept apart; an adapter (type: lora) trains without it"
         )
     raise ArgumentError(
-        f"compute.deepspeed.stage: 3 can't run this model: it uses {shown} outside of its layer, where no worker has it "
-        "whole; take stage: 2"
+        f"compute.deepspeed.stage: 3 can't run this model: it uses {shown} outside of its layer, where no worker "
+        "has it whole; take stage: 2"
     )

@@ -14,12 +14,14 @@ from tests.tiny import copy_run, make_mechanism
 from tests.training import checks
 from tests.training.test_resume import last
 
-
 ADAPTERS: dict[str, AdapterBlock] = {
     "lora": checks.BOTH_FACTORS,
     "lora and biases": AdapterBlock(freeze_a=False, bias="all"),
     "lora and all else": AdapterBlock(
-        freeze_a=False, targets=("v_proj",), bias="lora_only", also=("embed_tokens", "norm", "input_layernorm", "q_proj")
+        freeze_a=False,
+        targets=("v_proj",),
+        bias="lora_only",
+        also=("embed_tokens", "norm", "input_layernorm", "q_proj"),
     ),
     "biases": AdapterBlock(type="bias"),
     "norms": AdapterBlock(type="norms"),
