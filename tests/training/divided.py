@@ -76,7 +76,7 @@ ADAPTER_PHASES: dict[str, tuple[Any, str]] = {
 }
 
 
-def most_beside(run_dir: Path, phases: dict[str, tuple[Any, str]] = PHASES) -> tuple[dict[str, int], dict[str, int]]:
+def most_beside(run_dir: Path, *, adapter: bool = False) -> tuple[dict[str, int], dict[str, int]]:
     """`loop.train`, stopped after step 1 and gone on with.
 
     Returns:
@@ -101,7 +101,7 @@ def most_beside(run_dir: Path, phases: dict[str, tuple[Any, str]] = PHASES) -> t
 
         stack.enter_context(small_windows())
         stack.enter_context(mock.patch.object(verifying, "WIDTHS", verifying.WIDTHS[-1:]))
-        for phase, (owner, name) in phases.items():
+        for phase, (owner, name) in (ADAPTER_PHASES if adapter else PHASES).items():
             stack.enter_context(mock.patch.object(owner, name, watch(phase, getattr(owner, name))))
         checks.stopped_after_release_of(run_dir, 1)
         assert loop.train(run_dir) is None

@@ -92,7 +92,7 @@ def test_no_worker_ever_holds_the_whole_base_of_an_adapter(
         },
         evaluation={"users": 1},
     )  # fmt: skip
-    for rank, (most, size) in enumerate(workers(2)(divided.most_beside, run_dir, divided.ADAPTER_PHASES)):
+    for rank, (most, size) in enumerate(workers(2)(divided.most_beside, run_dir, adapter=True)):
         assert size["part"] == pytest.approx(size["whole"] / 2, rel=1e-2)
         assert set(most) == set(divided.ADAPTER_PHASES) - ({"saving"} if rank else set())
         shares = {phase: bytes_ / size["whole"] for phase, bytes_ in most.items()}
