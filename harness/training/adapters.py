@@ -14,6 +14,7 @@ from harness.plugins import suggest
 from harness.spec.adapter_block import AdapterBlock
 from harness.spec.models import ModelBlock
 from harness.training.kinds import kind_of
+from harness.training.loading import gathered, own_what_is_trained
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _ROUTED = re.compile("Moe|MoE|MOE|Experts|Router")
@@ -44,6 +45,8 @@ def check_supported(model: nn.Module, block: ModelBlock) -> None:
 def add_adapter(model: Any, block: AdapterBlock) -> Any:
     """The model with a fresh adapter, whose trainable parameters are float32; all others are frozen.
 
+    Collective where the model is divided. What is trained is not then: DeepSpeed divides it when it takes the model.
+
     What is trained of the base itself (norms, biases, embeddings) is float32 too: its layers must be taken over
     (`gradients`) before a base in bfloat16 computes anything.
 
@@ -55,12 +58,14 @@ def add_adapter(model: Any, block: AdapterBlock) -> Any:
     config = {"lora": _lora, "bias": _biases, "norms": _norms}[block.type](model, block)
     asked = getattr(config, "modules_to_save", None)
     tied = model.get_output_embeddings() is not None and _is_tied(model)
-    adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
+    with gathered(_copied(model, block)):
+        adapted: Any = get_peft_model(model, config, autocast_adapter_dtype=True)
     if asked:
         # PEFT drops the name of the tied layer, by which alone it knows on loading that there is one.
         adapted.peft_config["default"].modules_to_save = asked
         if tied and not _is_tied(adapted.get_base_model()):
             raise ArgumentError("model.adapter.also: this model's embeddings and output layer can't be kept tied")
+    own_what_is_trained(adapted)
     for name, parameter in adapted.named_parameters():
         if block.type == "bias" and "lora_" in name:
             parameter.data.zero_()
@@ -120,6 +125,12 @@ def _norms(model: nn.Module, block: AdapterBlock) -> Any:
         what = f"its {', '.join(sorted(left))} can't be trained privately" if left else "this model has no norms"
         raise ArgumentError(f"model.adapter.type: {what}; use lora")
     return LNTuningConfig(target_modules=names, task_type="CAUSAL_LM")
+
+
+def _copied(model: nn.Module, block: AdapterBlock) -> list[nn.Parameter]:
+    """The weights that PEFT copies without a look at where they are; those of `also` it gathers."""
+    norms = [m for m in model.modules() if kind_of(m) == "norm"] if block.type == "norms" else []
+    return [p for norm in norms for p in norm.parameters()]
 
 
 # --- names --------------------------------------------------------------------------------------------------

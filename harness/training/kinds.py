@@ -140,8 +140,11 @@ def _linear(module: nn.Module, held: Mapping[str, Held], sink: Sink) -> Callable
         own: Any = module
         if weight is not None:
             outputs: Tensor = _UnitProduct.apply(inputs, *weight.arguments(), transposed)  # type: ignore[no-untyped-call]
+        elif transposed:
+            # Not by a view of the weight: kept for the backward pass, it would be whole where ZeRO-3 shards the weight.
+            outputs = torch.mm(inputs.flatten(0, -2), own.weight).view(*inputs.shape[:-1], -1)
         else:
-            outputs = functional.linear(inputs, own.weight.T if transposed else own.weight)
+            outputs = functional.linear(inputs, own.weight)
         if bias is not None:
             outputs = _UnitShift.apply(outputs, *bias.arguments(), 1)  # type: ignore[no-untyped-call]
         elif own.bias is not None:

@@ -6,6 +6,8 @@ part and the layer at hand: a model that fits into no single GPU can be loaded.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,3 +59,33 @@ def _switch(dtype: str, sharding: DeepspeedBlock) -> Any:
     # stays off: there it would cast the float32 adapters.
     config["bf16"] = {"enabled": dtype == "bfloat16"}
     return HfDeepSpeedConfig(config)  # type: ignore[no-untyped-call]
+
+
+def gathered(parameters: Iterable[nn.Parameter]) -> AbstractContextManager[Any]:
+    """While this lasts, these weights of a divided model are whole on every rank, to be read; collective then."""
+    divided = [p for p in parameters if hasattr(p, "ds_id")]
+    if not divided:
+        return nullcontext()
+    import deepspeed
+
+    whole: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(divided)
+    return whole
+
+
+def own_what_is_trained(model: nn.Module) -> None:
+    """Gives a divided model trained weights of its own, whole until the engine divides them anew; collective.
+
+    What is trained is float32 in an engine, which a part of a bfloat16 base is not; and a weight that has been divided
+    has its type for good.
+    """
+    from torch import nn
+
+    owned: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if not (parameter.requires_grad and hasattr(parameter, "ds_id")):
+                continue
+            if id(parameter) not in owned:
+                with gathered([parameter]):
+                    owned[id(parameter)] = nn.Parameter(parameter.detach().float().clone())
+            setattr(module, name, owned[id(parameter)])

@@ -40,6 +40,7 @@ from harness.training.planting import Directions, Witness
 from harness.training.private_evaluation import PrivateEvaluation
 from harness.training.probing import check_moves
 from harness.training.ranks import alone, any_rank, own_ranks, write_first
+from harness.training.reaching import check_reach
 from harness.training.released import append_missing, released_rows
 from harness.training.remembering import verdict_of
 from harness.training.schedule import learning_rate
@@ -107,6 +108,8 @@ def _make_update(
     sink = UnitGradients(trainables, device, getattr(torch, spec.model.dtype))
     head = plain_head(model)
     engine = Engine(model, trainables, optimizer, sharding.stage, sharding.offload)
+    if sharding.stage == 3:
+        check_reach(engine)
     install_loss_head(engine.module, head, device)
     packs = spec.compute.packing == "auto" and verdict_of(
         "rows are shared", job, device, lambda: keeps_apart(engine.module, device)

@@ -155,7 +155,7 @@ def quiet() -> None:
 def build_model(folder: Path, block: ModelBlock, seed: int, sharding: DeepspeedBlock | None = None) -> nn.Module:
     """The base model with a fresh adapter, the same on every rank; or, to train all of it, in float32.
 
-    At ZeRO 3 it is collective, and a base of which all is trained, or nothing, is divided from the start.
+    At ZeRO 3 it is collective, and the base is divided from the start.
 
     The base is frozen in its dtype and in evaluation mode, so nothing of it depends on the batch; adapters are
     float32.
@@ -169,16 +169,12 @@ def build_model(folder: Path, block: ModelBlock, seed: int, sharding: DeepspeedB
     from harness.training.whole_model import prepare
 
     quiet()
-    adapter = block.adapter
-    # Where parts of the base are trained, PEFT copies them, and they are made float32, while it is whole.
-    frozen = adapter.type == "lora" and adapter.bias == "none" and not adapter.also
-    divides = frozen or adapter.type == "full"
-    base = load_base(folder, block.dtype, sharding if divides else None)
+    base = load_base(folder, block.dtype, sharding)
     check_supported(base, block)
     # The adapter's first factor is drawn at random, and must be the same on every rank and after a resume, at any
     # stage: what loading draws, which differs, comes before.
     torch.manual_seed(seed)
-    if adapter.type == "full":
+    if block.adapter.type == "full":
         return prepare(base)  # type: ignore[no-any-return]
     model = add_adapter(base, block.adapter)
     model.get_base_model().config.use_cache = False

@@ -18,6 +18,7 @@ from harness.training.gathered import in_parts
 from harness.training.ghost import Ghost
 from harness.training.layers import Weight
 from harness.training.ranks import First
+from harness.training.reaching import check_reach
 from harness.training.verifying import verify, verify_divided
 
 WEIGHTS = "model.safetensors"
@@ -52,6 +53,7 @@ def watched_engine(model: Any, device: torch.device, make_engine: Callable[[Sequ
         verify(model, ghost, device)
         return ghost, make_engine(ghost.weights)
     engine = make_engine(ghost.weights)
+    check_reach(engine)
     verify_divided(engine, ghost)
     return ghost, engine
 

@@ -413,7 +413,8 @@ def adapted(
 
     Users are dealt to ranks; each rank has one example of theirs in a micro-batch.
     """
-    model = build_model(folder, ModelBlock(base=str(folder), dtype="float32", adapter=adapter), 2)
+    block = ModelBlock(base=str(folder), dtype="float32", adapter=adapter)
+    model = build_model(folder, block, 2, DeepspeedBlock(stage=stage))  # type: ignore[arg-type]
     move(model)
     trainables = find_trainables(model)
     sink = UnitGradients(trainables, torch.device("cpu"))
@@ -515,11 +516,11 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
-def loaded(base: Path, stage: int, dtype: Any, seed: int) -> dict[str, Any]:
+def loaded(base: Path, stage: int, dtype: Any, seed: int, adapter: AdapterBlock = BOTH_FACTORS) -> dict[str, Any]:
     """Loads a model as a series does; what a rank holds of it, what it held at most, and what it all is."""
     import deepspeed
 
-    block = ModelBlock(base=str(base), dtype=dtype, adapter=BOTH_FACTORS)
+    block = ModelBlock(base=str(base), dtype=dtype, adapter=adapter)
     torch.manual_seed(100 * seed + dist.get_rank())
     with _Live() as live:
         model = build_model(base, block, seed, DeepspeedBlock(stage=stage))  # type: ignore[arg-type]

@@ -50,6 +50,7 @@ def deep_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=4,
         max_position_embeddings=256,
         tie_word_embeddings=True,
+        attention_bias=True,
         bos_token_id=eos,
         eos_token_id=eos,
         pad_token_id=None,

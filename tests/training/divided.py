@@ -17,7 +17,7 @@ from torch import nn
 
 from harness.errors import ArgumentError
 from harness.spec.models import OptimizerBlock
-from harness.training import checkpoints, engine, gathered, loop, two_pass, verifying, whole_model
+from harness.training import checkpoints, engine, gathered, loop, two_pass, updating, verifying, whole_model
 from harness.training.engine import Engine
 from harness.training.job import Failure, Folder
 from harness.training.whole_model import prepare, watched_engine
@@ -63,9 +63,20 @@ PHASES: dict[str, tuple[Any, str]] = {
     "going on": (Engine, "restore"),
     "saving": (loop, "save_model"),
 }
+ADAPTER_PHASES: dict[str, tuple[Any, str]] = {
+    "loading": (loop, "build_model"),
+    "seeing whether it reaches its weights": (loop, "check_reach"),
+    "the loss head": (loop, "install_loss_head"),
+    "probing": (updating.AdapterUpdate, "probe"),
+    "a step": (updating.AdapterUpdate, "step"),
+    "evaluating": (loop, "evaluate"),
+    "a checkpoint": (checkpoints, "save"),
+    "going on": (Engine, "restore"),
+    "saving": (loop, "save_adapter"),
+}
 
 
-def most_beside(run_dir: Path) -> tuple[dict[str, int], dict[str, int]]:
+def most_beside(run_dir: Path, *, adapter: bool = False) -> tuple[dict[str, int], dict[str, int]]:
     """`loop.train`, stopped after step 1 and gone on with.
 
     Returns:
@@ -90,13 +101,14 @@ def most_beside(run_dir: Path) -> tuple[dict[str, int], dict[str, int]]:
 
         stack.enter_context(small_windows())
         stack.enter_context(mock.patch.object(verifying, "WIDTHS", verifying.WIDTHS[-1:]))
-        for phase, (owner, name) in PHASES.items():
+        for phase, (owner, name) in (ADAPTER_PHASES if adapter else PHASES).items():
             stack.enter_context(mock.patch.object(owner, name, watch(phase, getattr(owner, name))))
         checks.stopped_after_release_of(run_dir, 1)
         assert loop.train(run_dir) is None
+        held: list[Any] = list(engines[-1].module.parameters())
         parts = {
-            "whole": 4 * sum(t.size for t in engines[-1].trainables),
-            "part": 4 * sum(t.parameter.ds_tensor.numel() for t in engines[-1].trainables),  # type: ignore[attr-defined]
+            "whole": 4 * sum(p.ds_numel for p in held),
+            "part": 4 * sum(p.ds_tensor.numel() for p in held),
         }
     dist.barrier()
     return found, parts

@@ -74,6 +74,34 @@ def test_no_worker_ever_holds_the_whole_model(
     assert Folder(run_dir).model.exists()
 
 
+@pytest.mark.slow
+def test_no_worker_ever_holds_the_whole_base_of_an_adapter(
+    deep_base: Path, cache: Path, tmp_path: Path, workers: Callable[[int], Any]
+) -> None:
+    """With norms and biases of the base trained beside it. Seen red: the base loaded whole."""
+    adapter = {"r": 1, "targets": ["v_proj"], "bias": "all", "also": ["norm", "input_layernorm"]}
+    run_dir = make_run(
+        tmp_path / "run",
+        deep_base,
+        cache=cache,
+        mechanism=make_mechanism(steps=2, noise_std=0.1, rates=(0.15, 0.15), examples_per_user=1),
+        train={"checkpoint_every": 1, "optimizer": SGD},
+        model={"adapter": adapter},
+        compute={
+            "deepspeed": {"stage": 3}, "microbatch_tokens": 34, "gradient_checkpointing": True, "packing": "off"
+        },
+        evaluation={"users": 1},
+    )  # fmt: skip
+    for rank, (most, size) in enumerate(workers(2)(divided.most_beside, run_dir, adapter=True)):
+        assert size["part"] == pytest.approx(size["whole"] / 2, rel=1e-2)
+        assert set(most) == set(divided.ADAPTER_PHASES) - ({"saving"} if rank else set())
+        shares = {phase: bytes_ / size["whole"] for phase, bytes_ in most.items()}
+        print({phase: round(share, 3) for phase, share in shares.items()})
+        assert shares.pop("loading") < 0.75
+        assert max(shares.values()) < 0.4, shares
+    assert Folder(run_dir).adapter.exists()
+
+
 def test_it_is_the_same_training(llama: Path, cache: Path, tmp_path: Path, workers: Callable[[int], Any]) -> None:
     """Whole at stage 0, divided at stage 3, where files are small."""
     plain = whole_run(tmp_path / "plain", llama, cache, stage=0)

@@ -173,6 +173,30 @@ def test_users_who_share_a_row_have_the_gradients_that_they_have_alone(folder: A
             assert relative_error(found, expected) < 1e-5
 
 
+def test_no_layer_keeps_a_copy_or_a_view_of_its_weight_for_the_backward_pass(folder: Any) -> None:
+    """At ZeRO 3 it would hold every layer's weight whole until then. GPT-2's lie the other way round.
+
+    Seen red: a product with the weight's transpose.
+    """
+    adapted = Adapted(folder("gpt2"), AdapterBlock(type="bias"))
+    # What `nn.Linear` computes, as the LoRA beside biases, DeepSpeed computes with a function that keeps no view.
+    named = [(n, p) for n, p in adapted.model.named_parameters() if p.dim() == 2 and "lora_" not in n]
+    weights = {p.untyped_storage().data_ptr(): n for n, p in named}
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    ids = torch.arange(8).unsqueeze(0)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        adapted.model.get_base_model().transformer(input_ids=ids, use_cache=False)
+    seen = [t for t in kept if t.untyped_storage().data_ptr() in weights]
+    assert len(seen) >= 8
+    for tensor in seen:
+        assert tensor._base is None, weights[tensor.untyped_storage().data_ptr()]
+
+
 # --- saved for plain peft -----------------------------------------------------------------------------------
 
 
