@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,10 @@ from typing import Any
 from harness.cache import machine_errors
 from harness.data.preparing import Stage, do, error_log
 from harness.errors import ArgumentError, MachineError, UserError
-from harness.files import append_private
+from harness.files import append_private, private_folder
 
-_RETRIES = 3
-"""Of a part or a shard whose process died: Ray Data itself would go on for ever."""
+_TRIES, _MOST_TRIES = "tries", 4
+"""So often a part or a shard is begun whose process dies: Ray Data itself would begin it for ever."""
 
 _ERRORS: dict[int, type[UserError]] = {kind.exit_code: kind for kind in (ArgumentError, MachineError)}
 
@@ -47,11 +48,8 @@ def run(folder: Path, stage: Stage, numbers: Sequence[int]) -> None:
         setattr(context, name, False)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     asked = ray.data.from_items([{"number": n} for n in numbers], override_num_blocks=len(numbers))
-    told: Any = asked.map(
-        functools.partial(task, folder=str(folder), stage=stage),
-        num_cpus=1,
-        max_retries=_RETRIES,
-    )
+    shutil.rmtree(folder / _TRIES, ignore_errors=True)
+    told = asked.map(functools.partial(task, folder=str(folder), stage=stage), num_cpus=1)
     lost = ""
     try:
         for row in told.iter_rows():
@@ -74,6 +72,10 @@ def _failure(folder: Path, stage: Stage, number: int) -> UserError | None:
     try:
         _check_worker(folder)
         with machine_errors(f"the cache {folder.parent.parent}"):
+            tries = private_folder(folder / _TRIES) / f"{stage}-{number}"
+            append_private(tries, b".")
+            if tries.stat().st_size > _MOST_TRIES:
+                raise MachineError("a process that prepared data was killed again and again; it may lack memory")
             do(folder, stage, number)
         return None
     except UserError as error:

@@ -56,7 +56,9 @@ class RunWriter:
     def add(self, record: Record, place: int, tokens: Tokens, loss: Loss) -> None:
         """Takes a record that can be used."""
         weight = _ROW + len(record.text) + tokens.nbytes + loss.nbytes
-        self._add(record, record.user, place, (_plain(record.where), None, record.text, record.time, tokens, loss), weight)
+        self._add(
+            record, record.user, place, (_plain(record.where), None, record.text, record.time, tokens, loss), weight
+        )
 
     def add_bad(self, record: Record | BadRecord, bad: BadRecord, place: int) -> None:
         """Takes a record that can't be used, and what is wrong with it."""
