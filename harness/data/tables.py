@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,7 @@ class Table:
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         self._batches = list(batches)
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self._starts: list[int] = list(itertools.accumulate((batch.num_rows for batch in self._batches), initial=0))
         self._views: dict[tuple[int, int], tuple[npt.NDArray[np.int32], npt.NDArray[Any]]] = {}
 
     @classmethod
@@ -92,7 +94,7 @@ class Table:
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def numbers(self, column: str) -> Iterator[npt.NDArray[Any]]:
         """A column of numbers or truth values, part by part."""
@@ -126,8 +128,8 @@ class Table:
     def _locate(self, row: int) -> tuple[int, int]:
         if not 0 <= row < self.rows:
             raise IndexError("there is no such row")
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return number, row - int(self._starts[number])
+        number = bisect.bisect_right(self._starts, row) - 1
+        return number, row - self._starts[number]
 
     def _view(self, number: int, column: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
         batch = self._batches[number]

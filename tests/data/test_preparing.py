@@ -102,7 +102,7 @@ FORMS = {
 @pytest.mark.parametrize("blocks", [1, 2, 7, 40])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_corpus_is_that_of_one_process(form, blocks, lines, small_runs, write_jsonl, make_data, build, tmp_path):
-    """Break: sort a run by user and text; or take the runs of a shard in the order of the batches' first users."""
+    """Break: sort a run by user and text; or gather the parts from the last to the first."""
     data = make_data(write_jsonl(lines), **{"attributes": ["plan"], **FORMS[form]})
     one = build(data)
     backwards = sharded(blocks, order=lambda numbers: numbers[::-1])
@@ -170,7 +170,7 @@ def test_a_chat_and_answers_that_are_shortened(small_runs, write_jsonl, make_dat
 
 
 def test_an_evaluation_file_whose_users_are_not_trained_on(lines, small_runs, write_jsonl, make_data, build, tmp_path):
-    """Break: ask each part, and not the source, who is trained on."""
+    """Break: take whoever was seen before, also in the evaluation file, for trained on."""
     other = [{"user": f"üser {n}" if n % 2 else f"eve {n % 5}", "text": f"t {n}", "plan": "free"} for n in range(90)]
     other[10], other[33]["text"] = "{", ""
     write_jsonl(other, "held.jsonl")
