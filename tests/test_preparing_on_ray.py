@@ -127,7 +127,7 @@ def short_folder():
 
 @pytest.mark.ray
 def test_ray_makes_the_same_corpus_and_sees_no_record(place):
-    """Break: leave the `Quiet` out of `do`: the tokenizer's words are in the workers' logs."""
+    """Break: leave out the `Quiet` of `do` and the `guarded` of `_tokenize`: workers' logs have what it prints."""
     from harness.data.store import Corpus
 
     said, errors = place.build("ray", "many")

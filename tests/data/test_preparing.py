@@ -79,7 +79,12 @@ def lines():
     found = []
     for n in range(900):
         user = "loud" if n % 3 else f"üser {draw.randrange(60)}"
-        post = {"user": user, "text": f"post {n} {'word ' * draw.randrange(9)}", "plan": "free", "at": 1000 + n}
+        post = {
+            "user": user,
+            "text": f"{draw.random():.3f} {'word ' * draw.randrange(9)}",
+            "plan": "free",
+            "at": 1000 + n,
+        }
         found.append(post | ({"plan": "paid"} if n % 100 == 7 else {}))
     found[3]["text"] = found[500]["text"] = " "
     del found[41]["user"]
