@@ -48,6 +48,8 @@ MOST_SHARDS = 256
 
 _WORK, _STATE, _RANGES, _SEEN, _FOUND = "work.pickle", "state.json", "ranges.json", "seen.json", "found.json"
 _SHARD_BYTES = 1 << 28
+_FORMAT = 1
+"""Of a workplace: its files, and where parts and shards begin. What was left of another is not gone on with."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class Work:
         if not written:
             message = "the source, or the tokenizer of model.base, can't be sent to another process; use engine: single"
             raise ArgumentError(f"compute.prepare.engine: {message}")
-        state = json.dumps([blocks, [_identity(part) for part in self.parts]]).encode()
+        state = json.dumps([_FORMAT, blocks, [_identity(part) for part in self.parts]]).encode()
         path = self.folder / _STATE
         if self.folder.exists() and not (path.exists() and path.read_bytes() == state):
             shutil.rmtree(self.folder)
