@@ -185,7 +185,8 @@ class Corpus:
         try:
             meta = json.loads((folder / META).read_bytes())
             shards = [folder / name for name in meta["shards"]]
-            users, examples, records = (Table.of(*(s / name for s in shards)) for name in (USERS, EXAMPLES, RECORDS))
+            users, records = (Table.of(*(shard / name for shard in shards)) for name in (USERS, RECORDS))
+            examples = Table.of(*(shard / EXAMPLES for shard in shards), scattered=True)
             corpus = cls(
                 folder=folder,
                 fingerprint=meta["fingerprint"],
@@ -233,6 +234,16 @@ class Corpus:
     def __reduce__(self) -> tuple[Callable[[Path], Corpus], tuple[Path]]:
         """Another process maps the same files."""
         return Corpus.load, (self.folder,)
+
+    def read_ahead(self) -> None:
+        """Reads the columns that every draw looks at, once in order: page by page, the first draws would wait long.
+
+        Nothing of them is kept here; the kernel has them, for all processes, as long as it has room.
+        """
+        for name in ("first_example", "targets", _LENGTHS):
+            with (self.folder / f"{name}.npy").open("rb", buffering=0) as file:
+                while file.read(1 << 20):
+                    pass
 
     @property
     def n_users(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,22 @@ def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values), type=kind.value_type))
 
 
-def mapped(path: Path, numbers: Iterable[int] | None = None) -> list[pa.RecordBatch]:
-    """Some batches of an Arrow file, or all, memory-mapped."""
-    with pa.ipc.open_file(pa.memory_map(str(path), "r")) as file:
+def mapped(path: Path, numbers: Iterable[int] | None = None, *, scattered: bool = False) -> list[pa.RecordBatch]:
+    """Some batches of an Arrow file, or all, memory-mapped.
+
+    Args:
+        path: The file.
+        numbers: Of the batches; None: all.
+        scattered: Whether a few rows are read here and there: the kernel, which would read 128 KB around each, is told.
+    """
+    if scattered:
+        with path.open("rb") as stream:
+            place = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        place.madvise(mmap.MADV_RANDOM)
+        source = pa.BufferReader(pa.py_buffer(place))
+    else:
+        source = pa.memory_map(str(path), "r")
+    with pa.ipc.open_file(source) as file:
         return [file.get_batch(i) for i in (range(file.num_record_batches) if numbers is None else numbers)]
 
 
@@ -87,9 +101,9 @@ class Table:
         self._views: dict[tuple[int, int], tuple[npt.NDArray[np.int32], npt.NDArray[Any]]] = {}
 
     @classmethod
-    def of(cls, *paths: Path) -> Table:
-        """The rows of these files, one after the other."""
-        return cls(batch for path in paths for batch in mapped(path))
+    def of(cls, *paths: Path, scattered: bool = False) -> Table:
+        """The rows of these files, one after the other; `scattered` as of `mapped`."""
+        return cls(batch for path in paths for batch in mapped(path, scattered=scattered))
 
     @property
     def rows(self) -> int:

@@ -371,6 +371,13 @@ def test_another_process_opens_the_same_corpus(posts, write_jsonl, make_data, bu
     assert "word" not in repr(made)
 
 
+def test_reading_ahead_holds_nothing_and_changes_nothing(posts, write_jsonl, make_data, build):
+    made = build(make_data(write_jsonl(posts)))
+    before = made.example_targets.tolist()
+    made.read_ahead()
+    assert made.example_targets.tolist() == before
+
+
 def test_a_missing_or_damaged_corpus_is_named(posts, write_jsonl, make_data, build, tmp_path):
     with pytest.raises(MachineError, match="are missing or damaged; delete that folder"):
         Corpus.load(tmp_path / "nowhere")
