@@ -51,6 +51,7 @@ COMPUTE = (
     "compute.microbatch_tokens=64",
     "compute.gradient_checkpointing=true",
     "compute.retries=9",
+    "compute.prepare={engine: ray, blocks: 3}",
     "report.html=true",
 )
 

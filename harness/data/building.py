@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,27 @@ import numpy.typing as npt
 from harness.data import guard, store
 from harness.data.answers import Piece, RefusedError, pieces_of
 from harness.data.holdout import holdout_order, is_holdout
-from harness.data.packing import EVERY, Answers, Example, Tokenizer, pack, pack_answers, tokenize
+from harness.data.packing import (
+    EVERY,
+    Answers,
+    Example,
+    Loss,
+    Tokenizer,
+    Tokens,
+    pack,
+    pack_answers,
+    tokenize,
+)
 from harness.data.quiet import Quiet
 from harness.data.sources.base import BadRecord, Columns, Record, RecordSource, remade, user_of
-from harness.data.store import Table, TableWriter
+from harness.data.tables import Table, TableWriter
 from harness.data.users import Users
 from harness.files import create_private
 
+EVALUATION = "evaluation file, "
 TRAINED_ON = "its user is trained on, so this record would cost them their protection"
 
-_LISTED = 10_000
+LISTED = 10_000
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1024, 1 << 21
 
 
@@ -54,7 +66,7 @@ class Problems:
     def add(self, bad: BadRecord) -> None:
         """Notes a record that can't be used."""
         self.bad_records += 1
-        if len(self.listed) < _LISTED:
+        if len(self.listed) < LISTED:
             self.listed.append({"where": bad.where, "reason": bad.reason, "user": bad.user})
 
     def shorten(self, user: str) -> None:
@@ -66,11 +78,11 @@ class Problems:
         conflicts = [{"user": user, "columns": columns} for user, columns in differing.items()]
         return {
             "bad_records": {"total": self.bad_records, "listed": self.listed},
-            "differing_attributes": {"total": len(conflicts), "listed": conflicts[:_LISTED]},
+            "differing_attributes": {"total": len(conflicts), "listed": conflicts[:LISTED]},
             # Answers that don't fit into max_tokens with their question.
             "shortened_answers": {
                 "total": sum(self.shortened.values()),
-                "listed": [{"user": u, "answers": n} for u, n in list(self.shortened.items())[:_LISTED]],
+                "listed": [{"user": u, "answers": n} for u, n in list(self.shortened.items())[:LISTED]],
             },
         }
 
@@ -78,20 +90,10 @@ class Problems:
 class Builder:
     """Builds one corpus. Texts and tokens go through files: memory grows with the number of records alone."""
 
-    def __init__(
-        self,
-        source: RecordSource,
-        columns: Columns,
-        tokenizer: Tokenizer,
-        preparation: Preparation,
-        private_dir: Path | None,
-    ) -> None:
-        self._source = source
-        self._columns = columns
-        self._tokenizer = tokenizer
-        self._preparation = preparation
-        self._private_dir = private_dir
-        self._users = Users(columns.attributes)
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._columns = steps.columns
+        self._users = Users(steps.columns.attributes)
         self._trained = 0
         self._problems = Problems()
 
@@ -104,44 +106,21 @@ class Builder:
         """
         incoming = folder / "incoming.arrow"
         numbers = self._read(incoming)
-        n_examples = self._group(folder, Table(incoming), numbers)
+        self._group(folder, Table.of(incoming), numbers)
         incoming.unlink()
-        store.write_columns(folder)
-        meta = {
-            "fingerprint": fingerprint,
-            "name": self._preparation.name,
-            "max_tokens": self._preparation.max_tokens,
-            "attributes": self._columns.attributes,
-            "times": self._columns.time is not None,
-            "bad_records": self._problems.bad_records,
-            "n_users": len(self._users),
-            "n_examples": n_examples,
-        }
-        problems = self._problems.document(self._users.differing())
-        for name, document in ((store.PROBLEMS, problems), (store.META, meta)):
-            with create_private(folder / name) as file:
-                file.write(json.dumps(document, indent=1, ensure_ascii=False).encode(errors="replace"))
-
-    def _records(self, source: RecordSource) -> Iterator[Record | BadRecord]:
-        """A source's records, checked once more: a source may be anybody's plugin."""
-        columns = self._columns
-        items = guard.guarded(source, lambda: iter(source.records(columns)), self._private_dir)
-        for item in guard.guarded_iteration(source, items, self._private_dir):
-            if isinstance(item, Record):
-                yield remade(item, columns)
-            else:
-                user, _ = user_of(item.user)
-                yield BadRecord(item.where, item.reason, user, item.attributes)
+        finish(folder, fingerprint, self._steps, [""], self._problems.document(self._users.differing()))
 
     def _all_records(self) -> Iterator[Record | BadRecord]:
         """The training records, then those of the evaluation file whose users are not trained on."""
-        yield from self._records(self._source)
+        source, records = self._steps.source, self._steps.records
+        yield from records(source, lambda: source.records(self._columns))
         self._trained = len(self._users)
-        if self._source.evaluation is None:
+        evaluation = source.evaluation
+        if evaluation is None:
             return
         trained = {user for user, _ in self._users.sorted()}
-        for item in self._records(self._source.evaluation):
-            where = f"evaluation file, {item.where}"
+        for item in records(evaluation, lambda: evaluation.records(self._columns)):
+            where = f"{EVALUATION}{item.where}"
             if item.user in trained:
                 # Not taken as a record of the user: it may change nothing about somebody who is protected.
                 self._problems.add(BadRecord(where, TRAINED_ON, item.user))
@@ -151,88 +130,194 @@ class Builder:
     def _read(self, path: Path) -> array[int]:
         """Writes every usable record, tokenised, in the source's order; returns the number of each one's user."""
         numbers = array("q")
-        batch: list[tuple[Record, list[Piece]]] = []
-        characters = 0
         # Around all of it: a chat template is somebody's code as well, and nothing of ours speaks in between.
-        with Quiet(self._private_dir), TableWriter(path, store.INCOMING_SCHEMA) as writer:
-            for record in self._all_records():
-                number = -1 if record.user is None else self._users.add(record.user, record.attributes)
-                try:
-                    if isinstance(record, BadRecord):
-                        raise RefusedError(record.reason)
-                    pieces = pieces_of(record, self._columns, self._tokenizer)
-                except RefusedError as refused:
-                    self._problems.add(BadRecord(record.where, str(refused), record.user))
-                    continue
-                numbers.append(number)
-                batch.append((record, pieces))
-                characters += len(record.text)
-                if len(batch) >= _BATCH_TEXTS or characters >= _BATCH_CHARACTERS:
-                    self._tokenize(batch, writer)
-                    batch, characters = [], 0
-            if batch:
-                self._tokenize(batch, writer)
+        with Quiet(self._steps.private_dir), TableWriter(path, store.INCOMING_SCHEMA) as writer:
+
+            def usable() -> Iterator[tuple[Record, list[Piece]]]:
+                for record in self._all_records():
+                    number = -1 if record.user is None else self._users.add(record.user, record.attributes)
+                    ready = self._steps.ready(record)
+                    if isinstance(ready, BadRecord):
+                        self._problems.add(ready)
+                    else:
+                        numbers.append(number)
+                        yield ready
+
+            for record, tokens, loss in self._steps.tokenized(usable()):
+                weight = len(record.text) + len(tokens) + len(loss)
+                writer.append((record.text, record.time, tokens, loss), weight=weight)
         return numbers
 
-    def _tokenize(self, batch: list[tuple[Record, list[Piece]]], writer: TableWriter) -> None:
+    def _group(self, folder: Path, incoming: Table, numbers: array[int]) -> None:
+        """Writes the three tables, user by user."""
+        owners = np.frombuffer(numbers, dtype=np.int64) if numbers else np.empty(0, dtype=np.int64)
+        rows = np.argsort(owners, kind="stable")  # a user's records stay in the source's order
+        bounds = np.searchsorted(owners[rows], np.arange(len(self._users) + 1))
+        with ShardWriter(folder, self._steps, self._problems) as shard:
+            for user, number in self._users.sorted():
+                own = rows[bounds[number] : bounds[number + 1]]
+                shard.add(user, self._users.attributes(number), number >= self._trained, incoming, own)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What is done with records, whoever does it.
+
+    Attributes:
+        source: Where they come from.
+        columns: What is read of them.
+        tokenizer: Of the base model.
+        preparation: What else decides the corpus.
+        private_dir: Gets what plugins print, and the details of their errors; None: nobody does.
+    """
+
+    source: RecordSource
+    columns: Columns
+    tokenizer: Tokenizer
+    preparation: Preparation
+    private_dir: Path | None
+
+    def records(
+        self, source: RecordSource, read: Callable[[], Iterator[Record | BadRecord]]
+    ) -> Iterator[Record | BadRecord]:
+        """What `read` yields of a source, checked once more: a source may be anybody's plugin."""
+        items = guard.guarded(source, lambda: iter(read()), self.private_dir)
+        for item in guard.guarded_iteration(source, items, self.private_dir):
+            if isinstance(item, Record):
+                yield remade(item, self.columns)
+            else:
+                user, _ = user_of(item.user)
+                yield BadRecord(item.where, item.reason, user, item.attributes)
+
+    def ready(self, record: Record | BadRecord) -> tuple[Record, list[Piece]] | BadRecord:
+        """A record and the pieces that it is made of; or what is wrong with it."""
+        if isinstance(record, BadRecord):
+            return BadRecord(record.where, record.reason, record.user)
+        try:
+            return record, pieces_of(record, self.columns, self.tokenizer)
+        except RefusedError as refused:
+            return BadRecord(record.where, str(refused), record.user)
+
+    def tokenized(self, records: Iterable[tuple[Record, list[Piece]]]) -> Iterator[tuple[Record, Tokens, Loss]]:
+        """The records with their tokens and the loss of each."""
+        batch: list[tuple[Record, list[Piece]]] = []
+        characters = 0
+        for record, pieces in records:
+            batch.append((record, pieces))
+            characters += len(record.text)
+            if len(batch) >= _BATCH_TEXTS or characters >= _BATCH_CHARACTERS:
+                yield from self._tokenize(batch)
+                batch, characters = [], 0
+        yield from self._tokenize(batch)
+
+    def _tokenize(self, batch: list[tuple[Record, list[Piece]]]) -> Iterator[tuple[Record, Tokens, Loss]]:
         texts = [piece for record, pieces in batch for piece, _ in pieces or [(record.text, True)]]
-        found = iter(guard.guarded(self._tokenizer, lambda: tokenize(self._tokenizer, texts), self._private_dir))
+        if not texts:
+            return
+        found = iter(guard.guarded(self.tokenizer, lambda: tokenize(self.tokenizer, texts), self.private_dir))
         for record, pieces in batch:
             if pieces:
                 parts = [(next(found), learnt) for _, learnt in pieces]
                 tokens = np.concatenate([part for part, _ in parts])
                 loss = np.concatenate([np.full(len(part), learnt, dtype=np.uint8) for part, learnt in parts])
+                yield record, tokens, loss
             else:
-                tokens, loss = next(found), EVERY
-            weight = len(record.text) + len(tokens) + len(loss)
-            writer.append((record.text, record.time, tokens, loss), weight=weight)
+                yield record, next(found), EVERY
 
-    def _group(self, folder: Path, incoming: Table, numbers: array[int]) -> int:
-        """Writes the three tables, user by user; returns the number of examples."""
-        owners = np.frombuffer(numbers, dtype=np.int64) if numbers else np.empty(0, dtype=np.int64)
-        rows = np.argsort(owners, kind="stable")  # a user's records stay in the source's order
-        bounds = np.searchsorted(owners[rows], np.arange(len(self._users) + 1))
-        name, holdout = self._preparation.name, self._preparation.holdout
-        with (
-            TableWriter(folder / store.USERS, store.USERS_SCHEMA) as users,
-            TableWriter(folder / store.EXAMPLES, store.EXAMPLES_SCHEMA) as examples,
-            TableWriter(folder / store.RECORDS, store.RECORDS_SCHEMA) as records,
-        ):
-            for user, number in self._users.sorted():
-                first_record, first_example, n_tokens = records.rows, examples.rows, 0
-                own = rows[bounds[number] : bounds[number + 1]]
-                for example in self._pack(user, _copied(incoming, own, records)):
-                    row_of_example = (example.tokens, example.loss, example.targets)
-                    examples.append(row_of_example, weight=len(example.tokens) + len(example.loss))
-                    n_tokens += len(example.tokens)
-                users.append(
-                    (
-                        user,
-                        json.dumps(self._users.attributes(number), ensure_ascii=False),
-                        number >= self._trained or is_holdout(user, name, holdout),
-                        holdout_order(user, name),
-                        len(own),
-                        examples.rows - first_example,
-                        n_tokens,
-                        first_record,
-                        first_example,
-                    )
-                )
-            return examples.rows
-
-    def _pack(self, user: str, own: Iterator[Answers]) -> Iterator[Example]:
+    def packed(self, own: Iterator[Answers], shortened: Callable[[], None]) -> Iterator[Example]:
         """One user's records as examples, one after the other: a single user may have more than memory holds."""
-        eos, max_tokens = self._preparation.eos, self._preparation.max_tokens
-        if not self._columns.chat and self._columns.completion is None:
+        eos, max_tokens = self.preparation.eos, self.preparation.max_tokens
+        if not self.columns.chat and self.columns.completion is None:
             return map(Example, pack((record.tokens for record in own), eos=eos, max_tokens=max_tokens))
-        if not self._columns.chat:  # a completion ends; a chat template ends its answers itself
+        if not self.columns.chat:  # a completion ends; a chat template ends its answers itself
             own = (Answers(np.append(r.tokens, np.int32(eos)), np.append(r.loss, np.uint8(1))) for r in own)
-        return pack_answers(own, max_tokens=max_tokens, shortened=lambda: self._problems.shorten(user))
+        return pack_answers(own, max_tokens=max_tokens, shortened=shortened)
 
 
-def _copied(incoming: Table, rows: Sequence[int] | npt.NDArray[np.int64], records: TableWriter) -> Iterator[Answers]:
+class ShardWriter:
+    """Writes three tables of a corpus, or of a shard of it, user by user."""
+
+    def __init__(self, folder: Path, steps: Steps, problems: Problems) -> None:
+        """Into an empty folder; answers that are shortened go to `problems`."""
+        self._steps, self._problems = steps, problems
+        self._open = contextlib.ExitStack()
+        with self._open as stack:
+            self._users = stack.enter_context(TableWriter(folder / store.USERS, store.USERS_SCHEMA))
+            self._examples = stack.enter_context(TableWriter(folder / store.EXAMPLES, store.EXAMPLES_SCHEMA))
+            self._records = stack.enter_context(TableWriter(folder / store.RECORDS, store.RECORDS_SCHEMA))
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._open.__exit__(*raised)
+
+    def add(
+        self, user: str, attributes: dict[str, str | None], held: bool, table: Table, rows: npt.NDArray[np.int64]
+    ) -> None:
+        """Writes a user: the next one by name.
+
+        Args:
+            user: Their name.
+            attributes: Their public columns.
+            held: Whether they are held out, whatever their name says.
+            table: Has the columns of `store.INCOMING_SCHEMA`.
+            rows: Theirs in it, in the source's order.
+        """
+        records, examples = self._records, self._examples
+        first_record, first_example, n_tokens = records.rows, examples.rows, 0
+        own = _copied(table, rows, records)
+        for example in self._steps.packed(own, lambda: self._problems.shorten(user)):
+            of_example = (example.tokens, example.loss, example.targets)
+            examples.append(of_example, weight=len(example.tokens) + len(example.loss))
+            n_tokens += len(example.tokens)
+        preparation = self._steps.preparation
+        self._users.append(
+            (
+                user,
+                json.dumps(attributes, ensure_ascii=False),
+                held or is_holdout(user, preparation.name, preparation.holdout),
+                holdout_order(user, preparation.name),
+                len(rows),
+                examples.rows - first_example,
+                n_tokens,
+                first_record,
+                first_example,
+            )
+        )
+
+
+def _copied(incoming: Table, rows: npt.NDArray[np.int64], records: TableWriter) -> Iterator[Answers]:
     """These records' tokens, each record's text written as it passes."""
     for row in rows:
         text, tokens = incoming.value(int(row), "text"), incoming.numbers_in(int(row), "tokens")
         records.append((text, len(tokens), incoming.value(int(row), "time")), weight=len(text))
         yield Answers(tokens, incoming.numbers_in(int(row), "loss"))
+
+
+def finish(folder: Path, fingerprint: str, steps: Steps, shards: Sequence[str], problems: dict[str, Any]) -> None:
+    """Completes a corpus whose tables are written.
+
+    Args:
+        folder: The corpus.
+        fingerprint: Its own.
+        steps: How it was made.
+        shards: Folders of its tables, within `folder`.
+        problems: What is wrong with the data, as `Problems.document` says it.
+    """
+    n_users, n_examples = store.write_columns(folder, [folder / shard for shard in shards])
+    meta = {
+        "fingerprint": fingerprint,
+        "name": steps.preparation.name,
+        "max_tokens": steps.preparation.max_tokens,
+        "attributes": steps.columns.attributes,
+        "times": steps.columns.time is not None,
+        "bad_records": problems["bad_records"]["total"],
+        "n_users": n_users,
+        "n_examples": n_examples,
+        "shards": list(shards),
+    }
+    for name, document in ((store.PROBLEMS, problems), (store.META, meta)):
+        with create_private(folder / name) as file:
+            file.write(json.dumps(document, indent=1, ensure_ascii=False).encode(errors="replace"))

@@ -11,6 +11,7 @@ import hashlib
 import json
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +20,9 @@ from typing import Literal
 from harness.cache import default_cache_dir, machine_errors, secret_key
 from harness.data import guard, store
 from harness.data.answers import check_template
-from harness.data.building import Builder, Preparation
+from harness.data.building import Builder, Preparation, Steps
 from harness.data.packing import Tokenizer
+from harness.data.preparing import Sharding, prepare
 from harness.data.sources.base import Columns, RecordSource
 from harness.data.store import Corpus
 from harness.errors import ArgumentError
@@ -29,6 +31,7 @@ from harness.spec.models import DataBlock
 
 __all__ = ["Corpus", "build_corpus", "default_cache_dir", "describe_bad_records"]
 
+_KEPT_SECONDS = 7 * 24 * 3600.0
 REPORT = "data.json"
 """Where the run's private folder says which records can't be used."""
 
@@ -42,6 +45,7 @@ def build_corpus(
     data: DataBlock,
     cache_dir: Path,
     private_dir: Path | None,
+    sharding: Sharding | None = None,
 ) -> Corpus:
     """The corpus of these data: built, or found in the cache.
 
@@ -53,6 +57,7 @@ def build_corpus(
         data: Gives the name, the hold-out fraction, `max_tokens` and `on_bad_record`.
         cache_dir: Where corpora are kept; whoever can read it can read the data.
         private_dir: The run's private folder, which gets the list of unusable records; None: nobody does.
+        sharding: Who builds it, in parts and shards; None: this process alone. The corpus is the same.
 
     Raises:
         ArgumentError: The data can't be used, or hold an unusable record where the spec says to stop.
@@ -80,9 +85,13 @@ def build_corpus(
         with locked(corpora / f"{fingerprint}.lock"):
             if not folder.exists():
                 _remove_abandoned(corpora, fingerprint)
-                builder = Builder(source, columns, tokenizer, preparation, private_dir)
+                steps = Steps(source, columns, tokenizer, preparation, private_dir)
                 unchanged = _unchanged(source, preparation, key, fingerprint, private_dir)
-                _build_in_place(folder, fingerprint, builder, unchanged)
+                if sharding is None:
+                    _build_in_place(folder, fingerprint, Builder(steps), unchanged)
+                    shutil.rmtree(_workplace(folder), ignore_errors=True)
+                else:
+                    _build_in_shards(folder, fingerprint, steps, sharding, unchanged)
         corpus = Corpus.load(folder)
     _report(corpus, data.on_bad_record, data.visibility, private_dir)
     return corpus
@@ -152,7 +161,16 @@ def _unchanged(
 
 
 def _remove_abandoned(corpora: Path, fingerprint: str) -> None:
-    """Removes what killed builds left behind: it holds texts. The lock of `fingerprint` is held."""
+    """Removes what killed builds left behind: it holds texts. The lock of `fingerprint` is held.
+
+    What can be gone on with is kept for a week.
+    """
+    for folder in corpora.glob(".preparing-*"):
+        whose = folder.name.split("-")[1]
+        if whose != fingerprint and time.time() - folder.stat().st_mtime > _KEPT_SECONDS:
+            with locked(corpora / f"{whose}.lock", wait=False) as held:
+                if held:
+                    shutil.rmtree(folder, ignore_errors=True)
     for folder in corpora.glob(".building-*"):
         whose = folder.name.split("-")[1]
         if whose == fingerprint:
@@ -161,6 +179,25 @@ def _remove_abandoned(corpora: Path, fingerprint: str) -> None:
         with locked(corpora / f"{whose}.lock", wait=False) as held:
             if held:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _workplace(folder: Path) -> Path:
+    return folder.with_name(f".preparing-{folder.name}")
+
+
+def _build_in_shards(
+    folder: Path, fingerprint: str, steps: Steps, sharding: Sharding, check: Callable[[], None]
+) -> None:
+    """Builds in a workplace that a kill leaves to be gone on with; the end is as in one process."""
+    preparing = _workplace(folder)
+    try:
+        built = prepare(preparing, fingerprint, steps, sharding)
+        check()
+        built.rename(folder)
+    except ArgumentError:  # of these data nothing will come
+        shutil.rmtree(preparing, ignore_errors=True)
+        raise
+    shutil.rmtree(preparing, ignore_errors=True)
 
 
 def _build_in_place(folder: Path, fingerprint: str, builder: Builder, check: Callable[[], None]) -> None:

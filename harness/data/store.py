@@ -1,14 +1,16 @@
 """The corpus on disk: three Arrow files grouped by user, memory-mapped and read by random access.
 
 ``users.arrow`` has a row per user (sorted by name), ``examples.arrow`` a row per training example and
-``records.arrow`` a row per record; a user's examples and records are neighbours. Their columns of numbers lie beside
-them, one file each, so that they can be mapped as whole arrays: a worker reads what it draws, and holds no list of all.
+``records.arrow`` a row per record; a user's examples and records are neighbours. Of large data these files come in
+shards: each has the users of a range of names, and the shards follow each other as the ranges do. The columns of
+numbers lie beside them, one file each for all shards, so that they can be mapped as whole arrays: a worker reads what
+it draws, and holds no list of all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from harness.data.packing import Tokens
+from harness.data.tables import Table
 from harness.errors import MachineError
 from harness.files import create_private
 from harness.plugins import UserRecords
 
 Ints = npt.NDArray[np.int64]
 
-VERSION = 5
+VERSION = 6
 """Of the files' layout and of everything that decides their content: part of every fingerprint."""
 
 META, PROBLEMS = "corpus.json", "problems.json"
@@ -39,7 +42,7 @@ USERS_SCHEMA = pa.schema(
         ("n_records", pa.int64()),
         ("n_examples", pa.int64()),
         ("n_tokens", pa.int64()),
-        ("first_record", pa.int64()),
+        ("first_record", pa.int64()),  # within the shard
         ("first_example", pa.int64()),
     ]
 )
@@ -61,136 +64,46 @@ _COLUMNS = {
     "targets": (EXAMPLES, np.int32),
 }
 _LENGTHS, _HELD = "lengths", "held"
-_ROWS, _WEIGHT = 4096, 1 << 22
+_WITHIN = {"first_record": RECORDS, "first_example": EXAMPLES}
+"""Columns that count within a shard, and what they count."""
 
 
-class TableWriter:
-    """Writes rows to a new Arrow file (0600) in batches of bounded size."""
+def write_columns(folder: Path, shards: Sequence[Path]) -> tuple[int, int]:
+    """Writes the columns of numbers of a corpus whose tables are complete; a part of each is in memory at a time.
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.rows = 0
-        self._schema = schema
-        self._pending: list[Sequence[Any]] = []
-        self._weight = 0
-        self._sink = create_private(path)
-        self._file = pa.ipc.new_file(self._sink, schema)
+    Args:
+        folder: The corpus.
+        shards: Where its tables lie.
 
-    def append(self, row: Sequence[Any], weight: int = 0) -> None:
-        """Adds a row: a value per column of the schema.
-
-        Args:
-            row: The values; a list column takes a numpy array.
-            weight: About how many bytes or elements it has, if it may have many.
-        """
-        self._pending.append(row)
-        self._weight += weight
-        self.rows += 1
-        if len(self._pending) >= _ROWS or self._weight >= _WEIGHT:
-            self._flush()
-
-    def __enter__(self) -> TableWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._flush()
-                self._file.close()
-        finally:
-            self._sink.close()
-
-    def _flush(self) -> None:
-        if self._pending:
-            columns = zip(*self._pending, strict=True)
-            arrays = [_array(values, column.type) for values, column in zip(columns, self._schema, strict=True)]
-            self._file.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self._pending, self._weight = [], 0
-
-
-def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    if not pa.types.is_list(kind):
-        return pa.array(values, type=kind)
-    offsets = np.zeros(len(values) + 1, dtype=np.int32)
-    np.cumsum([len(v) for v in values], out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(values), type=kind.value_type))
-
-
-class Table:
-    """An Arrow file, memory-mapped: rows by their number, without reading the rest."""
-
-    def __init__(self, path: Path) -> None:
-        self._batches: list[pa.RecordBatch] = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all().to_batches()
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
-        self._views: dict[tuple[int, int], tuple[npt.NDArray[np.int32], npt.NDArray[Any]]] = {}
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return int(self._starts[-1])
-
-    def numbers(self, column: str) -> Iterator[npt.NDArray[Any]]:
-        """A column of numbers or truth values, part by part."""
-        return (batch.column(column).to_numpy(zero_copy_only=False) for batch in self._batches)
-
-    def lengths(self, column: str) -> Iterator[npt.NDArray[np.int32]]:
-        """The number of elements of every list of a column, part by part."""
-        return (np.diff(self._view(number, column)[0]) for number in range(len(self._batches)))
-
-    def numbers_in(self, row: int, column: str) -> npt.NDArray[Any]:
-        """A list of a list column, read-only and without a copy."""
-        number, inside = self._locate(row)
-        offsets, values = self._view(number, column)
-        return values[offsets[inside] : offsets[inside + 1]]
-
-    def value(self, row: int, column: str) -> Any:
-        """One value."""
-        number, inside = self._locate(row)
-        return self._batches[number].column(column)[inside].as_py()
-
-    def values(self, start: int, stop: int, column: str) -> list[Any]:
-        """The values of neighbouring rows."""
-        found: list[Any] = []
-        while start < stop:
-            number, inside = self._locate(start)
-            part = self._batches[number].column(column).slice(inside, stop - start)
-            found += part.to_pylist()
-            start += len(part)
-        return found
-
-    def _locate(self, row: int) -> tuple[int, int]:
-        if not 0 <= row < self.rows:
-            raise IndexError("there is no such row")
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
-        return number, row - int(self._starts[number])
-
-    def _view(self, number: int, column: str) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
-        batch = self._batches[number]
-        key = (number, batch.schema.get_field_index(column))
-        if key not in self._views:
-            lists = batch.column(key[1])
-            self._views[key] = (lists.offsets.to_numpy(), lists.values.to_numpy())
-        return self._views[key]
-
-
-def write_columns(folder: Path) -> None:
-    """Writes the columns of numbers of a corpus whose tables are complete; a part of each is in memory at a time."""
-    tables = {name: Table(folder / name) for name in (USERS, EXAMPLES)}
-    for column, (table, dtype) in _COLUMNS.items():
-        _write_column(folder, column, dtype, tables[table].rows, tables[table].numbers(column))
-    examples, users = tables[EXAMPLES], tables[USERS]
-    _write_column(folder, _LENGTHS, np.int32, examples.rows, examples.lengths("tokens"))
+    Returns:
+        The number of users, and of examples.
+    """
+    tables = {name: [Table.of(shard / name) for shard in shards] for name in (USERS, EXAMPLES, RECORDS)}
+    sizes = {name: [table.rows for table in found] for name, found in tables.items()}
+    for column, (name, dtype) in _COLUMNS.items():
+        counted = sizes.get(_WITHIN.get(column, ""), [0] * len(shards))
+        before = np.cumsum([0, *counted[:-1]])
+        parts = (
+            part + start if column in _WITHIN else part
+            for table, start in zip(tables[name], before, strict=True)
+            for part in table.numbers(column)
+        )
+        _write_column(folder, column, dtype, sum(sizes[name]), parts)
+    lengths = (part for table in tables[EXAMPLES] for part in table.lengths("tokens"))
+    _write_column(folder, _LENGTHS, np.int32, sum(sizes[EXAMPLES]), lengths)
     # Held-out users are few, and asked for in the order of their hash.
     places: list[Ints] = []
     orders: list[npt.NDArray[np.uint64]] = []
     start = 0
-    columns = ("holdout", "n_examples", "order")
-    for held, examples_of, order in zip(*map(users.numbers, columns), strict=True):
-        inside = np.flatnonzero(held.astype(np.bool_) & (examples_of > 0))
-        places.append(inside + start)
-        orders.append(order[inside])
-        start += len(held)
+    for users in tables[USERS]:
+        for held, examples_of, order in zip(*map(users.numbers, ("holdout", "n_examples", "order")), strict=True):
+            inside = np.flatnonzero(held.astype(np.bool_) & (examples_of > 0))
+            places.append(inside + start)
+            orders.append(order[inside])
+            start += len(held)
     found = np.concatenate(places)[np.argsort(np.concatenate(orders), kind="stable")] if places else np.empty(0)
     _write_column(folder, _HELD, np.int64, len(found), [found])
+    return start, sum(sizes[EXAMPLES])
 
 
 def _write_column(
@@ -271,7 +184,9 @@ class Corpus:
         corpus: Corpus | None = None
         try:
             meta = json.loads((folder / META).read_bytes())
-            users, examples, records = (Table(folder / name) for name in (USERS, EXAMPLES, RECORDS))
+            shards = [folder / name for name in meta["shards"]]
+            users, records = (Table.of(*(shard / name for shard in shards)) for name in (USERS, RECORDS))
+            examples = Table.of(*(shard / EXAMPLES for shard in shards), scattered=True)
             corpus = cls(
                 folder=folder,
                 fingerprint=meta["fingerprint"],
@@ -319,6 +234,16 @@ class Corpus:
     def __reduce__(self) -> tuple[Callable[[Path], Corpus], tuple[Path]]:
         """Another process maps the same files."""
         return Corpus.load, (self.folder,)
+
+    def read_ahead(self) -> None:
+        """Reads the columns that every draw looks at, once in order: page by page, the first draws would wait long.
+
+        Nothing of them is kept here; the kernel has them, for all processes, as long as it has room.
+        """
+        for name in ("first_example", "targets", _LENGTHS):
+            with (self.folder / f"{name}.npy").open("rb", buffering=0) as file:
+                while file.read(1 << 20):
+                    pass
 
     @property
     def n_users(self) -> int:

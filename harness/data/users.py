@@ -31,6 +31,10 @@ class Users:
             self._differing.setdefault(number, set()).update(differing)
         return number
 
+    def find(self, user: str) -> int | None:
+        """A user's number; None: no record of theirs was noted."""
+        return self._numbers.get(user)
+
     def __len__(self) -> int:
         return len(self._numbers)
 

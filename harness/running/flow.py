@@ -50,6 +50,7 @@ from harness.running.folders import (
 )
 from harness.running.interrupting import first_interrupt_asks, interrupts_told
 from harness.running.planting import plant
+from harness.running.preparing import sharding_of
 from harness.running.spending import Spending, entered, give_back_unbegun
 from harness.running.viewing import views_of
 from harness.running.watching import Observer, Watch
@@ -181,6 +182,7 @@ def opened(plan: Plan, folder: Folder, observer: Observer, *, resume: bool) -> t
         data=spec.data,
         cache_dir=cache,
         private_dir=folder.private,
+        sharding=sharding_of(spec.compute.prepare, plan.source),
     )
     if skipped := describe_bad_records(corpus, spec.data.visibility):
         observer.note(f"  {skipped}")

@@ -44,6 +44,19 @@ class WorkersBlock(Block):
         return self
 
 
+class PrepareBlock(Block):
+    """Who reads, tokenises and groups the users' records; the examples are the same."""
+
+    engine: Literal["auto", "single", "ray"] = Field(
+        default="auto",
+        description="ray: Ray Data on all cores, resumable, in shards; single: one process; auto: ray for files of "
+        "1 GiB and more",
+    )
+    blocks: Annotated[int, Field(ge=1, le=256, strict=True)] | Literal["auto"] = Field(
+        default="auto", description="of ray: about so many parts, and shards, to work at; auto: by the data's size"
+    )
+
+
 class ComputeBlock(Block):
     """What only changes speed: never part of the mechanism."""
 
@@ -62,6 +75,7 @@ class ComputeBlock(Block):
     gradient_checkpointing: bool = Field(
         default=False, description="forget activations and compute them again: less memory, about a third more time"
     )
+    prepare: PrepareBlock = PrepareBlock()
     retries: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
         default=3,
         description="restarts after a worker's crash (halving a micro-batch that does not fit may take more)",

@@ -40,6 +40,7 @@ class Inputs:
     def load(cls, job: Job, folder: Folder) -> Inputs:
         """Opens the corpus and the run's private folder."""
         corpus = Corpus.load(job.corpus)
+        corpus.read_ahead()
         groups = np.load(folder.members, mmap_mode="r")
         members = tuple(GroupMembers(groups, corpus.holdout, g) for g in range(len(job.mechanism.groups)))
         # Who is among the first of private users would depend on the others.

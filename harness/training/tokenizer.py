@@ -80,6 +80,10 @@ class LazyTokenizer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole(), name)
 
+    def __reduce__(self) -> tuple[type[LazyTokenizer], tuple[Base, Facts]]:
+        """Another process loads it for itself."""
+        return LazyTokenizer, (self._base, self._facts)
+
     def _whole(self) -> Tokenizer:
         if self._loaded is None:
             self._loaded = load_tokenizer(self._base)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import mmap
 import resource
 import time
 from pathlib import Path
@@ -120,11 +121,19 @@ class Mapped:
         def column(name: str) -> Any:
             return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
 
+        for name in ("first_example", "lengths", "targets"):  # as `Corpus.read_ahead`
+            with (folder / f"{name}.npy").open("rb", buffering=0) as file:
+                while file.read(1 << 20):
+                    pass
+
         self.groups, self.holdout = column("groups"), column("holdout")
         self.first_example = column("first_example")
         self.example_lengths, self.example_targets = column("lengths"), column("targets")
         shape = (users * EXAMPLES_EACH, LENGTH)
-        self._tokens = np.asarray(np.memmap(folder / "tokens", dtype=np.int32, mode="r", shape=shape))
+        with (folder / "tokens").open("rb") as file:  # as `tables.mapped`, for what is scattered
+            place = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        place.madvise(mmap.MADV_RANDOM)
+        self._tokens = np.frombuffer(place, dtype=np.int32).reshape(shape)
 
     def examples_of(self, user_index: int) -> tuple[int, int]:
         following = user_index + 1

@@ -145,7 +145,7 @@ def test_batches_of_any_size_make_the_same_corpus(posts, write_jsonl, make_data,
     data = make_data(write_jsonl(posts))
     large = build(data)
     monkeypatch.setattr("harness.data.building._BATCH_TEXTS", 3)
-    monkeypatch.setattr("harness.data.store._ROWS", 2)
+    monkeypatch.setattr("harness.data.tables._ROWS", 2)
     small = build(data, cache_dir=tmp_path / "other")
     assert len(small.example_lengths) == len(large.example_lengths)
     for example in range(len(large.example_lengths)):
@@ -371,6 +371,13 @@ def test_another_process_opens_the_same_corpus(posts, write_jsonl, make_data, bu
     assert "word" not in repr(made)
 
 
+def test_reading_ahead_holds_nothing_and_changes_nothing(posts, write_jsonl, make_data, build):
+    made = build(make_data(write_jsonl(posts)))
+    before = made.example_targets.tolist()
+    made.read_ahead()
+    assert made.example_targets.tolist() == before
+
+
 def test_a_missing_or_damaged_corpus_is_named(posts, write_jsonl, make_data, build, tmp_path):
     with pytest.raises(MachineError, match="are missing or damaged; delete that folder"):
         Corpus.load(tmp_path / "nowhere")
@@ -490,7 +497,7 @@ def test_a_full_disk_is_one_line(posts, write_jsonl, make_data, build, tmp_path,
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "users.arrow")
 
-    monkeypatch.setattr("harness.data.store.TableWriter._flush", full)
+    monkeypatch.setattr("harness.data.tables.TableWriter._flush", full)
     with pytest.raises(MachineError, match=r"^the cache .* can't be used: No space left on device$") as caught:
         build(make_data(write_jsonl(posts)))
     assert caught.value.__suppress_context__

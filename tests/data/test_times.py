@@ -308,7 +308,7 @@ def test_batches_of_any_size_keep_the_times(write_jsonl, make_data, build, tmp_p
     path = write_jsonl([{"user": f"u{i % 3}", "text": f"text {i}", "when": i} for i in range(40)])
     whole = build(make_data(path, time="when"))
     monkeypatch.setattr("harness.data.building._BATCH_TEXTS", 3)
-    monkeypatch.setattr("harness.data.store._ROWS", 2)
+    monkeypatch.setattr("harness.data.tables._ROWS", 2)
     parts = build(make_data(path, time="when"), cache_dir=tmp_path / "other")
     assert [parts.own_records(u) for u in range(3)] == [whole.own_records(u) for u in range(3)]
 

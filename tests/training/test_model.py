@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -274,6 +275,8 @@ def test_what_is_known_of_a_tokenizer_is_remembered(
     assert Facts.of(Base(own, "")) == first
     lazy = LazyTokenizer(Base(own, ""), first)
     assert lazy.eos_token_id == first.eos
+    sent = pickle.loads(pickle.dumps(lazy))
+    assert sent.eos_token_id == first.eos
     assert not loads
     assert (
         lazy(["ab ab"], add_special_tokens=False)["input_ids"]

@@ -11,7 +11,8 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from harness.data.sources.base import BadRecord, Columns, Record
-from harness.data.sources.files import FileParameters, FileSource, Seen, Values, open_binary, shown, wrong_encoding
+from harness.data.sources.files import FileParameters, FileSource, Values, open_binary, shown, wrong_encoding
+from harness.data.sources.seen import Seen
 from harness.errors import ArgumentError
 
 _LONGEST = 1 << 24

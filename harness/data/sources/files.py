@@ -13,7 +13,7 @@ import os
 import stat
 import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar, cast
 
@@ -26,9 +26,9 @@ from harness.data.sources.base import (
     RecordSource,
     attributes_of,
     make_record,
-    missing_column,
     user_of,
 )
+from harness.data.sources.seen import Seen
 from harness.errors import ArgumentError
 from harness.plugins import PluginParameters
 
@@ -40,6 +40,9 @@ S = TypeVar("S", bound="FileSource")
 
 Values = Mapping[str, object]
 """The columns of one record that were asked for, by name."""
+
+Span = tuple[int, int]
+"""A stretch of a file that can be read by itself: bytes, or row groups; from the first number to before the second."""
 
 _PATH = "a file, a glob (data/*.jsonl) or a list of them; relative to the current directory, else to the spec"
 
@@ -140,8 +143,8 @@ class FileSource(RowSource):
                     else:
                         rows.append(row)
         if not rows:
-            seen.check_rows(self._source_name)
-            raise ArgumentError(f"{self.key}: {self._source_name} has no row that can be used ({bad})")
+            seen.check_rows(self.source_name)
+            raise ArgumentError(f"{self.key}: {self.source_name} has no row that can be used ({bad})")
         return rows
 
     def fingerprint(self, update: Callable[[bytes], None]) -> None:
@@ -165,20 +168,57 @@ class FileSource(RowSource):
         return "utf-8"
 
     @property
-    def _source_name(self) -> str:
+    def source_name(self) -> str:
+        """What was read, for errors."""
         files = self.files
         return shown(files[0]) if len(files) == 1 else f"the {len(files)} files of {self.key.rpartition('.')[0]}"
 
     def _every_row(self, columns: Columns, keep: Sequence[str]) -> Iterator[tuple[str, Values | BadRecord]]:
         """The rows of all files with their places, and at the end whether the columns occur at all."""
-        seen, files = Seen(self.key), self.files
-        for path, name in zip(files, _names(files), strict=True):
-            prefix = f"{name} " if len(files) > 1 else ""
-            with reading(path, self.key, self._encoding):
-                for where, row in self._rows(path, frozenset(keep), seen):
-                    place = prefix + where
-                    yield place, BadRecord(place, row.reason) if isinstance(row, BadRecord) else row
-        seen.check(columns, self._source_name)
+        seen = Seen(self.key)
+        for path, prefix in self.prefixes():
+            yield from self._rows_of(path, prefix, None, keep, seen)
+        seen.check(columns, self.source_name)
+
+    def _rows_of(
+        self, path: Path, prefix: str, span: Span | None, keep: Sequence[str], seen: Seen
+    ) -> Iterator[tuple[str, Values | BadRecord]]:
+        with reading(path, self.key, self._encoding):
+            asked = frozenset(keep)
+            rows = self._rows(path, asked, seen) if span is None else self._rows_within(path, asked, seen, span)
+            for where, row in rows:
+                place = prefix + where
+                yield place, BadRecord(place, row.reason) if isinstance(row, BadRecord) else row
+
+    def prefixes(self) -> list[tuple[Path, str]]:
+        """The files, each with what the places of its records begin with."""
+        files = self.files
+        return [(path, f"{name} " if len(files) > 1 else "") for path, name in zip(files, _names(files), strict=True)]
+
+    def records_in(
+        self, path: Path, prefix: str, span: Span | None, columns: Columns, seen: Seen
+    ) -> Iterator[Record | BadRecord]:
+        """The records of one file, or of a stretch of it; whether the columns occur is for the caller to check.
+
+        Args:
+            path: One of `files`.
+            prefix: Of its records' places.
+            span: One of `spans`; None: the file.
+            columns: What is read.
+            seen: Is told of the columns that there are.
+        """
+        for where, row in self._rows_of(path, prefix, span, columns.names, seen):
+            yield row if isinstance(row, BadRecord) else self._record(row, columns, where)
+
+    def spans(self, path: Path, most: int) -> list[Span]:
+        """Stretches of a file, of about `most` bytes each, that can be read apart; none: it is read as a whole."""
+        return []
+
+    def _rows_within(
+        self, path: Path, keep: frozenset[str], seen: Seen, span: Span
+    ) -> Iterator[tuple[str, Values | BadRecord]]:
+        """As `_rows`, of one of `spans`."""
+        raise NotImplementedError
 
     @abstractmethod
     def _rows(self, path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
@@ -230,51 +270,6 @@ def shown(path: Path | str) -> str:
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(path))
     half = _LONGEST_SHOWN // 2
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:half]}…{text[-half:]}"
-
-
-class Seen:
-    """Which columns occurred, and how often; and whether there was anything at all.
-
-    Attributes:
-        key: What of the spec names the files.
-        header: Whether the columns' names are a first line, which may be no header but somebody's record.
-    """
-
-    def __init__(self, key: str = "data.source.path") -> None:
-        self.key = key
-        self.header = False
-        self.rows = 0
-        self.objects = 0
-        self.counts: dict[str, int] = {}
-        self.what = "a record"
-
-    def add(self, names: Iterable[str], rows: int = 1) -> None:
-        """Notes that so many rows have these columns."""
-        self.objects += rows
-        for name in names:
-            self.counts[name] = self.counts.get(name, 0) + rows
-
-    def check(self, columns: Columns, source: str) -> None:
-        """Refuses a source without records, or without a declared column in any of them."""
-        self.check_rows(source)
-        # Names that few records have could themselves be private: only the usual ones are offered.
-        usual = [name for name, count in self.counts.items() if 2 * count >= self.objects]
-        declared = columns.declared()
-        if self.header and not any(name in self.counts for _, name in declared):
-            raise ArgumentError(
-                f"{self.key}: the first line of {source} names none of the columns "
-                f"{', '.join(name for _, name in declared)}; it must be a header (or data.source.delimiter is wrong)"
-            )
-        for key, name in declared:
-            if name not in self.counts:
-                raise missing_column(key if self.key == "data.source.path" else self.key, name, usual, source)
-
-    def check_rows(self, source: str) -> None:
-        """Refuses a source without records."""
-        if not self.rows:
-            raise ArgumentError(f"{self.key}: {source} has no records")
-        if not self.objects:
-            raise ArgumentError(f"{self.key}: no line of {source} is {self.what}")
 
 
 def locate(paths: Sequence[str], base_dir: Path, key: str) -> tuple[str, ...]:

@@ -23,18 +23,20 @@ from harness.data.sources.files import (
     FileParameters,
     FileSource,
     RowSource,
-    Seen,
+    Span,
     Values,
     existing_path,
     locate,
     shown,
 )
 from harness.data.sources.jsonl import Jsonl
-from harness.data.sources.parquet import arrow_rows, parquet_rows
+from harness.data.sources.parquet import arrow_rows, parquet_rows, parquet_spans
+from harness.data.sources.seen import Seen
 from harness.errors import ArgumentError, MachineError
 from harness.plugins import suggest
 
-_FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+_LINES = (".jsonl", ".ndjson", ".json")
+_FORMATS = (*_LINES, ".csv", ".tsv", ".parquet", ".arrow")
 # What `datasets` takes for a split in the name of a file or folder.
 _KEYWORDS = {
     "train": ("train", "training"),
@@ -91,7 +93,21 @@ class HuggingFace(FileSource):
         if format_ in (".csv", ".tsv"):
             delimiter = "\t" if format_ == ".tsv" else ","
             return Csv(CsvParameters(path=str(path), delimiter=delimiter))._rows(path, keep, seen)
-        return Jsonl(FileParameters(path=str(path)))._rows(path, keep, seen)
+        return _jsonl(path)._rows(path, keep, seen)
+
+    def spans(self, path: Path, most: int) -> list[Span]:
+        """Stretches of Parquet and of JSON Lines."""
+        format_ = _format(path)
+        if format_ == ".parquet":
+            return parquet_spans(path, most, self.key)
+        return _jsonl(path).spans(path, most) if format_ in _LINES else []
+
+    def _rows_within(
+        self, path: Path, keep: frozenset[str], seen: Seen, span: Span
+    ) -> Iterator[tuple[str, Values | BadRecord]]:
+        if _format(path) == ".parquet":
+            return parquet_rows(path, keep, seen, span)
+        return _jsonl(path)._rows_within(path, keep, seen, span)
 
 
 class Hub(RowSource):
@@ -163,6 +179,10 @@ def _datasets() -> Any:
 
 
 # --- local layouts ------------------------------------------------------------------------------------------
+
+
+def _jsonl(path: Path) -> Jsonl:
+    return Jsonl(FileParameters(path=str(path)))
 
 
 def _format(path: Path) -> str:

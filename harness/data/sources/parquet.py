@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.data.sources.base import BadRecord
-from harness.data.sources.files import COMPRESSED, FileSource, Seen, Values, shown
+from harness.data.sources.files import COMPRESSED, FileSource, Span, Values, reading, shown
+from harness.data.sources.seen import Seen
 from harness.data.times import SECONDS_PER_DAY, Moment
 from harness.errors import ArgumentError
 
@@ -22,25 +25,58 @@ class Parquet(FileSource):
     def _rows(self, path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
         return parquet_rows(path, keep, seen)
 
+    def _rows_within(
+        self, path: Path, keep: frozenset[str], seen: Seen, span: Span
+    ) -> Iterator[tuple[str, Values | BadRecord]]:
+        return parquet_rows(path, keep, seen, span)
 
-def parquet_rows(path: Path, keep: frozenset[str], seen: Seen) -> Iterator[tuple[str, Values | BadRecord]]:
-    """The rows of one Parquet file, counted from 1. Memory is bounded by a batch, whatever the row groups' size."""
+    def spans(self, path: Path, most: int) -> list[Span]:
+        """Stretches of row groups."""
+        return parquet_spans(path, most, self.key)
+
+
+def parquet_spans(path: Path, most: int, key: str) -> list[Span]:
+    """Stretches of a Parquet file of about `most` bytes, as whole row groups; none of a file that can't be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with contextlib.suppress(pa.ArrowException), reading(path, key), path.open("rb") as stream:
+        groups = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER).metadata.num_row_groups
+        each = max(1, round(groups * most / max(1, path.stat().st_size)))
+        edges = [*range(0, groups, each), groups]
+        return list(itertools.pairwise(edges)) if len(edges) > 2 else []
+    return []
+
+
+def parquet_rows(
+    path: Path, keep: frozenset[str], seen: Seen, span: Span | None = None
+) -> Iterator[tuple[str, Values | BadRecord]]:
+    """The rows of one Parquet file, counted from 1. Memory is bounded by a batch, whatever the row groups' size.
+
+    Args:
+        path: The file.
+        keep: The columns to return.
+        seen: Is told of the columns that there are.
+        span: Of row groups; None: all.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     _refuse_compressed(path, "Parquet", seen)
-    number = 0
     try:
         with path.open("rb") as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER) as file:
             names = file.schema_arrow.names
-            rows = file.metadata.num_rows
+            first, after = span or (0, file.metadata.num_row_groups)
+            sizes = [file.metadata.row_group(i).num_rows for i in range(after)]
+            number, rows = sum(sizes[:first]), sum(sizes[first:])
             seen.rows += rows
             seen.add(dict.fromkeys(names), rows)
             wanted = [name for name in names if name in keep]
             if not wanted:
-                yield from ((f"row {n}", {}) for n in range(1, rows + 1))
+                yield from ((f"row {n}", {}) for n in range(number + 1, number + rows + 1))
                 return
-            for batch in file.iter_batches(batch_size=_ROWS, columns=wanted, use_threads=False):
+            groups = range(first, after)
+            for batch in file.iter_batches(batch_size=_ROWS, row_groups=groups, columns=wanted, use_threads=False):
                 for row in _rows_of(batch):
                     number += 1
                     yield f"row {number}", row
