@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.auditing import one_run
-from harness.auditing.losses import example_losses
+from harness.auditing.losses import budget_of, example_losses
 from harness.auditing.pair import Pair
 from harness.auditing.scores import observed_sigma, spread_scores, step_scores
 from harness.data.canaries import Canary, load
@@ -31,8 +31,6 @@ from harness.training.planting import observed
 
 AUDIT = "audit.json"
 VERSION = 1
-BUDGET = 4096
-"""Tokens of a micro-batch of an attack."""
 Note = Callable[[str], None]
 
 
@@ -220,9 +218,9 @@ def _chances(mechanism: Mechanism) -> NDArray[np.float64]:
 def _text_scores(own: list[Canary], pair: Pair) -> dict[str, NDArray[np.float64]]:
     """How much likelier training made each canary's text."""
     rows = [canary.examples[0] for canary in own]
-    tuned = example_losses(pair.tuned, rows, pair.device, BUDGET)
+    tuned = example_losses(pair.tuned, rows, pair.device, budget_of(pair.device))
     with pair.base() as model:
-        base = example_losses(model, rows, pair.device, BUDGET)
+        base = example_losses(model, rows, pair.device, budget_of(pair.device))
     return {"log ratio": base.nats - tuned.nats}
 
 
