@@ -150,10 +150,7 @@ class _Decoder:
         pads = [width - len(prefix) for prefix, _ in batch]
         inputs = torch.tensor([[*[0] * n, *p] for n, (p, _) in zip(pads, batch, strict=True)], device=device)
         self._seen = (torch.arange(width, device=device) >= torch.tensor(pads, device=device)[:, None]).long()
-        self._past: Any = None
-        if not shared:
-            inputs = inputs[copies]
-        self._read(inputs)
+        self._past, self.logits = self._read(inputs if shared else inputs[copies], None)
         if shared:
             self._past.batch_select_indices(copies)
             self._seen, self.logits = self._seen[copies], self.logits[copies]
@@ -162,13 +159,12 @@ class _Decoder:
         """Lengthens each row by a token, shape [rows, 1]."""
         if self._shared:
             self._seen = torch.cat([self._seen, self._seen.new_ones(len(tokens), 1)], dim=1)
-        self._read(tokens)
+        self._past, self.logits = self._read(tokens, self._past)
 
-    def _read(self, tokens: Tensor) -> None:
+    def _read(self, tokens: Tensor, past: Any) -> tuple[Any, Tensor]:
         given = {}
         if self._shared:
             positions = (self._seen.cumsum(dim=1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
             given = {"attention_mask": self._seen, "position_ids": positions}
-        out = self._model(input_ids=tokens, past_key_values=self._past, use_cache=True, **given)
-        self._past = out.past_key_values
-        self.logits: Tensor = out.logits[:, -1]
+        out = self._model(input_ids=tokens, past_key_values=past, use_cache=True, **given)
+        return out.past_key_values, out.logits[:, -1]

@@ -16,6 +16,7 @@ from harness.data.store import Corpus
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, write_private, write_released
 from harness.planning import Plan
+from harness.planning.attackable import check_attacks
 from harness.planning.room import look_at_memory
 from harness.privacy.randomness import create_key, destroy_key
 from harness.reporting.reasons import explained
@@ -169,6 +170,7 @@ def opened(plan: Plan, folder: Folder, observer: Observer, *, resume: bool) -> t
     observer.note(f"model: {spec.model.base}")
     base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
     observer.note(f"  from {base.origin}")
+    check_attacks(spec, plan.loaded.base_dir, base.folder)
     plan = fitted(plan, base, resume=resume)
     observer.note(f"data: {spec.data.name}")
     facts = Facts.of(base)
