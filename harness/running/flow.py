@@ -318,7 +318,7 @@ def finish(plan: Plan, folder: Folder, spending: Spending, observer: Observer) -
     Raises:
         UserError: An attack measured more than the guarantee says.
     """
-    from harness.reporting.model_card import model_card
+    from harness.reporting.model_card import write_card
     from harness.reporting.report import write_report
     from harness.reporting.summary import summarize
 
@@ -331,7 +331,7 @@ def finish(plan: Plan, folder: Folder, spending: Spending, observer: Observer) -
     write_privacy(plan, folder, FINISHED)
     violated = examine(plan, folder, observer)
     summary = summarize(folder.root)
-    write_released(folder.trained(plan.spec.model.adapter.type) / "README.md", model_card(folder.root))
+    write_card(folder.root)
     report = write_report(folder.root) if plan.spec.report.html else None
     set_status(plan, folder, FINISHED if violated is None else FAILED)
     if violated is not None:
