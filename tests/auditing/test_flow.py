@@ -111,7 +111,7 @@ def test_a_broken_mechanism_is_found(new_run: Callable[..., Path], workers: Call
 
     The second pass is one without noise. One with noise of its own (two noisy sums of each cohort, both seen) comes to
     ε ≈ 1.45, and a bound from one run does not reach that far up: simulated without subsampling, at ε = 0.5, 1 and 2,
-    δ = 1e-6 and 1e-4, and 200 to 3,200 guesses, at most 4 of 30 audits with 100,000 canaries found it, and none of 30
+    δ from 1e-6 to 1e-4, and 200 to 3,200 guesses, at most 4 of 30 audits with 100,000 canaries found it, and none of 30
     with 20,000. What guards against it is that one object gives the steps and what is accounted (trap 4 of §13).
     """
     run_dir = trained_run(new_run, workers, what)
