@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.auditing import extraction, reconstruction, user_inference
-from harness.auditing.losses import example_losses
+from harness.auditing.losses import budget_of, example_losses
 from harness.auditing.pair import Pair
 from harness.data.canaries import Canary
 from harness.data.holding_back import held_back
@@ -19,8 +19,6 @@ from harness.data.synthetic.population import Population
 from harness.spec.audit_block import AuditBlock, ExtractionBlock, ReconstructionBlock, UserInferenceBlock
 from harness.training.job import Folder, Job
 
-BUDGET = 4096
-"""Tokens of a micro-batch."""
 Note = Callable[[str], None]
 
 
@@ -68,7 +66,7 @@ def _extraction(
         pair.tuned,
         secrets,
         pair.device,
-        BUDGET,
+        budget_of(pair.device),
         samples=wanted.samples,
         seed=job.spec.seed,
         confidence=block.confidence,
@@ -131,9 +129,9 @@ def _scores(corpus: Corpus, users: NDArray[np.int64], wanted: UserInferenceBlock
         count = held_back(last - first, wanted.examples) if wanted.fresh else min(last - first, wanted.examples)
         rows += [corpus.tokens(example).tolist() for example in range(last - count, last)]
         whose += [place] * count
-    tuned = example_losses(pair.tuned, rows, pair.device, BUDGET)
+    tuned = example_losses(pair.tuned, rows, pair.device, budget_of(pair.device))
     with pair.base() as model:
-        base = example_losses(model, rows, pair.device, BUDGET)
+        base = example_losses(model, rows, pair.device, budget_of(pair.device))
     return user_inference.user_scores(np.array(whose), tuned.nats, base.nats, tuned.tokens, len(users))
 
 
@@ -155,7 +153,7 @@ def _reconstruction(job: Job, block: AuditBlock, wanted: ReconstructionBlock, pa
             max(group.clip_norm for group in mechanism.groups),
             mechanism.noise_std,
             pair.device,
-            BUDGET,
+            budget_of(pair.device),
             wanted=wanted.texts,
             seed=job.spec.seed,
             confidence=block.confidence,

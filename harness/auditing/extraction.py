@@ -8,18 +8,19 @@ finds of those is what guessing finds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from harness.auditing.decoding import continuations
 from harness.auditing.intervals import Interval, clopper_pearson, mean_interval
-from harness.auditing.losses import base_of, still
-from harness.auditing.trees import continuation_losses, nodes_of, plain_losses, understands_trees
+from harness.auditing.losses import base_of, micro_batches, still
+from harness.auditing.trees import Asked, continuation_losses, nodes_of, plain_losses, understands_trees
+from harness.training.batches import pad
 
 ENOUGH = 32
 """Candidates likelier than the code after which its rank is estimated: it is known to a sixth, exposure to ¼ bit."""
@@ -166,9 +167,9 @@ def extract(
         base_exposures = _exposures(untrained, secrets, others, device, budget)
     generator = torch.Generator(device=device).manual_seed(seed)
     hits = _sampled(model, secrets, samples, generator, device, budget)
+    greedy = _likeliest(model, secrets, device, budget)
     findings = tuple(
-        Finding(s.included, exposures[i], base_exposures[i], _is_likeliest(model, s, device), hits[i])
-        for i, s in enumerate(secrets)
+        Finding(s.included, exposures[i], base_exposures[i], greedy[i], hits[i]) for i, s in enumerate(secrets)
     )
     planted, left_out = (_summary([f for f in findings if f.included is i], samples, confidence) for i in (True, False))
     most = math.log2(max(len(o) for o in others) + 1)
@@ -195,6 +196,8 @@ def _summary(findings: Sequence[Finding], samples: int, confidence: float) -> Su
 
 # --- ranks --------------------------------------------------------------------------------------------------
 
+LossesOf = Callable[[Sequence[Asked]], list[NDArray[np.float64]]]
+
 
 def _exposures(
     model: Any,
@@ -206,85 +209,95 @@ def _exposures(
     first = secrets[0]
     trees = understands_trees(model, first.prefix, [first.code, *others[0][:7]], device)
 
-    def losses(prefix: Sequence[int], continuations: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        if not trees:
-            return plain_losses(model, prefix, continuations, device, budget)
-        return continuation_losses(model, prefix, continuations, device)
+    def losses(asked: Sequence[Asked]) -> list[NDArray[np.float64]]:
+        return (continuation_losses if trees else plain_losses)(model, asked, device, budget)
 
-    found = []
-    for secret, candidates in zip(secrets, others, strict=True):
-        rank = _rank(losses, secret, candidates, max(1, min(_CHUNK, budget // len(secret.code))))
-        found.append(math.log2(len(candidates) + 1) - math.log2(rank))
-    return found
+    at_once = max(1, min(_CHUNK, budget // max(len(s.code) for s in secrets)))
+    ranks = _ranks(losses, secrets, others, at_once)
+    return [math.log2(len(c) + 1) - math.log2(rank) for c, rank in zip(others, ranks, strict=True)]
 
 
-def _rank(losses: Any, secret: Secret, candidates: Sequence[tuple[int, ...]], at_once: int) -> float:
-    """1 + the number of candidates that are at least as likely as the code; beyond `ENOUGH` of them an estimate.
+@dataclass
+class _Race:
+    """A code's rank as far as it is known.
+
+    Attributes:
+        own: Loss of the code, nats.
+        left: Candidates that may be as likely.
+        seen: How many of these were looked at.
+        likelier: How many of those are at least as likely.
+    """
+
+    own: float
+    left: list[tuple[int, ...]]
+    seen: int = 0
+    likelier: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        return self.seen == len(self.left) or self.likelier >= ENOUGH
+
+    @property
+    def rank(self) -> float:
+        return 1 + self.likelier * (len(self.left) / self.seen if self.seen else 0.0)
+
+
+def _ranks(
+    losses: LossesOf, secrets: Sequence[Secret], others: Sequence[Sequence[tuple[int, ...]]], at_once: int
+) -> list[float]:
+    """1 + the number of candidates that are at least as likely as each code; beyond `ENOUGH` of them an estimate.
 
     A loss only grows with every token, so a candidate whose beginning is unlikelier than the whole code is done with.
     """
-    own = float(losses(secret.prefix, [secret.code])[0])
-    left = _with_likely_beginnings(losses, secret.prefix, candidates, own)
-    likelier, seen = 0, 0
-    while seen < len(left) and likelier < ENOUGH:
-        chunk = left[seen : seen + at_once]
-        likelier += int(np.sum(losses(secret.prefix, chunk) <= own))
-        seen += len(chunk)
-    return 1 + likelier * (len(left) / seen if seen else 0.0)
+    beginnings = [_beginnings(candidates) for candidates in others]
+    first = losses([Asked(s.prefix, [s.code, *b]) for s, b in zip(secrets, beginnings, strict=True)])
+    races = []
+    for candidates, begins, found in zip(others, beginnings, first, strict=True):
+        own = float(found[0])
+        kept = {begin for begin, loss in zip(begins, found[1:], strict=True) if loss <= own}
+        length = len(begins[0]) if begins else 0
+        races.append(_Race(own, [c for c in candidates if c[:length] in kept]))
+    while running := [i for i, race in enumerate(races) if not race.is_over]:
+        chunks = [races[i].left[races[i].seen : races[i].seen + at_once] for i in running]
+        answers = losses([Asked(secrets[i].prefix, chunk) for i, chunk in zip(running, chunks, strict=True)])
+        for i, answer in zip(running, answers, strict=True):
+            races[i].likelier += int(np.sum(answer <= races[i].own))
+            races[i].seen += len(answer)
+    return [race.rank for race in races]
 
 
-def _with_likely_beginnings(
-    losses: Any, prefix: Sequence[int], candidates: Sequence[tuple[int, ...]], own: float
-) -> list[tuple[int, ...]]:
+def _beginnings(candidates: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Of as many tokens as leave few enough different ones, at most 3."""
     length = next((n for n in (3, 2, 1) if nodes_of([c[:n] for c in candidates]) <= _MOST_STEMS), 1)
-    stems = list(dict.fromkeys(c[:length] for c in candidates))
-    if not stems:
-        return []
-    kept = {s for s, loss in zip(stems, losses(prefix, stems), strict=True) if loss <= own}
-    return [c for c in candidates if c[:length] in kept]
+    return list(dict.fromkeys(c[:length] for c in candidates))
 
 
 # --- continuations ------------------------------------------------------------------------------------------
 
 
-def _is_likeliest(model: Any, secret: Secret, device: torch.device) -> bool:
-    """Whether the code's tokens are the likeliest ones: then, and only then, greedy decoding begins with the code."""
-    row = torch.tensor([[*secret.prefix, *secret.code]], device=device)
+def _likeliest(model: Any, secrets: Sequence[Secret], device: torch.device, budget: int) -> list[bool]:
+    """Whether each code's tokens are the likeliest ones: then, and only then, greedy decoding begins with the code."""
+    rows = [[*s.prefix, *s.code] for s in secrets]
+    found = [False] * len(secrets)
     with torch.inference_mode(), still(model):
-        logits = model(input_ids=row, use_cache=False).logits[0, len(secret.prefix) - 1 : -1]
-    return bool((logits.argmax(dim=-1) == row[0, len(secret.prefix) :]).all())
+        for batch in micro_batches(sorted(range(len(rows)), key=lambda i: -len(rows[i])), rows, budget):
+            inputs = pad([rows[i] for i in batch], device).inputs
+            likeliest = model(input_ids=inputs, use_cache=False).logits.argmax(dim=-1)
+            for line, i in enumerate(batch):
+                places = slice(len(secrets[i].prefix) - 1, len(rows[i]) - 1)
+                found[i] = tuple(likeliest[line, places].tolist()) == tuple(secrets[i].code)
+    return found
 
 
 def _sampled(
     model: Any, secrets: Sequence[Secret], samples: int, generator: torch.Generator, device: torch.device, budget: int
 ) -> list[int]:
     """In how many drawn continuations (temperature 1, four tokens longer than the code) each code appears."""
-    hits = [0] * len(secrets)
-    queue = [i for i in sorted(range(len(secrets)), key=lambda i: len(secrets[i].prefix)) for _ in range(samples)]
-    while queue:
-        width = len(secrets[queue[0]].prefix)
-        batch: list[int] = []
-        length = 4 + max(len(s.code) for s in secrets)
-        while queue and len(secrets[queue[0]].prefix) == width and (len(batch) + 1) * (width + length) <= budget:
-            batch.append(queue.pop(0))
-        batch = batch or [queue.pop(0)]
-        prefixes = torch.tensor([secrets[i].prefix for i in batch], device=device)
-        for i, row in zip(batch, _continue(model, prefixes, length, generator), strict=True):
-            hits[i] += _contains(row[: len(secrets[i].code) + 4], secrets[i].code)
-    return hits
-
-
-def _continue(model: Any, prefixes: Tensor, length: int, generator: torch.Generator) -> list[list[int]]:
-    drawn: list[Tensor] = []
-    tokens, past = prefixes, None
-    with torch.inference_mode(), still(model):
-        for _ in range(length):
-            out = model(input_ids=tokens, past_key_values=past, use_cache=True)
-            past = out.past_key_values
-            tokens = torch.multinomial(torch.softmax(out.logits[:, -1].float(), dim=-1), 1, generator=generator)
-            drawn.append(tokens)
-    rows: list[list[int]] = torch.cat(drawn, dim=1).tolist()
-    return rows
+    length = 4 + max(len(s.code) for s in secrets)
+    drawn = continuations(model, [s.prefix for s in secrets], samples, length, generator, device, budget)
+    return [
+        sum(_contains(row[: len(s.code) + 4], s.code) for row in rows) for s, rows in zip(secrets, drawn, strict=True)
+    ]
 
 
 def _contains(row: Sequence[int], code: Sequence[int]) -> bool:

@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.auditing import one_run
-from harness.auditing.losses import example_losses
+from harness.auditing.losses import budget_of, example_losses
 from harness.auditing.pair import Pair
 from harness.auditing.scores import observed_sigma, spread_scores, step_scores
 from harness.data.canaries import Canary, load
 from harness.errors import ArgumentError, MachineError
 from harness.files import as_json, write_private, write_released
+from harness.planning.attackable import check_texts
+from harness.planning.shapes import read_shape
 from harness.privacy.mechanism import Mechanism, binomial
 from harness.spec.audit_block import AuditBlock
 from harness.training.job import Folder, Job
@@ -31,8 +33,8 @@ from harness.training.planting import observed
 
 AUDIT = "audit.json"
 VERSION = 1
-BUDGET = 4096
-"""Tokens of a micro-batch of an attack."""
+MOST_ALONE = 100
+"""Groups that are asked about by themselves; a leaderboard reads up to 1,000 tests, and each group has four."""
 Note = Callable[[str], None]
 
 
@@ -98,6 +100,8 @@ def audit(run_dir: Path, block: AuditBlock, note: Note = lambda text: None) -> A
     for what, place in (("the files of its base model", job.base / "config.json"), ("its trained weights", trained)):
         if not place.exists():
             raise MachineError(f"{run_dir} can't be audited: {what} are not in {place} any more")
+    shape = read_shape(job.base)
+    check_texts(block, None if shape is None else shape.context)
     drawn = load(folder.canaries) if block.plants else ()
     pair = Pair(run_dir, Base(job.base, "where the run had it"), job.spec.model, job.device)
     delta = claim.delta or 0.0
@@ -111,7 +115,7 @@ def audit(run_dir: Path, block: AuditBlock, note: Note = lambda text: None) -> A
     if block.one_run is not None:
         note("audit: guessing which canaries were in the training")
         noted = _noted(job, folder)
-        found = _questions(job, block, noted, drawn, pair)
+        found = _questions(job, block, claim, noted, drawn, pair)
         tests = one_run.run_tests(found, delta, block.confidence)
         weak = _seen_in_part(job, noted)
         document["one_run"] = [_told(test, claim, weak) for test in tests]
@@ -165,10 +169,19 @@ def _seen_in_part(job: Job, noted: Mapping[int, object]) -> frozenset[str]:
 
 
 def _questions(
-    job: Job, block: AuditBlock, noted: Mapping[int, NDArray[np.float64]], drawn: tuple[Canary, ...], pair: Pair
+    job: Job,
+    block: AuditBlock,
+    claim: Claim,
+    noted: Mapping[int, NDArray[np.float64]],
+    drawn: tuple[Canary, ...],
+    pair: Pair,
 ) -> list[one_run.Question]:
-    """All that is asked: of each kind and score, over all groups and, where there are several, within each."""
+    """All that is asked: of each kind and score, over all groups and within those that are `_asked_alone`.
+
+    A group with too few canaries for a guess on each side is not: nothing could be found in it.
+    """
     assert block.one_run is not None
+    alone = _asked_alone(job.mechanism, claim)
     found: list[one_run.Question] = []
     for kind in job.spec.canary_kinds:
         own = [canary for canary in drawn if canary.kind == kind]
@@ -177,14 +190,24 @@ def _questions(
         groups = np.array([canary.group for canary in own])
         for name, values in scores.items():
             found.append(one_run.Question(kind, name, None, values, included, block.one_run.guesses))
-            if len(job.mechanism.groups) == 1:
-                continue
-            for g, group in enumerate(job.mechanism.groups):
+            for g in alone:
                 inside = groups == g
-                if inside.sum() >= 2:
-                    question = one_run.Question(kind, name, group.name, values[inside], included[inside])
-                    found.append(question)
+                if one_run.usable_guesses(None, int(inside.sum())):
+                    group = job.mechanism.groups[g].name
+                    found.append(one_run.Question(kind, name, group, values[inside], included[inside]))
     return found
+
+
+def _asked_alone(mechanism: Mechanism, claim: Claim) -> list[int]:
+    """The groups that are asked about by themselves: where there are several, the `MOST_ALONE` strictest of them.
+
+    Every test takes confidence from all others. Which groups these are follows from the claim, before anything is
+    scored.
+    """
+    if len(mechanism.groups) == 1:
+        return []
+    strictest = sorted(range(len(mechanism.groups)), key=lambda g: claim.at(mechanism.groups[g].name))
+    return sorted(strictest[:MOST_ALONE])
 
 
 def _gradient_scores(
@@ -220,9 +243,9 @@ def _chances(mechanism: Mechanism) -> NDArray[np.float64]:
 def _text_scores(own: list[Canary], pair: Pair) -> dict[str, NDArray[np.float64]]:
     """How much likelier training made each canary's text."""
     rows = [canary.examples[0] for canary in own]
-    tuned = example_losses(pair.tuned, rows, pair.device, BUDGET)
+    tuned = example_losses(pair.tuned, rows, pair.device, budget_of(pair.device))
     with pair.base() as model:
-        base = example_losses(model, rows, pair.device, BUDGET)
+        base = example_losses(model, rows, pair.device, budget_of(pair.device))
     return {"log ratio": base.nats - tuned.nats}
 
 

@@ -19,6 +19,11 @@ from harness.errors import ArgumentError
 from harness.training.batches import pad, token_losses
 
 
+def budget_of(device: torch.device) -> int:
+    """Tokens of a micro-batch: on a CPU larger ones take as long for each token, and memory for their logits."""
+    return 1024 if device.type == "cpu" else 4096
+
+
 @dataclass(frozen=True)
 class Losses:
     """Of rows of tokens, in their order.
@@ -47,7 +52,7 @@ def example_losses(model: Any, rows: Sequence[Sequence[int]], device: torch.devi
     tokens = np.array([max(0, len(r) - 1) for r in rows], dtype=np.int64)
     order = sorted((i for i, row in enumerate(rows) if len(row) > 1), key=lambda i: -len(rows[i]))
     with torch.inference_mode(), still(model):
-        for batch in _batches(order, rows, budget):
+        for batch in micro_batches(order, rows, budget):
             losses = token_losses(model, pad([rows[i] for i in batch], device)).double().sum(dim=1)
             nats[batch] = losses.cpu().numpy()
     return Losses(nats, tokens)
@@ -110,8 +115,8 @@ def still(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def _batches(order: Sequence[int], rows: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:
-    """Cuts rows, the longest first, into micro-batches."""
+def micro_batches(order: Sequence[int], rows: Sequence[Sequence[int]], budget: int) -> Iterator[list[int]]:
+    """Cuts rows, given by their places, the longest first, into micro-batches of `budget` tokens, padding included."""
     batch: list[int] = []
     for i in order:
         if batch and len(rows[batch[0]]) * (len(batch) + 1) > budget:

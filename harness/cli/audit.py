@@ -33,14 +33,15 @@ def audit(
 ) -> None:
     """Attack a finished run: its spec's audit block, and more that needs nothing planted.
 
-    Writes audit.json and the report again. What is found of real users goes to private/ unless their data are public.
-    Exits with 1 if an attack measures more than the run's ε.
+    Writes audit.json, the model card and the report again. What is found of real users goes to private/ unless their
+    data are public. Exits with 1 if an attack measures more than the run's ε.
     """
     from harness.auditing.flow import audit as attack
     from harness.cli.run import check_installed, sigterm_as_ctrl_c
     from harness.errors import ArgumentError, UserError
     from harness.files import is_unwritable, unwritable
     from harness.reporting.comparing import FINISHED, status_of
+    from harness.reporting.model_card import write_card
     from harness.reporting.report import write_report
 
     folder = _run_with_audit(run, out)
@@ -54,6 +55,7 @@ def audit(
     try:
         with sigterm_as_ctrl_c():
             found = attack(folder, block, console.err)
+        write_card(folder)
         write_report(folder)
     except OSError as error:
         if is_unwritable(error):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from harness.benchmarking.cells import Cell
     from harness.benchmarking.flow import BenchResult
     from harness.benchmarking.planning import SuitePlan
+
+WIDTH = 80
 
 
 def bench(
@@ -99,7 +102,7 @@ def _show(found: SuitePlan, cells: tuple[Cell, ...], out: Path, json: bool) -> N
 
 
 def lines(found: SuitePlan, cells: tuple[Cell, ...], out: Path) -> list[str]:
-    """What a suite is, and what it costs, for a console."""
+    """What a suite is, and what it costs, for a console, in at most `WIDTH` columns."""
     document = found.document(cells)
     seeds: dict[tuple[str, str, Any], list[int]] = {}
     rows: dict[tuple[str, str, Any], Mapping[str, Any]] = {}
@@ -109,28 +112,42 @@ def lines(found: SuitePlan, cells: tuple[Cell, ...], out: Path) -> list[str]:
         rows.setdefault(key, cell)
     several = len({data for data, _, _ in rows}) > 1
     title = console.shortened(document["title"], 200)
-    text = [f"suite: {title}: {_counted(len(cells), 'cell')}, {document['steps']} steps in all"]
+    text = _wrapped(f"suite: {title}: {_counted(len(cells), 'cell')}, {document['steps']} steps in all")
     text.append(f"  {'policy':<30}{'budget':>7}{'ε':>8}  {'seeds':<10}ε by group")
     for (data, policy, budget), cell in rows.items():
         name = f"{policy} ({data})" if several else policy
         epsilon = f"{cell['epsilon']:.4g}" if cell["private"] else "NONE"
-        groups = "  ".join(f"{g['name']} {g['epsilon']:.3g}" for g in cell["groups"]) if cell["private"] else ""
-        groups += f"  not trained on: {', '.join(cell['dropped'])}" if cell["dropped"] else ""
+        groups = [f"{g['name']} {g['epsilon']:.3g}" for g in cell["groups"]] if cell["private"] else []
+        groups += [f"not trained on: {', '.join(cell['dropped'])}"] if cell["dropped"] else []
         numbers = ",".join(map(str, seeds[data, policy, budget]))
         line = f"  {console.shortened(name, 29):<30}{'-' if budget is None else f'{budget:g}':>7}{epsilon:>8}"
-        text.append(f"{line}  {console.shortened(numbers, 9):<10}{groups}".rstrip())
+        text += _beside(f"{line}  {console.shortened(numbers, 9):<10}", groups)
     if any(not cell["private"] for cell in document["cells"]):
         text.append("ε NONE: trained without noise, NOT PRIVATE")
     for charge in document["charges"]:
-        text.append(_charged(charge))
+        text += _wrapped(_charged(charge))
     seconds = _seconds(found, cells, out)
-    text.append(
+    text += _wrapped(
         "time: not known before a first cell has finished"
         if seconds is None
         else f"time: about {max(1, round(seconds / 60))} min of training in all, by cells that have finished; cells "
         "side by side take less"
     )
     return text
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _beside(line: str, parts: Sequence[str]) -> list[str]:
+    """Lines that go on with these parts, below each other where they don't fit; none of them is broken if it fits."""
+    room = WIDTH - len(line)
+    lines = [""]
+    for part in (piece for whole in parts for piece in textwrap.wrap(whole, room, break_on_hyphens=False)):
+        longer = f"{lines[-1]}  {part}" if lines[-1] else part
+        lines = [*lines[:-1], longer] if len(longer) <= room else [*lines, part]
+    return [((" " * len(line) if i else line) + one).rstrip() for i, one in enumerate(lines)]
 
 
 def _counted(number: int, what: str) -> str:

@@ -12,6 +12,7 @@ from harness.data.sources.base import Columns, RecordSource, open_source
 from harness.data.tiers import Sensitivity
 from harness.errors import ArgumentError, UserError
 from harness.packages import name_of
+from harness.planning.attackable import check_attacks
 from harness.planning.basis import Basis, Population, SearchTerms
 from harness.planning.completing import complete
 from harness.planning.dropping import without_dropped
@@ -64,6 +65,7 @@ def make_plan(
         MachineError: The ledger does not answer.
     """
     loaded = spec if isinstance(spec, LoadedSpec) else load_spec(spec, overrides)
+    check_attacks(loaded.spec, loaded.base_dir)
     plan = complete(*begin(loaded, search, count or count_publicly))
     if search is not None:
         return plan

@@ -31,6 +31,8 @@ _LONGEST_HEADER = 100_000_000
 # Families whose feed-forward layers are two products, not three.
 _UNGATED = {"gpt2", "gpt_neox", "gpt_neo", "gptj", "opt", "phi", "bloom", "codegen"}
 
+_EITHER_WAY = {"c_attn", "c_fc", "c_proj"}
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -46,6 +48,7 @@ class Shape:
         vocabulary: Tokens.
         gated: Whether the feed-forward layers multiply by a gate.
         file_bytes: Size of the weights' files; 0 where there are none yet.
+        context: Tokens that the model reads at most; None: it does not say.
     """
 
     weights: Mapping[str, tuple[int, ...]]
@@ -57,6 +60,7 @@ class Shape:
     vocabulary: int
     gated: bool
     file_bytes: int = 0
+    context: int | None = None
 
     @property
     def parameters(self) -> int:
@@ -82,7 +86,7 @@ class Shape:
         whole = 0 if adapter.bias == "none" else biases
         whole += sum(n for name, n in sizes.items() if any(f".{also}." in f".{name}" for also in adapter.also))
         return whole + sum(
-            _rank(name, adapter) * (shape[0] + (0 if adapter.freeze_a else shape[1]))
+            _rank(name, adapter) * (_outputs(name, shape) if adapter.freeze_a else sum(shape))
             for name, shape in self._adapted(adapter.targets)
         )
 
@@ -104,6 +108,11 @@ class Shape:
         if isinstance(targets, str):  # all linear layers but the output
             return [(name, shape) for name, shape in matrices if self.vocabulary not in shape and "embed" not in name]
         return [(n, s) for n, s in matrices if any(("." + n).endswith(f".{target}.weight") for target in targets)]
+
+
+def _outputs(name: str, shape: tuple[int, ...]) -> int:
+    """Width of a layer's output; of GPT-2's layers, whose weights are [in, out] in some models only, no less."""
+    return max(shape) if name.split(".")[-2] in _EITHER_WAY else shape[0]
 
 
 def _rank(name: str, adapter: AdapterBlock) -> int:
@@ -208,6 +217,7 @@ def _shape(config: Mapping[str, Any], weights: Mapping[str, tuple[int, ...]], fi
         vocabulary=number("vocab_size"),
         gated=gated,
         file_bytes=file_bytes,
+        context=number("max_position_embeddings", "n_positions", "n_ctx", default=0) or None,
     )
     if weights:
         return shape
@@ -250,6 +260,7 @@ def _gguf_config(file: Path) -> dict[str, Any]:
         "num_hidden_layers": metadata[f"{family}.block_count"],
         "num_attention_heads": metadata[f"{family}.attention.head_count"],
         "num_key_value_heads": metadata[f"{family}.attention.head_count_kv"],
+        "max_position_embeddings": metadata.get(f"{family}.context_length"),
         "vocab_size": shapes["token_embd.weight"][-1],
         "tie_word_embeddings": "output.weight" not in shapes,
     }

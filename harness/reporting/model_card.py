@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from harness.files import write_released
 from harness.reporting import formatting as f
 from harness.reporting.audited import audited, failed
 from harness.reporting.records import read_run
@@ -75,6 +76,12 @@ def model_card(run_dir: Path, *, merged: bool = False) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def write_card(run_dir: Path) -> None:
+    """Writes it into the run's adapter or model."""
+    kind = json.loads((run_dir / "plan.json").read_text())["model"]["adapter"]["type"]
+    write_released(run_dir / ("model" if kind == "full" else "adapter") / "README.md", model_card(run_dir))
 
 
 def _audit(run_dir: Path) -> tuple[str | None, list[str]]:

@@ -16,6 +16,7 @@ from harness.data.store import Corpus
 from harness.errors import ArgumentError, Interrupted, MachineError, UserError
 from harness.files import as_json, write_private, write_released
 from harness.planning import Plan
+from harness.planning.attackable import check_attacks
 from harness.planning.room import look_at_memory
 from harness.privacy.randomness import create_key, destroy_key
 from harness.reporting.reasons import explained
@@ -170,6 +171,7 @@ def opened(plan: Plan, folder: Folder, observer: Observer, *, resume: bool) -> t
     observer.note(f"model: {spec.model.base}")
     base = model.find_base(spec.model.base, plan.loaded.base_dir, cache)
     observer.note(f"  from {base.origin}")
+    check_attacks(spec, plan.loaded.base_dir, base.folder)
     plan = fitted(plan, base, resume=resume)
     observer.note(f"data: {spec.data.name}")
     facts = Facts.of(base)
@@ -318,7 +320,7 @@ def finish(plan: Plan, folder: Folder, spending: Spending, observer: Observer) -
     Raises:
         UserError: An attack measured more than the guarantee says.
     """
-    from harness.reporting.model_card import model_card
+    from harness.reporting.model_card import write_card
     from harness.reporting.report import write_report
     from harness.reporting.summary import summarize
 
@@ -331,7 +333,7 @@ def finish(plan: Plan, folder: Folder, spending: Spending, observer: Observer) -
     write_privacy(plan, folder, FINISHED)
     violated = examine(plan, folder, observer)
     summary = summarize(folder.root)
-    write_released(folder.trained(plan.spec.model.adapter.type) / "README.md", model_card(folder.root))
+    write_card(folder.root)
     report = write_report(folder.root) if plan.spec.report.html else None
     set_status(plan, folder, FINISHED if violated is None else FAILED)
     if violated is not None:

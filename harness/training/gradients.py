@@ -181,12 +181,13 @@ class UnitGradients:
             units, clip_norms = units[:-1], clip_norms[:-1]
         return self.add(units, clip_norms)
 
-    def add(self, units: Tensor, clip_norms: Tensor) -> Tensor:
+    def add(self, units: Tensor, clip_norms: Tensor, where: slice = slice(None)) -> Tensor:
         """Clips whole units and adds them to `total`: the one place where a contribution is bounded.
 
         Args:
             units: Their gradients, float32, shape [units, coordinates].
             clip_norms: C of each, float64, shape [units].
+            where: The coordinates that `units` holds, where their gradients are 0 in all others.
 
         Returns:
             Their norms before clipping, float64; private.
@@ -196,5 +197,5 @@ class UnitGradients:
         finite = torch.isfinite(norms)
         factors = torch.where(finite, torch.clamp(clip_norms / norms.clamp_min(1e-30), max=1.0), 0.0)
         units = torch.where(finite.unsqueeze(1), units, torch.zeros((), device=self.device))
-        self.total += factors.to(torch.float32) @ units
+        self.total[where] += factors.to(torch.float32) @ units
         return norms

@@ -73,11 +73,10 @@ class Directions:
             number = self._planted.number(unit.user)
             assert number is not None
             place, limit = self._place[number], float(clip_norms[unit.group])
-            gradient = torch.zeros_like(self._signs)
-            length = LOUD * limit / float(np.sqrt(self._widths[place]))
-            gradient[place :: self.count] = self._signs[place :: self.count] * length
+            where = slice(place, None, self.count)
+            gradient = self._signs[where] * (LOUD * limit / float(np.sqrt(self._widths[place])))
             own = torch.tensor([limit], dtype=torch.float64, device=gradient.device)
-            bits += float(bits_of(sink.add(gradient.unsqueeze(0), own), own))
+            bits += float(bits_of(sink.add(gradient.unsqueeze(0), own, where), own))
         return bits
 
     def seen(self, noisy_sum: Tensor) -> NDArray[np.float64]:

@@ -33,9 +33,11 @@ def _a_second_pass(total: Any, trainables: Any, mechanism: Any, step: int, *rest
     return _noisy_mean(total, trainables, mechanism, step, *rest) if step % 2 else again
 
 
-def _no_clip(self: UnitGradients, units: torch.Tensor, clip_norms: torch.Tensor) -> torch.Tensor:
+def _no_clip(
+    self: UnitGradients, units: torch.Tensor, clip_norms: torch.Tensor, where: slice = slice(None)
+) -> torch.Tensor:
     norms: torch.Tensor = torch.linalg.vector_norm(units, dim=1, dtype=torch.float64)
-    self.total += units.sum(dim=0)
+    self.total[where] += units.sum(dim=0)
     return norms
 
 

@@ -117,7 +117,10 @@ def test_what_can_not_be_asked_afterwards(
 
 
 def test_a_bound_above_the_claim_fails_loudly(audited: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same run claiming next to nothing, with canaries seen plainly. Break: `violated` not raised."""
+    """The same run claiming next to nothing, with canaries seen plainly; the model card says so from now on.
+
+    Break: `violated` not raised; the card not written again.
+    """
     copy = tmp_path / "copy"
     shutil.copytree(audited.folder, copy)
     privacy = read_json(copy / "privacy.json")
@@ -133,6 +136,10 @@ def test_a_bound_above_the_claim_fails_loudly(audited: Run, tmp_path: Path, caps
     captured = capsys.readouterr()
     assert "AUDIT FAILED: ε of any user is at least" in captured.err
     assert read_json(copy / "audit.json")["verdict"] == "violated"
+    assert "AUDIT FAILED" not in (audited.folder / "adapter" / "README.md").read_text()
+    card = (copy / "adapter" / "README.md").read_text()
+    assert "> **AUDIT FAILED: NOT PRIVATE.**" in card
+    assert "audit-failed" in card
 
 
 def test_a_full_disk_is_one_line(
