@@ -83,7 +83,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "audit": (
         ("uudp audit 20260101", "the attacks of its spec again"),
-        ("uudp audit 20260101 audit.reconstruction={}", "one more, that needs nothing planted"),
+        ("uudp audit 20260101 audit.reconstruction={}", "one more: nothing is planted"),
     ),
     "report": (("uudp report 20260101-100000-a1b2c3", ""),),
     "leaderboard": (
