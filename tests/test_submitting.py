@@ -99,13 +99,11 @@ class RayHead:
 
     def close(self) -> None:
         left = self.processes()
-        self.popen.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(20)
         self.popen.kill()
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        self.popen.wait()
         psutil.wait_procs(left, timeout=10)
         shutil.rmtree(self.temp, ignore_errors=True)
 

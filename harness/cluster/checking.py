@@ -71,6 +71,11 @@ def _check_unknown_here(loaded: LoadedSpec) -> None:
         )
 
 
+def is_shared(loaded: LoadedSpec) -> bool:
+    """Whether the ledger is a database that laptop and cluster may both reach."""
+    return (loaded.spec.privacy.ledger or "").startswith("postgresql")
+
+
 def plan_here(loaded: LoadedSpec) -> Plan:
     """The plan as far as the laptop can make it: all but what this machine's memory and ledger say.
 
@@ -93,8 +98,7 @@ def ask_ledger(loaded: LoadedSpec, plan: Plan) -> Plan:
     """
     from harness.planning.fitting import look
 
-    url = loaded.spec.privacy.ledger
-    if url is None or not url.startswith("postgresql"):
+    if not is_shared(loaded):
         return plan
     try:
         view = look(loaded, plan.guarantee)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.cluster.bundle import SCRIPT, Bundle
-from harness.cluster.checking import ask_ledger, check_ledger, epsilon_of, plan_here, storage_of
+from harness.cluster.checking import ask_ledger, check_ledger, epsilon_of, is_shared, plan_here, storage_of
 from harness.cluster.client import Cluster, JobInfo
 from harness.errors import ArgumentError, MachineError
 from harness.spec import LoadedSpec
@@ -109,6 +109,8 @@ def check(submission: Submission, *, send_data: bool) -> Checked:
         try:
             plan = plan_here(submission.loaded)
             plan = plan if submission.resume else ask_ledger(submission.loaded, plan)
+            if is_shared(submission.loaded) and plan.ledger is None and submission.resume is None:
+                notes.append("ledger: not reached from here; the cluster asks it before it spends")
         except MachineError as error:
             notes.append(f"not planned here: {error}")
     elif bundle.remote:
