@@ -89,7 +89,8 @@ def run(
         plan: What to do.
         out: Where runs are kept: the run's folder is ``out/<name>/<run id>``.
         resume: Go on with an unfinished run of this name, which must be the same in everything that matters.
-        run_id: Which one; None: the newest one that nobody works on, of the same mechanism if there is one.
+        run_id: Which one; None: the newest one that nobody works on, of the same mechanism if there is one. Of a new
+            run: its id; None: one is made.
         not_private: Consent to train without noise, where the plan says so.
         observer: Is told how it goes.
         _key: The run's secret key, for tests alone.
@@ -111,7 +112,7 @@ def run(
     check_shadows(Path.cwd())
     device_of(plan)
     give_back_unbegun(plan.loaded, Path(out), observer)
-    folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
+    folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out), run_id)
     with lease(folder), interrupts_told(plan, folder), entered(plan, folder, resume, observer) as spending:
         if resume and status_of(folder) == TRAINED:
             plan = settled(plan, folder)

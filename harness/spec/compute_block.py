@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from harness.spec.block import Block, whole
 
@@ -66,6 +66,21 @@ class ComputeBlock(Block):
         default=3,
         description="restarts after a worker's crash (halving a micro-batch that does not fit may take more)",
     )
+
+    storage: Annotated[str, Field(min_length=2, max_length=1000)] | None = Field(
+        default=None,
+        description="of `uudp submit`: a folder (absolute) that all machines of the cluster see, and that outlives it; "
+        "runs, caches and ledgers lie there. Other commands keep runs where --out says",
+    )
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute(cls, storage: str | None) -> str | None:
+        if storage is not None and (
+            not storage.startswith("/") or ".." in storage.split("/") or not storage.isprintable()
+        ):
+            raise ValueError("must be an absolute path on the cluster, as /mnt/shared/uudp, without ..")
+        return storage
 
     @property
     def fewest_workers(self) -> int:

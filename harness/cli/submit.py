@@ -1,0 +1,166 @@
+"""``uudp submit``: a spec or a suite from here to a Ray cluster."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli import completion, console
+from harness.cli.run import confirm
+
+if TYPE_CHECKING:
+    from harness.cluster.client import Cluster
+    from harness.cluster.submitting import Checked, Submission
+
+ADDRESS = "the cluster's job server, http://HOST:8265; left out: what RAY_API_SERVER_ADDRESS says"
+
+
+class Verb(StrEnum):
+    """What is done there."""
+
+    run = "run"
+    sweep = "sweep"
+    bench = "bench"
+
+
+def submit(
+    spec: Annotated[
+        str, typer.Argument(metavar="SPEC", help="a file, or a packaged name", autocompletion=completion.specs)
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="replace values of the spec: train.steps=50")
+    ] = None,
+    address: Annotated[str | None, typer.Option("--address", metavar="URL", help=ADDRESS)] = None,
+    verb: Annotated[Verb, typer.Option("--verb", help="what is done there; bench: SPEC is a suite")] = Verb.run,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="ID", help="go on with this job's run, under the same id")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="follow it, and end with its exit code")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="don't ask; required where there is no terminal")] = False,
+    send_data: Annotated[
+        bool, typer.Option("--send-data", help="consent to send private records that lie here")
+    ] = False,
+    not_private: Annotated[
+        bool, typer.Option("--not-private", help="consent to a spec without noise (noise.type: none)")
+    ] = False,
+    python: Annotated[str, typer.Option("--python", help="the interpreter there that has uudp")] = "python",
+    json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
+) -> None:
+    """Send a spec to a Ray cluster, and run it there.
+
+    What is sent: the spec merged with its bases, small data and a base model that lie here, and plugins named as
+    module:attr from your own folders. A path below compute.storage, or an absolute one that is not here, is the
+    cluster's. Runs lie in compute.storage, where uudp fetch finds them. Secrets are never sent: set them on the
+    cluster, or put them into compute.storage/secrets.env (chmod 600), as NAME=value lines.
+    """
+    from harness.cluster.client import Cluster, server
+    from harness.cluster.submitting import check
+    from harness.cluster.submitting import submit as send
+    from harness.errors import ArgumentError
+
+    where = server(address)
+    submission = _submission(spec, overrides or [], verb, resume, not_private, python)
+    if not not_private and any(one.spec.noise.type == "none" for one in submission.specs.values()):
+        raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
+    cluster = Cluster(where)
+    checked = check(submission, send_data=send_data)
+    _show(checked)
+    confirm(yes)
+    job = send(checked, cluster)
+    run = job.metadata["run"]
+    if not wait:
+        if json:
+            console.emit_json({"id": job.id, "run": run, "storage": str(checked.storage), "address": where})
+        else:
+            console.out(f"submitted: {job.id}")
+            console.out(f"follow it: {shlex.join(['uudp', 'logs', run, '-f', '--address', where])}")
+        return
+    console.err(f"submitted: {job.id}")
+    code = followed(cluster, job.id, run)
+    if code == 130:
+        words = ["uudp", "submit", spec, *(overrides or []), "--address", where, "--resume", run]
+        words += ["--verb", verb.value] * (verb is not Verb.run) + ["--yes"] * yes + ["--send-data"] * send_data
+        console.err(f"uudp: stopped; go on with: {shlex.join(words + ['--not-private'] * not_private)}")
+    if json:
+        console.emit_json({"id": job.id, "run": run, "storage": str(checked.storage), "exit_code": code})
+    elif code == 0:
+        console.out(f"fetch it: {shlex.join(['uudp', 'fetch', run, '--address', where])}")
+    raise typer.Exit(code)
+
+
+def followed(cluster: Cluster, job: str, run: str) -> int:
+    """Shows what a job prints until it ends; returns its exit code.
+
+    Raises:
+        Interrupted: By Ctrl-C, which leaves the job alone.
+    """
+    from harness.cluster.following import follow
+    from harness.errors import Interrupted
+
+    try:
+        info = follow(cluster, job, console.err, console.err)
+    except KeyboardInterrupt:
+        again = shlex.join(["uudp", "logs", run, "-f", "--address", cluster.address])
+        raise Interrupted(f"the job goes on; follow it again: {again}") from None
+    if info.exit_code not in (0, 130) and info.code is None and info.message:
+        console.err(f"uudp: the cluster could not start it: {console.shortened(info.message, 500)}")
+    elif info.code == 127:
+        console.err("uudp: the cluster has no such interpreter; name it with --python")
+    return info.exit_code
+
+
+def _submission(
+    spec: str, overrides: Sequence[str], verb: Verb, resume: str | None, not_private: bool, python: str
+) -> Submission:
+    from harness.cluster.submitting import Submission
+    from harness.spec import load_spec
+    from harness.spec.overriding import flow, override
+
+    options = ["--not-private"] * not_private
+    if verb is not Verb.bench:
+        loaded = load_spec(spec, overrides)
+        options = options if verb is Verb.run else []
+        return Submission(
+            verb.value,
+            {"spec.yaml": loaded},
+            overrides,
+            loaded.spec.name,
+            resume=resume,
+            options=options,
+            python=python,
+        )
+    from harness.benchmarking.reading import load_suite
+
+    suite = load_suite(spec)
+    places: dict[str, Path] = {f"specs/{label or 'spec'}.yaml": path for label, path in suite.specs.items()}
+    everywhere = [override(key, value) for key, value in suite.suite.set.items()]
+    specs = {place: load_spec(path, [*overrides, *everywhere]) for place, path in places.items()}
+    named = (
+        {"spec": "specs/spec.yaml"}
+        if "" in suite.specs
+        else {"specs": {label: f"specs/{label}.yaml" for label in suite.specs}}
+    )
+    text = "".join(f"{key}: {flow(value)}\n" for key, value in {**suite.merged.data, **named}.items())
+    return Submission(
+        "bench", specs, overrides, suite.suite.suite,
+        main="suite.yaml", texts={"suite.yaml": text}, resume=resume, python=python,
+    )  # fmt: skip
+
+
+def _show(checked: Checked) -> None:
+    from harness.cli.plan import describe
+
+    if checked.plan is not None:
+        document = checked.plan.document()
+        if checked.submission.loaded.spec.privacy.ledger is not None:  # it was not asked here, which does not mean none
+            document["notes"] = [note for note in document["notes"] if not note.startswith("No ledger")]
+        for line in describe(document):
+            console.err(line)
+        console.err()
+    for note in checked.notes:
+        console.err(note)

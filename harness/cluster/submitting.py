@@ -1,0 +1,192 @@
+"""Packs a spec or a suite, checks what can be checked here, and hands it to the cluster's job server."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import __version__
+from harness.cluster.bundle import SCRIPT, Bundle
+from harness.cluster.checking import ask_ledger, check_ledger, epsilon_of, is_shared, plan_here, storage_of
+from harness.cluster.client import Cluster, JobInfo
+from harness.errors import ArgumentError, MachineError
+from harness.spec import LoadedSpec
+from harness.training.job import RUN_ID, new_run_id
+
+if TYPE_CHECKING:
+    from harness.planning import Plan
+
+STOP_SECONDS = 3600
+"""So long a job may take to reach its next checkpoint after it was told to stop."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is to be submitted.
+
+    Attributes:
+        verb: ``run``, ``sweep`` or ``bench``.
+        specs: Valid specs by their places in the bundle; of a run and a sweep, ``spec.yaml`` alone.
+        overrides: That they were loaded with.
+        texts: Files that are made here, by their places.
+        main: The place of what the verb is given.
+        name: Of the runs, or of the suite.
+        resume: The run or job to go on with; None: a new one.
+        options: Further ones of the verb, as ``--not-private``.
+        python: The cluster's interpreter.
+    """
+
+    verb: str
+    specs: Mapping[str, LoadedSpec]
+    overrides: Sequence[str]
+    name: str
+    main: str = "spec.yaml"
+    texts: Mapping[str, str] = field(default_factory=dict)
+    resume: str | None = None
+    options: Sequence[str] = ()
+    python: str = "python"
+
+    def __post_init__(self) -> None:
+        if self.resume is not None and not RUN_ID.fullmatch(self.resume):
+            raise ArgumentError("--resume: must be a job's id, as uudp jobs shows it: 20260101-100000-a1b2c3")
+        if not re.fullmatch(r"[A-Za-z0-9_./+-]+", self.python):
+            raise ArgumentError("--python: must be the name or path of an interpreter on the cluster")
+
+    @property
+    def loaded(self) -> LoadedSpec:
+        """The spec, or the first of a suite's."""
+        return next(iter(self.specs.values()))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A submission that nothing speaks against so far.
+
+    Attributes:
+        submission: What is to be sent.
+        storage: Where its runs live on the cluster.
+        plan: What will be spent; None: that is known on the cluster alone.
+        notes: Where things lie, what is sent, where it is charged; for people.
+    """
+
+    submission: Submission
+    storage: Path
+    plan: Plan | None
+    notes: tuple[str, ...]
+
+
+def check(submission: Submission, *, send_data: bool) -> Checked:
+    """Looks at all that can be seen here.
+
+    Args:
+        submission: What is to be sent.
+        send_data: Consent to send private records.
+
+    Raises:
+        ArgumentError: Something is missing, too large, or private and without consent.
+        BudgetError: The budget refuses.
+    """
+    storage = storage_of(submission.loaded)
+    if any(storage_of(loaded) != storage for loaded in submission.specs.values()):
+        raise ArgumentError("compute.storage: must be the same in all specs of a suite")
+    if submission.verb == "sweep" and submission.loaded.spec.sweep is None:
+        raise ArgumentError("sweep: the spec has no sweep block")
+    with tempfile.TemporaryDirectory(prefix="uudp-submit-") as folder:
+        bundle = _bundle(submission, Path(folder), storage)
+        bundle.finish("", ())
+    if bundle.private and not send_data:
+        raise ArgumentError(
+            f"{bundle.private[0]} holds private records: copy it to the cluster and give its path there, or say "
+            "--send-data (it passes through Ray's package store, and then lies in compute.storage, for you alone)"
+        )
+    charged = dict.fromkeys(check_ledger(loaded, storage) for loaded in submission.specs.values())
+    notes, plan = [*bundle.notes, *charged], None
+    if submission.verb != "bench" and not bundle.remote:
+        try:
+            plan = plan_here(submission.loaded)
+            plan = plan if submission.resume else ask_ledger(submission.loaded, plan)
+            if is_shared(submission.loaded) and plan.ledger is None and submission.resume is None:
+                notes.append("ledger: not reached from here; the cluster asks it before it spends")
+        except MachineError as error:
+            notes.append(f"not planned here: {error}")
+    elif bundle.remote:
+        notes.append("not planned here: the data are on the cluster, which plans before it spends")
+    return Checked(submission, storage, plan, tuple(notes))
+
+
+def submit(checked: Checked, cluster: Cluster) -> JobInfo:
+    """Sends it.
+
+    Returns:
+        The job.
+
+    Raises:
+        ArgumentError: The run to go on with is being worked on.
+        MachineError: The job server refuses.
+    """
+    submission, storage = checked.submission, checked.storage
+    run = submission.resume or new_run_id()
+    job = run if submission.resume is None else _next(run, cluster.jobs())
+    folder = f"runs/{submission.name}" if submission.verb == "bench" else f"runs/{submission.name}/{run}"
+    metadata = {
+        "uudp": __version__, "verb": submission.verb, "name": submission.name, "run": run, "storage": str(storage),
+        "folder": folder, "epsilon": epsilon_of(submission.loaded, checked.plan) if submission.verb != "bench" else "",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="uudp-submit-") as place:
+        _bundle(submission, Path(place), storage).finish(job, _arguments(submission, run, storage))
+        cluster.submit(job, entrypoint(submission.python), Path(place), metadata, STOP_SECONDS)
+    return JobInfo(job, "PENDING", metadata=metadata)
+
+
+def entrypoint(python: str) -> str:
+    """The command of every job: what it does is in the bundle."""
+    return f"exec {python} {SCRIPT}"  # without a shell in between, which would die of the signal that stops the job
+
+
+def _bundle(submission: Submission, folder: Path, storage: Path) -> Bundle:
+    bundle = Bundle(folder, storage)
+    for name, loaded in submission.specs.items():
+        bundle.add_spec(name, loaded, submission.overrides)
+    for name, text in submission.texts.items():
+        bundle.add_text(name, text)
+    return bundle
+
+
+def _arguments(submission: Submission, run: str, storage: Path) -> list[str]:
+    words = ["harness", submission.verb, submission.main, "--yes", "--out", f"{storage}/runs", *submission.options]
+    if submission.verb == "bench":
+        return [*words, *["--resume"] * (submission.resume is not None)]
+    return [*words, *(["--resume", "--run", run] if submission.resume else ["--id", run])]
+
+
+def _next(run: str, jobs: Sequence[JobInfo]) -> str:
+    """The id of the job that goes on with a run: Ray has each id once."""
+    own = [job for job in jobs if job.metadata.get("run") == run]
+    if any(not job.ended for job in own):
+        raise ArgumentError(f"--resume: {run} is still running")
+    taken = {job.id for job in own}
+    return next(name for n in range(1, 100_000) if (name := f"{run}-r{n}") not in taken)
+
+
+def find(jobs: Sequence[JobInfo], given: str) -> JobInfo:
+    """The job that a user means by an id or its beginning: of a run that was gone on with, the newest.
+
+    Raises:
+        ArgumentError: There is none, or there are several runs.
+    """
+    exact = [job for job in jobs if job.id == given and "-r" in given]
+    hits = exact or [job for job in jobs if job.metadata.get("run", "").startswith(given)]
+    runs = sorted({job.metadata["run"] for job in hits})
+    if len(runs) > 1:
+        raise ArgumentError(f'several jobs begin with "{given}": {", ".join(runs)}')
+    if not hits or not given:
+        raise ArgumentError(f'there is no job "{given}"; uudp jobs lists them')
+    return max(hits, key=_number)
+
+
+def _number(job: JobInfo) -> int:
+    return int(job.id.rpartition("-r")[2]) if "-r" in job.id else 0
