@@ -151,6 +151,20 @@ class Laptop:
         return Process([*COMMAND, "logs", run, "-f", "--address", self.head.address], folder, self.environment)
 
 
+def test_a_short_run_is_followed_to_its_end_and_fetched(tmp_path: Path, head: RayHead) -> None:
+    """Break: end `--wait` with 0 whatever the run ended with (`exit_code`): the second command is not refused."""
+    laptop = Laptop(tmp_path, head)
+    finished = laptop.run("submit", "sent.yaml", "train.steps=2", "--yes", "--send-data", "--wait")
+    assert "private step 2: ε spent 8.000" in finished
+    run = next(line.removeprefix("submitted: ") for line in finished.splitlines() if line.startswith("submitted: "))
+    again = ["submit", "sent.yaml", "train.steps=2", "--yes", "--send-data", "--wait", "--resume", run]
+    assert "there is nothing to go on with" in laptop.run(*again, code=2)
+    fetched = laptop.run("fetch", run)
+    assert f"report: runs/sent/{run}/report.html" in fetched
+    assert not (laptop.here / "runs" / "sent" / run / "private").exists()
+
+
+@pytest.mark.slow
 def test_submitted_followed_stopped_resumed_and_fetched(tmp_path: Path, head: RayHead) -> None:
     """All of it by the command line, under a token, with private records.
 
