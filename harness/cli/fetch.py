@@ -15,7 +15,9 @@ def fetch(
     job: Annotated[str, typer.Argument(metavar="ID", help="of the job, or its beginning")],
     address: Annotated[str | None, typer.Option("--address", metavar="URL", help=ADDRESS)] = None,
     to: Annotated[Path, typer.Option("--to", help="where runs are kept here")] = Path("runs"),
-    python: Annotated[str, typer.Option("--python", help="the interpreter there that has uudp")] = "python",
+    python: Annotated[
+        str | None, typer.Option("--python", help="the interpreter there that has uudp; left out: the job's own")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Bring what a submitted run has released so far.

@@ -14,6 +14,7 @@ from harness.cli.submit import ADDRESS
 def stop(
     job: Annotated[str, typer.Argument(metavar="ID", help="of the job, or its beginning")],
     address: Annotated[str | None, typer.Option("--address", metavar="URL", help=ADDRESS)] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Stop a submitted job, with a checkpoint.
 
@@ -28,5 +29,8 @@ def stop(
     run = found.metadata["run"]
     if found.ended or not cluster.stop(found.id):
         raise ArgumentError(f"{run} has ended already")
+    if json:
+        console.emit_json({"id": found.id, "run": run, "status": "stopping"})
+        return
     console.out(f"stopping {run} after its step, with a checkpoint")
     console.out(f"see it end: {shlex.join(['uudp', 'logs', run, '-f', '--address', cluster.address])}")

@@ -36,7 +36,10 @@ def submit(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="replace values of the spec: train.steps=50")
     ] = None,
     address: Annotated[str | None, typer.Option("--address", metavar="URL", help=ADDRESS)] = None,
-    verb: Annotated[Verb, typer.Option("--verb", help="what is done there; bench: SPEC is a suite")] = Verb.run,
+    verb: Annotated[
+        Verb | None,
+        typer.Option("--verb", help="what is done there; left out: bench for a suite, sweep for a spec with a sweep"),
+    ] = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="ID", help="go on with this job's run, under the same id")
     ] = None,
@@ -64,23 +67,29 @@ def submit(
     from harness.errors import ArgumentError
 
     where = server(address)
+    verb = verb or _verb_of(spec, overrides or [])
     submission = _submission(spec, overrides or [], verb, resume, not_private, python)
     if not not_private and any(one.spec.noise.type == "none" for one in submission.specs.values()):
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
     cluster = Cluster(where)
     checked = check(submission, send_data=send_data)
     _show(checked)
+    if verb is not Verb.run:
+        console.err(f"what is done there: uudp {verb.value}")
     confirm(yes)
     job = send(checked, cluster)
     run = job.metadata["run"]
     if not wait:
         if json:
-            console.emit_json({"id": job.id, "run": run, "storage": str(checked.storage), "address": where})
+            document = {"id": job.id, "run": run, "verb": verb.value, "storage": str(checked.storage)}
+            console.emit_json({**document, "address": where, "dashboard": dashboard(where, job.id)})
         else:
             console.out(f"submitted: {job.id}")
+            console.out(f"dashboard: {dashboard(where, job.id)}")
             console.out(f"follow it: {shlex.join(['uudp', 'logs', run, '-f', '--address', where])}")
         return
     console.err(f"submitted: {job.id}")
+    console.err(f"dashboard: {dashboard(where, job.id)}")
     code = followed(cluster, job.id, run)
     if code == 130:
         words = ["uudp", "submit", spec, *(overrides or []), "--address", where, "--resume", run]
@@ -91,6 +100,24 @@ def submit(
     elif code == 0:
         console.out(f"fetch it: {shlex.join(['uudp', 'fetch', run, '--address', where])}")
     raise typer.Exit(code)
+
+
+def dashboard(address: str, job: str) -> str:
+    """The page of a job in Ray's dashboard, which the job server's port shows too."""
+    return f"{address}/#/jobs/{job}"
+
+
+def _verb_of(spec: str, overrides: Sequence[str]) -> Verb:
+    """What a file is for: a suite says its name as `suite`, and a spec to be searched has a `sweep`."""
+    from harness.benchmarking.reading import find_suite
+    from harness.spec import load_spec
+    from harness.spec.merging import find_spec
+    from harness.spec.reading import read_file
+
+    path = find_spec(spec)
+    if "suite" in read_file(path if path.is_file() else find_suite(spec), []).data:
+        return Verb.bench
+    return Verb.run if load_spec(spec, overrides).spec.sweep is None else Verb.sweep
 
 
 def followed(cluster: Cluster, job: str, run: str) -> int:
@@ -134,6 +161,7 @@ def _submission(
             options=options,
             python=python,
         )
+    from harness.benchmarking.cells import load_cell, policies
     from harness.benchmarking.reading import load_suite
 
     suite = load_suite(spec)
@@ -145,10 +173,15 @@ def _submission(
         if "" in suite.specs
         else {"specs": {label: f"specs/{label}.yaml" for label in suite.specs}}
     )
+    cells = []
+    for label, path in suite.specs.items():
+        for one in policies(suite, label):
+            load_cell(suite, one, suite.suite.seeds[0])  # what is wrong is said at its place in the suite
+            cells.append(load_spec(path, [*overrides, *(override(own.key, own.value) for own in one.settings)]))
     text = "".join(f"{key}: {flow(value)}\n" for key, value in {**suite.merged.data, **named}.items())
     return Submission(
         "bench", specs, overrides, suite.suite.suite,
-        main="suite.yaml", texts={"suite.yaml": text}, resume=resume, python=python,
+        main="suite.yaml", texts={"suite.yaml": text}, cells=cells, resume=resume, python=python,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -34,11 +35,13 @@ def main() -> None:
     for name, value in _secrets(storage / SECRETS).items():
         environment.setdefault(name, value)
     environment.setdefault("UUDP_LEDGER", f"sqlite:///{storage}/ledger.db")
+    if job.get("default_ledger"):
+        _check_ledger(environment["UUDP_LEDGER"], storage)
     try:
         place = _moved(here, storage, job["id"])
     except OSError as error:
         refuse(f"compute.storage: {storage} can't be written on the cluster ({error.strerror})")
-    _own_workers(environment, place)
+    _own_workers(environment, place, named=bool(job.get("named_python")))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place), environment.get("PYTHONPATH")]))
     os.chdir(place)
     print(f"uudp {job['uudp']} on the cluster, in {storage}", flush=True)
@@ -76,10 +79,23 @@ def _secrets(path: Path) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs if not name.lstrip().startswith("#")}
 
 
+def _check_ledger(url: str, storage: Path) -> None:
+    """A file that goes with the machine would give each data set its budget anew. The URL is never quoted."""
+    if not url.startswith("sqlite"):
+        return
+    file = Path(os.path.realpath(os.path.expanduser(url.partition("://")[2][1:])))
+    if not file.is_relative_to(os.path.realpath(storage)):
+        refuse(f"UUDP_LEDGER on the cluster names an sqlite: file that is not in {storage}, where it would be kept")
+
+
 def _moved(here: Path, storage: Path, submission: str) -> Path:
     """What was sent, in the storage, where all machines see it and its owner alone."""
     place = storage / "submitted" / submission
     place.parent.mkdir(mode=0o700, exist_ok=True)
+    number = 1
+    while place.exists():  # of a job that the cluster's head has forgotten, when it was restarted
+        number += 1
+        place = place.with_name(f"{submission}.{number}")
     place.mkdir(mode=0o700)
     for path in sorted(here.iterdir()):
         if path.name in KEPT or path.name == "__pycache__":
@@ -92,13 +108,18 @@ def _moved(here: Path, storage: Path, submission: str) -> Path:
     return place
 
 
-def _own_workers(environment: dict[str, str], place: Path) -> None:
-    """The job's workers look for plugins in the storage: Ray need not unpack what was sent on their machines too."""
+def _own_workers(environment: dict[str, str], place: Path, *, named: bool) -> None:
+    """The job's workers look for plugins in the storage: Ray need not unpack what was sent on their machines too.
+
+    Where an interpreter was named, they are started by it too: the one that Ray runs in may have no uudp.
+    """
     config: dict[str, Any] = json.loads(environment.get(CONFIG) or "{}")
     runtime = dict(config.get("runtime_env") or {})
     runtime.pop("working_dir", None)
     variables = dict(runtime.get("env_vars") or {})
     runtime["env_vars"] = {**variables, "PYTHONPATH": f"{place}:${{PYTHONPATH}}"}
+    if named:
+        runtime["py_executable"] = shlex.quote(sys.executable)
     environment[CONFIG] = json.dumps({**config, "runtime_env": runtime})
 
 

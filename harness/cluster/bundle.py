@@ -31,7 +31,7 @@ from harness.spec.plugin_blocks import blocks_in
 SCRIPT = "uudp_job.py"
 LARGEST = 64 * 1024**2
 """Bytes of all that is sent; Ray itself refuses 100 MiB."""
-IGNORED = (".gitignore", ".rayignore", ".git", "__pycache__")
+IGNORED = (".gitignore", ".rayignore", ".git", "__pycache__", ".env", ".venv")
 """Never copied out of a folder: the first two would hide others from Ray's upload."""
 DATA = ("data", "source")
 
@@ -77,13 +77,16 @@ class Bundle:
         if loaded.spec.sweep is not None and loaded.spec.sweep.proxy is not None:
             self._add_source(data, ("sweep", "proxy", "source"), loaded, private=False)
         self._add_model(data, loaded)
-        types = [str(_get(loaded.resolved, (*block, "type")) or "") for block in blocks_in(loaded.resolved)]
-        modules = local_modules(kind.partition(":")[0] for kind in types if ":" in kind)
-        for name_, path in modules.items():
-            if name_ not in self.files:
-                self.notes.append(f"sends the plugin {path.name}")
-            self.files[name_] = path
+        self.add_plugins(loaded)
         self.add_text(name, "".join(f"{key}: {flow(value)}\n" for key, value in data.items()))
+
+    def add_plugins(self, loaded: LoadedSpec) -> None:
+        """Puts in the plugins of the user's own folders that a spec names."""
+        types = [str(_get(loaded.resolved, (*block, "type")) or "") for block in blocks_in(loaded.resolved)]
+        for name, path in local_modules(kind.partition(":")[0] for kind in types if ":" in kind).items():
+            if name not in self.files:
+                self.notes.append(f"sends the plugin {path.name}")
+            self.files[name] = path
 
     def add_text(self, name: str, text: str) -> None:
         """Puts in a file that is made here."""
@@ -91,12 +94,13 @@ class Bundle:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def finish(self, submission: str, arguments: Sequence[str]) -> int:
+    def finish(self, submission: str, arguments: Sequence[str], **told: bool) -> int:
         """Copies all files, with the script and what it is told; returns the size in bytes.
 
         Args:
             submission: Id of the job.
             arguments: Of ``python -m`` on the cluster.
+            told: What else the script is told.
 
         Raises:
             ArgumentError: It is too large.
@@ -111,7 +115,7 @@ class Bundle:
                 shutil.copyfile(path, target)
         shutil.copyfile(Path(__file__).with_name("begin.py"), self.folder / SCRIPT)
         job = {"uudp": __version__, "storage": str(self.storage), "id": submission, "arguments": list(arguments)}
-        self.add_text(JOB, json.dumps(job))
+        self.add_text(JOB, json.dumps({**job, **told}))
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def _check_size(self) -> None:
@@ -147,9 +151,12 @@ class Bundle:
             if base.startswith("/"):
                 self.notes.append(f"model.base: {base} is not here, and taken as the cluster's")
             return
-        self.files["model"] = folder
-        self.notes.append(f"sends the base model {base}")
-        _set(data, ("model", "base"), "model")
+        known = next((name for name, one in self.files.items() if one == folder), None)
+        name = known or f"model/{len(self.files)}"  # the specs of a suite may each have another one
+        if known is None:
+            self.files[name] = folder
+            self.notes.append(f"sends the base model {base}")
+        _set(data, ("model", "base"), name)
 
     def _put(
         self, data: dict[str, Any], key: tuple[str, ...], paths: Sequence[str], loaded: LoadedSpec, private: bool

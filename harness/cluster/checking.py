@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,26 @@ def storage_of(loaded: LoadedSpec) -> Path:
             "caches and ledgers lie there (compute.storage=/mnt/shared/uudp)"
         )
     return Path(loaded.spec.compute.storage)
+
+
+def check_cells(cells: Sequence[LoadedSpec], specs: Sequence[LoadedSpec]) -> None:
+    """Files are sent as the specs of a suite name them, not as its policies might.
+
+    Raises:
+        ArgumentError: A policy reads other files.
+    """
+
+    def files(loaded: LoadedSpec) -> tuple[object, ...]:
+        data = loaded.resolved["data"]
+        return data["source"], data["holdout"]["file"], loaded.resolved["model"]["base"]
+
+    known = [files(loaded) for loaded in specs]
+    for cell in cells:
+        if files(cell) not in known:
+            raise ArgumentError(
+                f"{cell.spec.name}: a policy of a submitted suite can't change data.source, data.holdout.file or "
+                "model.base; name another spec in `specs`"
+            )
 
 
 def check_ledger(loaded: LoadedSpec, storage: Path) -> str:

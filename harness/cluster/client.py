@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness.errors import ArgumentError, MachineError
+from harness.training.job import RUN_ID
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """By which Ray itself lets an address be given; its client would prefer them to the argument."""
@@ -133,7 +134,7 @@ class Cluster:
         """All jobs that uudp submitted, the oldest first."""
         with self._told():
             found = [_info(one) for one in self._client.list_jobs() if one.submission_id]
-        return sorted((one for one in found if "uudp" in one.metadata), key=lambda one: (one.begun or 0, one.id))
+        return sorted((one for one in found if _is_ours(one)), key=lambda one: (one.begun or 0, one.id))
 
     def stop(self, submission_id: str) -> bool:
         """Asks a job to end, as Ctrl-C does; false where it has ended."""
@@ -217,6 +218,12 @@ def _without_variables() -> Iterator[None]:
         yield
     finally:
         os.environ.update(kept)
+
+
+def _is_ours(job: JobInfo) -> bool:
+    """Whether uudp submitted it: others on the cluster can say anything of their jobs."""
+    run = job.metadata.get("run", "")
+    return "uudp" in job.metadata and bool(RUN_ID.fullmatch(run)) and job.id.partition("-r")[0] == run
 
 
 def _release(version: str) -> tuple[int, int]:

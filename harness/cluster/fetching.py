@@ -25,14 +25,14 @@ from harness.spec.models import NAME
 POLL_SECONDS = 0.5
 
 
-def fetch(cluster: Cluster, job: JobInfo, to: Path, python: str) -> tuple[Path, int]:
+def fetch(cluster: Cluster, job: JobInfo, to: Path, python: str | None) -> tuple[Path, int]:
     """Brings what a job has released so far.
 
     Args:
         cluster: Its job server.
         job: The job.
         to: Where runs are kept here.
-        python: The cluster's interpreter.
+        python: The cluster's interpreter; None: the job's own.
 
     Returns:
         The folder, and the number of files.
@@ -51,7 +51,7 @@ def fetch(cluster: Cluster, job: JobInfo, to: Path, python: str) -> tuple[Path, 
             raise ArgumentError(f"{target} is the cluster's own folder; give another one with --to")
         found: Iterator[tuple[str, bytes]] = ((name, path.read_bytes()) for name, path in released(seen))
     else:
-        found = _through_a_job(cluster, storage, kept, python)
+        found = _through_a_job(cluster, storage, kept, python or job.metadata.get("python", "python"))
     for name, content in found:
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)

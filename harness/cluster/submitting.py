@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from harness import __version__
 from harness.cluster.bundle import SCRIPT, Bundle
-from harness.cluster.checking import ask_ledger, check_ledger, epsilon_of, is_shared, plan_here, storage_of
+from harness.cluster.checking import ask_ledger, check_cells, check_ledger, epsilon_of, is_shared, plan_here, storage_of
 from harness.cluster.client import Cluster, JobInfo
 from harness.errors import ArgumentError, MachineError
 from harness.spec import LoadedSpec
+from harness.spec.ledger_url import DEFAULT_LEDGER
 from harness.training.job import RUN_ID, new_run_id
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Submission:
     Attributes:
         verb: ``run``, ``sweep`` or ``bench``.
         specs: Valid specs by their places in the bundle; of a run and a sweep, ``spec.yaml`` alone.
+        cells: Of a suite: the specs of its policies, whose plugins are sent too.
         overrides: That they were loaded with.
         texts: Files that are made here, by their places.
         main: The place of what the verb is given.
@@ -46,6 +48,7 @@ class Submission:
     name: str
     main: str = "spec.yaml"
     texts: Mapping[str, str] = field(default_factory=dict)
+    cells: Sequence[LoadedSpec] = ()
     resume: str | None = None
     options: Sequence[str] = ()
     python: str = "python"
@@ -53,8 +56,7 @@ class Submission:
     def __post_init__(self) -> None:
         if self.resume is not None and not RUN_ID.fullmatch(self.resume):
             raise ArgumentError("--resume: must be a job's id, as uudp jobs shows it: 20260101-100000-a1b2c3")
-        if not re.fullmatch(r"[A-Za-z0-9_./+-]+", self.python):
-            raise ArgumentError("--python: must be the name or path of an interpreter on the cluster")
+        entrypoint(self.python)
 
     @property
     def loaded(self) -> LoadedSpec:
@@ -91,8 +93,9 @@ def check(submission: Submission, *, send_data: bool) -> Checked:
         BudgetError: The budget refuses.
     """
     storage = storage_of(submission.loaded)
-    if any(storage_of(loaded) != storage for loaded in submission.specs.values()):
+    if any(storage_of(loaded) != storage for loaded in (*submission.specs.values(), *submission.cells)):
         raise ArgumentError("compute.storage: must be the same in all specs of a suite")
+    check_cells(submission.cells, list(submission.specs.values()))
     if submission.verb == "sweep" and submission.loaded.spec.sweep is None:
         raise ArgumentError("sweep: the spec has no sweep block")
     with tempfile.TemporaryDirectory(prefix="uudp-submit-") as folder:
@@ -103,7 +106,7 @@ def check(submission: Submission, *, send_data: bool) -> Checked:
             f"{bundle.private[0]} holds private records: copy it to the cluster and give its path there, or say "
             "--send-data (it passes through Ray's package store, and then lies in compute.storage, for you alone)"
         )
-    charged = dict.fromkeys(check_ledger(loaded, storage) for loaded in submission.specs.values())
+    charged = dict.fromkeys(check_ledger(loaded, storage) for loaded in (*submission.specs.values(), *submission.cells))
     notes, plan = [*bundle.notes, *charged], None
     if submission.verb != "bench" and not bundle.remote:
         try:
@@ -134,16 +137,29 @@ def submit(checked: Checked, cluster: Cluster) -> JobInfo:
     folder = f"runs/{submission.name}" if submission.verb == "bench" else f"runs/{submission.name}/{run}"
     metadata = {
         "uudp": __version__, "verb": submission.verb, "name": submission.name, "run": run, "storage": str(storage),
-        "folder": folder, "epsilon": epsilon_of(submission.loaded, checked.plan) if submission.verb != "bench" else "",
+        "folder": folder, "python": submission.python,
+        "epsilon": epsilon_of(submission.loaded, checked.plan) if submission.verb != "bench" else "",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="uudp-submit-") as place:
-        _bundle(submission, Path(place), storage).finish(job, _arguments(submission, run, storage))
+        all_specs = (*submission.specs.values(), *submission.cells)
+        _bundle(submission, Path(place), storage).finish(
+            job,
+            _arguments(submission, run, storage),
+            default_ledger=any(loaded.spec.privacy.ledger == DEFAULT_LEDGER for loaded in all_specs),
+            named_python="/" in submission.python,
+        )
         cluster.submit(job, entrypoint(submission.python), Path(place), metadata, STOP_SECONDS)
     return JobInfo(job, "PENDING", metadata=metadata)
 
 
 def entrypoint(python: str) -> str:
-    """The command of every job: what it does is in the bundle."""
+    """The command of every job: what it does is in the bundle.
+
+    Raises:
+        ArgumentError: That is no interpreter.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_./+][A-Za-z0-9_./+-]*", python):
+        raise ArgumentError("--python: must be the name or path of an interpreter on the cluster")
     return f"exec {python} {SCRIPT}"  # without a shell in between, which would die of the signal that stops the job
 
 
@@ -151,6 +167,8 @@ def _bundle(submission: Submission, folder: Path, storage: Path) -> Bundle:
     bundle = Bundle(folder, storage)
     for name, loaded in submission.specs.items():
         bundle.add_spec(name, loaded, submission.overrides)
+    for loaded in submission.cells:
+        bundle.add_plugins(loaded)
     for name, text in submission.texts.items():
         bundle.add_text(name, text)
     return bundle

@@ -9,8 +9,10 @@ import yaml
 
 from harness.benchmarking.reading import load_suite
 from harness.cli import main
-from harness.cli.submit import Verb, _submission
+from harness.cli.submit import Verb, _submission, _verb_of
 from harness.cluster.bundle import Bundle
+from harness.cluster.submitting import check
+from harness.errors import UserError
 from harness.spec import load_spec
 from tests.cluster.conftest import STORAGE, document
 from tests.tiny import made_posts, write_posts
@@ -92,3 +94,51 @@ def test_a_suite_goes_with_its_specs(spec: Path, tmp_path_factory: pytest.TempPa
     assert there.compute.storage == f"{STORAGE}/x"
     assert there.data.source.parameters["path"] == "data/0-posts.jsonl"
     assert there.train.steps == 3
+
+
+SUITE = {
+    "version": 1, "suite": "two", "spec": "mails.yaml", "budgets": [4], "seeds": [1],
+    "policies": {"uniform": {"noise": {"type": "uniform"}}},
+}  # fmt: skip
+
+
+def test_what_a_file_is_for(spec: Path) -> None:
+    """Break: run whatever is submitted."""
+    assert _verb_of("mails.yaml", []) is Verb.run
+    space = {"clipping.norm": {"choice": [0.1, 1.0]}}
+    (spec.parent / "search.yaml").write_text(yaml.safe_dump(document(sweep={"space": space})))
+    assert _verb_of("search.yaml", []) is Verb.sweep
+    assert _verb_of("search.yaml", ["sweep=null"]) is Verb.run
+    (spec.parent / "suite.yaml").write_text(yaml.safe_dump(SUITE))
+    assert _verb_of("suite.yaml", []) is Verb.bench
+    assert _verb_of("shakespeare", []) is Verb.bench
+    assert _verb_of("quickstart", []) is Verb.run
+
+
+def test_plugins_of_a_suites_policies_are_sent(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break: look for plugins in the suite's specs alone."""
+    monkeypatch.syspath_prepend(str(spec.parent))
+    (spec.parent / "suite_plugin.py").write_text(
+        "from policies.noise.uniform import Uniform\n\n\nclass Mine(Uniform):\n    'x'\n"
+    )
+    policies = {"mine": {"noise": {"type": "suite_plugin:Mine"}}}
+    (spec.parent / "suite.yaml").write_text(yaml.safe_dump({**SUITE, "policies": policies}))
+    submission = _submission("suite.yaml", [], Verb.bench, None, False, "python")
+    assert "sends the plugin suite_plugin.py" in check(submission, send_data=True).notes
+
+
+@pytest.mark.parametrize(
+    ("policy", "wrong"),
+    [
+        ({"data.source.path": "others.jsonl"}, "can't change data.source"),
+        ({"privacy.ledger": "sqlite:////root/l.db"}, "must lie in compute.storage"),
+        ({"compute.storage": "/tmp/x"}, "must be the same in all specs"),
+        ({"privacy.ledger": "postgresql://me:hunter2@db/l"}, "suite.yaml:.*privacy.ledger: holds a password"),
+    ],
+)
+def test_policies_of_a_suite_change_neither_files_nor_ledger(spec: Path, policy: dict[str, str], wrong: str) -> None:
+    """Break: look at the suite's specs alone."""
+    (spec.parent / "suite.yaml").write_text(yaml.safe_dump({**SUITE, "policies": {"mine": policy}}))
+    with pytest.raises(UserError, match=wrong) as caught:
+        check(_submission("suite.yaml", [], Verb.bench, None, False, "python"), send_data=True)
+    assert "hunter2" not in str(caught.value)

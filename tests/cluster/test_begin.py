@@ -118,3 +118,35 @@ def test_secrets_come_from_the_storage_and_are_not_shown(tmp_path: Path) -> None
     assert "hf_abc" not in json.dumps(found["ray"])
     place.tell(uudp="1.2.3", id="20260101-100000-bbbbbb", storage=str(place.storage), arguments=["harness"])
     assert json.loads(place.run(HF_TOKEN="own").stdout.splitlines()[1])["token"] == "own"
+
+
+def test_a_job_that_the_head_has_forgotten_is_begun_beside_it(tmp_path: Path) -> None:
+    """Ray may give an id twice when its head was restarted. Break: make the folder as if it could not be there."""
+    place = Place(tmp_path, "1.2.3")
+    own = place.storage / "submitted" / "20260101-100000-aaaaaa"
+    own.mkdir(parents=True)
+    assert json.loads(place.run().stdout.splitlines()[1])["here"] == f"{own}.2"
+
+
+def test_a_ledger_that_goes_with_the_machine_is_refused(tmp_path: Path) -> None:
+    """By default the cluster's UUDP_LEDGER is charged. Break: take it as it is; say it."""
+    place = Place(tmp_path, "1.2.3")
+    job = {"uudp": "1.2.3", "id": "20260101-100000-aaaaaa", "storage": str(place.storage), "arguments": ["harness"]}
+    place.tell(**job, default_ledger=True)
+    for url in ("sqlite:////root/secret.db", f"sqlite:///{place.storage}/../secret.db", "sqlite:///~/secret.db"):
+        done = place.run(UUDP_LEDGER=url, HOME="/root")
+        assert done.returncode == 4
+        assert done.stdout.startswith("uudp: UUDP_LEDGER on the cluster names an sqlite: file that is not in ")
+        assert "secret" not in done.stdout
+    place.tell(**job, default_ledger=False)
+    assert place.run(UUDP_LEDGER="sqlite:////root/secret.db").returncode == 3
+    place.tell(**{**job, "id": "20260101-100000-bbbbbb"}, default_ledger=True)
+    assert place.run(UUDP_LEDGER=f"sqlite:///{place.storage}/other.db").returncode == 3
+
+
+def test_workers_are_started_by_the_interpreter_that_was_named(tmp_path: Path) -> None:
+    """Break: leave them to the one that Ray runs in."""
+    place = Place(tmp_path, "1.2.3")
+    job = {"uudp": "1.2.3", "storage": str(place.storage), "arguments": ["harness"]}
+    place.tell(**job, id="20260101-100000-aaaaaa", named_python=True)
+    assert json.loads(place.run().stdout.splitlines()[1])["ray"]["runtime_env"]["py_executable"] == sys.executable

@@ -126,3 +126,34 @@ def test_private_records_take_consent(laptop: Laptop) -> None:
     assert checked.plan.mechanism.steps == 3
     public = laptop.submission(data={"visibility": "public"})
     assert check(public, send_data=False).plan is not None
+
+
+def test_each_spec_of_a_suite_has_its_own_base_model(laptop: Laptop, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Break: call what is sent `model`, whatever it is."""
+    for name in ("one", "two"):
+        (laptop.folder / name).mkdir()
+        (laptop.folder / name / "config.json").write_text(name)
+    folder = tmp_path_factory.mktemp("bundle")
+    found = Bundle(folder, Path(STORAGE))
+    for name, base in (("a", "one"), ("b", "two"), ("c", "one")):
+        found.add_spec(f"specs/{name}.yaml", load_spec(laptop.spec(model={"base": base})), [])
+    found.finish("20260101-100000-aaaaaa", [])
+    sent = {name: yaml.safe_load((folder / f"specs/{name}.yaml").read_text())["model"]["base"] for name in "abc"}
+    assert {name: (folder / base / "config.json").read_text() for name, base in sent.items()} == {
+        "a": "one", "b": "two", "c": "one",
+    }  # fmt: skip
+
+
+def test_what_is_hidden_in_a_plugins_folder_stays(
+    laptop: Laptop, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break: copy .env with it."""
+    monkeypatch.syspath_prepend(str(laptop.folder))
+    own = laptop.folder / "hiding_plugin"
+    own.mkdir()
+    (own / "__init__.py").write_text("from policies.noise.uniform import Uniform\n\n\nclass Mine(Uniform):\n    'x'\n")
+    (own / ".env").write_text("HF_TOKEN=hf_abc")
+    folder = tmp_path_factory.mktemp("bundle")
+    packed(laptop.submission(noise={"type": "hiding_plugin:Mine"}), folder)
+    assert "hiding_plugin/__init__.py" in names(folder)
+    assert not any(name.endswith(".env") for name in names(folder))

@@ -118,7 +118,7 @@ def test_a_job_that_is_not_there(jobs: Server) -> None:
 
 
 def test_only_jobs_of_ours_are_listed(jobs: Server) -> None:
-    """Break: list all."""
+    """Others can say anything of theirs. Break: list all; trust what a job says of its run."""
 
     def one(name: str, metadata: dict[str, str]) -> dict[str, Any]:
         return {
@@ -129,8 +129,15 @@ def test_only_jobs_of_ours_are_listed(jobs: Server) -> None:
             "metadata": metadata,
         }
 
-    jobs.answers["/api/jobs/"] = (200, [one("a", {"uudp": "0.1.0"}), one("b", {}), one("c", {"uudp-fetch": "0.1.0"})])
-    assert [job.id for job in Cluster(jobs.url).jobs()] == ["a"]
+    ours, run = {"uudp": "0.1.0", "run": "20260101-100000-aaaaaa"}, "20260101-100000-aaaaaa"
+    jobs.answers["/api/jobs/"] = (
+        200,
+        [
+            one(run, ours), one(f"{run}-r1", ours), one("b", {}), one("c", {"uudp-fetch": "0.1.0"}),
+            one("d", {"uudp": "0.1.0"}), one("20260101-100000-bbbbbb", ours), one("e", {**ours, "run": "../../x"}),
+        ],
+    )  # fmt: skip
+    assert [job.id for job in Cluster(jobs.url).jobs()] == [run, f"{run}-r1"]
 
 
 @pytest.mark.parametrize(
