@@ -11,12 +11,14 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from harness import __version__
 from harness.cluster.bundle import Bundle
 from harness.cluster.client import Cluster, JobInfo
-from harness.cluster.sending import LARGEST, MARK, PRIVATE, digest, released
+from harness.cluster.results import Results, check_name
+from harness.cluster.sending import LARGEST, MARK, digest, released
 from harness.cluster.submitting import entrypoint
 from harness.errors import ArgumentError, MachineError
 from harness.files import write_released_bytes
@@ -51,7 +53,14 @@ def fetch(cluster: Cluster, job: JobInfo, to: Path, python: str | None) -> tuple
             raise ArgumentError(f"{target} is the cluster's own folder; give another one with --to")
         found: Iterator[tuple[str, bytes]] = ((name, path.read_bytes()) for name, path in released(seen))
     else:
-        found = _through_a_job(cluster, storage, kept, python or job.metadata.get("python", "python"))
+        results = job.metadata.get("results")
+        published = _published(Results(results, kept)) if results else iter(())
+        first = next(published, None)
+        found = (
+            chain([first], published)
+            if first is not None
+            else _through_a_job(cluster, storage, kept, python or job.metadata.get("python", "python"))
+        )
     for name, content in found:
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +71,18 @@ def fetch(cluster: Cluster, job: JobInfo, to: Path, python: str | None) -> tuple
     if not count:
         raise ArgumentError(f"{job.id} has released nothing yet")
     return target, count
+
+
+def _published(results: Results) -> Iterator[tuple[str, bytes]]:
+    """What was copied to an object store; nothing where it is not reached from here, or holds none of the run yet."""
+    files = results.files()
+    try:
+        first = next(files, None)
+    except MachineError:
+        return
+    if first is not None:
+        yield first
+        yield from files
 
 
 def _kept(job: JobInfo) -> PurePosixPath:
@@ -115,9 +136,7 @@ def received(text: str) -> Iterator[tuple[str, bytes]]:
     found, start = [], 0
     for name, size, sha in files:
         part, start = content[start : start + size], start + size
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts or PRIVATE in parts or "\0" in name:
-            raise MachineError("the cluster sent what no run releases")
+        check_name(name)
         if digest(part) != sha:
             raise MachineError(f"{name} did not arrive as it was sent")
         found.append((name, part))

@@ -134,10 +134,10 @@ def submit(checked: Checked, cluster: Cluster) -> JobInfo:
     submission, storage = checked.submission, checked.storage
     run = submission.resume or new_run_id()
     job = run if submission.resume is None else _next(run, cluster.jobs())
-    folder = f"runs/{submission.name}" if submission.verb == "bench" else f"runs/{submission.name}/{run}"
     metadata = {
         "uudp": __version__, "verb": submission.verb, "name": submission.name, "run": run, "storage": str(storage),
-        "folder": folder, "python": submission.python,
+        "folder": _folder(submission, run), "results": submission.loaded.spec.compute.results or "",
+        "python": submission.python,
         "epsilon": epsilon_of(submission.loaded, checked.plan) if submission.verb != "bench" else "",
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="uudp-submit-") as place:
@@ -175,10 +175,20 @@ def _bundle(submission: Submission, folder: Path, storage: Path) -> Bundle:
 
 
 def _arguments(submission: Submission, run: str, storage: Path) -> list[str]:
-    words = ["harness", submission.verb, submission.main, "--yes", "--out", f"{storage}/runs", *submission.options]
+    words = [submission.verb, submission.main, "--yes", "--out", f"{storage}/runs", *submission.options]
     if submission.verb == "bench":
-        return [*words, *["--resume"] * (submission.resume is not None)]
-    return [*words, *(["--resume", "--run", run] if submission.resume else ["--id", run])]
+        words += ["--resume"] * (submission.resume is not None)
+    else:
+        words += ["--resume", "--run", run] if submission.resume else ["--id", run]
+    results = submission.loaded.spec.compute.results
+    if results is None:
+        return ["harness", *words]
+    return ["harness.cli.submitted", results, str(storage), _folder(submission, run), *words]
+
+
+def _folder(submission: Submission, run: str) -> str:
+    """Where runs lie below the storage."""
+    return f"runs/{submission.name}" if submission.verb == "bench" else f"runs/{submission.name}/{run}"
 
 
 def _next(run: str, jobs: Sequence[JobInfo]) -> str:

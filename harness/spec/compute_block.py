@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from harness.spec.block import Block, whole
+from harness.spec.results_url import results_problem
 
 
 class DeepspeedBlock(Block):
@@ -72,6 +73,20 @@ class ComputeBlock(Block):
         description="of `uudp submit`: a folder (absolute) that all machines of the cluster see, and that outlives it; "
         "runs, caches and ledgers lie there. Other commands keep runs where --out says",
     )
+
+    results: Annotated[str, Field(min_length=2, max_length=1000)] | None = Field(
+        default=None,
+        description="of `uudp submit`: where released files are copied at the end of a run, for `uudp fetch`: "
+        "s3://BUCKET/PREFIX (?region=…, ?endpoint_override=HOST:PORT&scheme=http) or a folder; keys are the "
+        "environment's",
+    )
+
+    @field_validator("results")
+    @classmethod
+    def _reached(cls, results: str | None) -> str | None:
+        if results is not None and (problem := results_problem(results)):
+            raise ValueError(problem)
+        return results
 
     @field_validator("storage")
     @classmethod
