@@ -128,7 +128,7 @@ class Laptop:
         posts = write_posts(folder / "posts.jsonl", made_posts())
         spec = make_spec(
             base, posts, name="sent", train={"steps": STEPS, "checkpoint_every": 4}, report={"html": True},
-            compute={"storage": str(self.storage)},
+            compute={"storage": str(self.storage), "placement": "spread"},
         )  # fmt: skip
         (self.here / "sent.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True)))
         self.environment = {
@@ -227,3 +227,40 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+@pytest.mark.slow
+def test_a_sweep_and_a_suite_are_submitted_the_same_way(tmp_path: Path, head: RayHead) -> None:
+    """Both are recognised, and what they release is copied to `compute.results`. Break: run whatever is submitted."""
+    laptop = Laptop(tmp_path, head)
+    results = tmp_path / "results"
+    document = yaml.safe_load((laptop.here / "sent.yaml").read_text())
+    document["compute"]["results"] = f"file://{results}"
+    document["train"]["steps"] = 2
+    (laptop.here / "plain.yaml").write_text(yaml.safe_dump(document))
+    space = {"clipping.norm": {"choice": [0.3, 1.0]}}
+    search = {"type": "optuna", "trials": 2}
+    sweep = {"space": space, "search": search, "concurrent": 1}
+    (laptop.here / "search.yaml").write_text(yaml.safe_dump({**document, "sweep": sweep}))
+    suite = {
+        "version": 1, "suite": "two", "spec": "plain.yaml", "budgets": [8], "seeds": [1],
+        "policies": {"uniform": {"noise": {"type": "uniform"}}},
+    }  # fmt: skip
+    (laptop.here / "suite.yaml").write_text(yaml.safe_dump(suite))
+
+    said = laptop.run("submit", "search.yaml", "--yes", "--send-data", "--wait")
+    assert "what is done there: uudp sweep" in said
+    run = next(line.removeprefix("submitted: ") for line in said.splitlines() if line.startswith("submitted: "))
+    assert (results / "runs" / "sent" / run / "privacy.json").exists()
+    assert "report: " in laptop.run("fetch", run)
+
+    said = laptop.run("submit", "suite.yaml", "--yes", "--send-data", "--wait")
+    assert "what is done there: uudp bench" in said
+    assert (results / "runs" / "two" / "results.jsonl").exists()
+    run = next(line.removeprefix("submitted: ") for line in said.splitlines() if line.startswith("submitted: "))
+    laptop.run("fetch", run)
+    assert (laptop.here / "runs" / "two" / "results.jsonl").exists()
+    assert [(job["verb"], job["status"]) for job in json.loads(laptop.run("jobs", "--json"))["jobs"]] == [
+        ("sweep", "finished"), ("bench", "finished"),
+    ]  # fmt: skip
+    assert not list(results.rglob("private"))

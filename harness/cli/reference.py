@@ -69,6 +69,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("uudp submit mails.yaml --address http://head:8265", ""),
         ("uudp submit mails.yaml --wait compute.storage=/mnt/uudp", "follows it"),
         ("uudp submit mails.yaml --resume 20260101-100000-a1b2c3", "goes on"),
+        ("uudp submit mails.yaml --to kuberay --dry-run", "writes a RayJob"),
         ("uudp submit suite.yaml", "a suite, or a sweep"),
     ),
     "jobs": (("uudp jobs --address http://head:8265", ""),),

@@ -28,6 +28,12 @@ class Verb(StrEnum):
     bench = "bench"
 
 
+class Target(StrEnum):
+    """What else than a Ray cluster's job server."""
+
+    kuberay = "kuberay"
+
+
 def submit(
     spec: Annotated[
         str, typer.Argument(metavar="SPEC", help="a file, or a packaged name", autocompletion=completion.specs)
@@ -52,6 +58,13 @@ def submit(
         bool, typer.Option("--not-private", help="consent to a spec without noise (noise.type: none)")
     ] = False,
     python: Annotated[str, typer.Option("--python", help="the interpreter there that has uudp")] = "python",
+    to: Annotated[
+        Target | None, typer.Option("--to", help="kuberay, with --dry-run: write a RayJob and the image's Dockerfile")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and show all, and send nothing")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="of --to kuberay: a new folder; left out: kuberay-NAME")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Send a spec to a Ray cluster, and run it there.
@@ -66,11 +79,18 @@ def submit(
     from harness.cluster.submitting import submit as send
     from harness.errors import ArgumentError
 
-    where = server(address)
+    if to is not None and not dry_run:
+        raise ArgumentError("--to: kuberay is written with --dry-run alone; kubectl applies it")
+    if out is not None and to is None:
+        raise ArgumentError("--out: is for --to kuberay")
+    where = "" if dry_run else server(address)
     verb = verb or _verb_of(spec, overrides or [])
     submission = _submission(spec, overrides or [], verb, resume, not_private, python)
     if not not_private and any(one.spec.noise.type == "none" for one in submission.specs.values()):
         raise ArgumentError("noise.type: none trains without privacy; say --not-private if that is what you want")
+    if dry_run:
+        _dry(check(submission, send_data=send_data or to is not None), to, out, json=json)
+        return
     cluster = Cluster(where)
     checked = check(submission, send_data=send_data)
     _show(checked)
@@ -100,6 +120,26 @@ def submit(
     elif code == 0:
         console.out(f"fetch it: {shlex.join(['uudp', 'fetch', run, '--address', where])}")
     raise typer.Exit(code)
+
+
+def _dry(checked: Checked, to: Target | None, out: Path | None, *, json: bool) -> None:
+    """Shows all, and writes it where it is asked for; sends nothing."""
+    _show(checked)
+    if to is None:
+        if json:
+            console.emit_json({"storage": str(checked.storage), "notes": list(checked.notes)})
+        else:
+            console.out("nothing was sent (--dry-run)")
+        return
+    from harness.cluster.kuberay import write
+
+    folder = out or Path(f"kuberay-{checked.submission.name}")
+    run = write(checked, folder)
+    if json:
+        console.emit_json({"run": run, "folder": str(folder), "manifest": str(folder / "rayjob.yaml")})
+        return
+    console.out(f"written: {folder}/rayjob.yaml, {folder}/Dockerfile, {folder}/job (run {run})")
+    console.out(f"next: build and push the image that the Dockerfile says, and kubectl apply -f {folder}/rayjob.yaml")
 
 
 def dashboard(address: str, job: str) -> str:

@@ -104,7 +104,15 @@ class Cluster:
         if not OLDEST <= _release(self.ray) < NEWEST:
             raise MachineError(f"the cluster at {address} runs Ray {self.ray}; uudp needs ray>=2.60,<3 there as here")
 
-    def submit(self, submission_id: str, entrypoint: str, folder: Path, metadata: dict[str, str], wait: int) -> None:
+    def submit(
+        self,
+        submission_id: str,
+        entrypoint: str,
+        folder: Path,
+        metadata: dict[str, str],
+        wait: int,
+        gpu_type: str | None = None,
+    ) -> None:
         """Uploads a folder, and starts a command in it.
 
         Args:
@@ -113,6 +121,7 @@ class Cluster:
             folder: What it works on.
             metadata: What everybody may know of it.
             wait: Seconds that it may take to end after it was told to stop.
+            gpu_type: It begins on a machine with such GPUs, and takes none of them from its workers; None: on the head.
 
         Raises:
             ArgumentError: There is such a job already.
@@ -122,7 +131,11 @@ class Cluster:
         environment = {"working_dir": str(folder), "env_vars": variables}
         with self._told(submission_id):
             self._client.submit_job(
-                entrypoint=entrypoint, submission_id=submission_id, runtime_env=environment, metadata=metadata
+                entrypoint=entrypoint,
+                submission_id=submission_id,
+                runtime_env=environment,
+                metadata=metadata,
+                entrypoint_resources={f"accelerator_type:{gpu_type}": 0.001} if gpu_type else None,
             )
 
     def info(self, submission_id: str) -> JobInfo:

@@ -73,12 +73,14 @@ class Checked:
         storage: Where its runs live on the cluster.
         plan: What will be spent; None: that is known on the cluster alone.
         notes: Where things lie, what is sent, where it is charged; for people.
+        private: Files with private records that are sent.
     """
 
     submission: Submission
     storage: Path
     plan: Plan | None
     notes: tuple[str, ...]
+    private: tuple[str, ...] = ()
 
 
 def check(submission: Submission, *, send_data: bool) -> Checked:
@@ -118,7 +120,7 @@ def check(submission: Submission, *, send_data: bool) -> Checked:
             notes.append(f"not planned here: {error}")
     elif bundle.remote:
         notes.append("not planned here: the data are on the cluster, which plans before it spends")
-    return Checked(submission, storage, plan, tuple(notes))
+    return Checked(submission, storage, plan, tuple(notes), tuple(bundle.private))
 
 
 def submit(checked: Checked, cluster: Cluster) -> JobInfo:
@@ -131,25 +133,44 @@ def submit(checked: Checked, cluster: Cluster) -> JobInfo:
         ArgumentError: The run to go on with is being worked on.
         MachineError: The job server refuses.
     """
-    submission, storage = checked.submission, checked.storage
+    submission = checked.submission
     run = submission.resume or new_run_id()
     job = run if submission.resume is None else _next(run, cluster.jobs())
-    metadata = {
-        "uudp": __version__, "verb": submission.verb, "name": submission.name, "run": run, "storage": str(storage),
-        "folder": _folder(submission, run), "results": submission.loaded.spec.compute.results or "",
-        "python": submission.python,
+    metadata = metadata_of(checked, run)
+    with tempfile.TemporaryDirectory(prefix="uudp-submit-") as place:
+        pack(checked, job, run, Path(place))
+        cluster.submit(
+            job,
+            entrypoint(submission.python),
+            Path(place),
+            metadata,
+            STOP_SECONDS,
+            gpu_type=submission.loaded.spec.compute.gpu_type,
+        )
+    return JobInfo(job, "PENDING", metadata=metadata)
+
+
+def metadata_of(checked: Checked, run: str) -> dict[str, str]:
+    """What a job says of itself, to everybody."""
+    submission = checked.submission
+    return {
+        "uudp": __version__, "verb": submission.verb, "name": submission.name, "run": run,
+        "storage": str(checked.storage), "folder": _folder(submission, run),
+        "results": submission.loaded.spec.compute.results or "", "python": submission.python,
         "epsilon": epsilon_of(submission.loaded, checked.plan) if submission.verb != "bench" else "",
     }  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="uudp-submit-") as place:
-        all_specs = (*submission.specs.values(), *submission.cells)
-        _bundle(submission, Path(place), storage).finish(
-            job,
-            _arguments(submission, run, storage),
-            default_ledger=any(loaded.spec.privacy.ledger == DEFAULT_LEDGER for loaded in all_specs),
-            named_python="/" in submission.python,
-        )
-        cluster.submit(job, entrypoint(submission.python), Path(place), metadata, STOP_SECONDS)
-    return JobInfo(job, "PENDING", metadata=metadata)
+
+
+def pack(checked: Checked, job: str, run: str, folder: Path) -> None:
+    """Puts all that a job needs into an empty folder."""
+    submission = checked.submission
+    all_specs = (*submission.specs.values(), *submission.cells)
+    _bundle(submission, folder, checked.storage).finish(
+        job,
+        _arguments(submission, run, checked.storage),
+        default_ledger=any(loaded.spec.privacy.ledger == DEFAULT_LEDGER for loaded in all_specs),
+        named_python="/" in submission.python,
+    )
 
 
 def entrypoint(python: str) -> str:
