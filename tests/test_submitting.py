@@ -45,7 +45,8 @@ class RayHead:
         self.token = folder / "token"
         self.token.write_text(secrets.token_hex(32))
         self.token.chmod(0o600)
-        dashboard, client, agent = free_ports(3)
+        dashboard, client, agent, metrics = free_ports(4)
+        self.metrics = f"http://127.0.0.1:{metrics}/metrics"
         self.address = f"http://127.0.0.1:{dashboard}"
         self.access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
         environment = {**os.environ, **self.access, "PYTHONPATH": str(ROOT)}
@@ -56,7 +57,7 @@ class RayHead:
             "--head", "--block", "--port=0", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
             f"--dashboard-agent-listen-port={agent}", "--min-worker-port=0", "--max-worker-port=0", "--num-cpus=2",
             "--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={self.temp}",
-            "--object-store-memory=100000000",
+            "--object-store-memory=100000000", f"--metrics-export-port={metrics}",
         ]  # fmt: skip
         with (folder / "ray.txt").open("wb") as out:
             command = [sys.executable, "-c", START, *options]
@@ -180,6 +181,7 @@ def test_submitted_followed_stopped_resumed_and_fetched(tmp_path: Path, head: Ra
         following.until(lambda: "private step 4:" in following.err, "four steps were released")
         with head.paused():
             assert "is still running" in laptop.run(*again, code=2)
+            assert_exported(head, run)
             laptop.run("stop", run)
             following.until(lambda: "stopping after this step" in following.err, "the job was told to stop")
         assert following.wait() == 130
@@ -220,6 +222,18 @@ def test_submitted_followed_stopped_resumed_and_fetched(tmp_path: Path, head: Ra
             content = path.read_bytes()
             assert words.encode() not in content, path
             assert token.encode() not in content, path
+
+
+def assert_exported(head: RayHead, run: str) -> None:
+    """Prometheus finds what the run has released. Ray exports every ten seconds."""
+    deadline = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(head.metrics, timeout=30) as answer:
+            own = [line for line in answer.read().decode().splitlines() if run in line]
+            if {line.partition("{")[0] for line in own} >= {"ray_uudp_step", "ray_uudp_epsilon_spent"}:
+                return
+        assert time.monotonic() < deadline, "nothing was exported"
+        time.sleep(1)
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -49,6 +49,7 @@ from harness.running.folders import (
     write_privacy,
 )
 from harness.running.interrupting import first_interrupt_asks, interrupts_told
+from harness.running.metering import metered
 from harness.running.planting import plant
 from harness.running.spending import Spending, entered, give_back_unbegun
 from harness.running.viewing import views_of
@@ -266,7 +267,7 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
 
     folder.stop.unlink(missing_ok=True)
     folder.progress.unlink(missing_ok=True)
-    watch = Watch(folder, job, observer)
+    watch = Watch(folder, job, metered(observer, plan.spec.name, folder.root.name))
     compute = plan.spec.compute
     fewest, most = compute.fewest_workers, compute.most_workers
     workers = f"{most}" if fewest == most else f"{fewest} to {most}"
