@@ -155,7 +155,9 @@ class Laptop:
 def test_a_short_run_is_followed_to_its_end_and_fetched(tmp_path: Path, head: RayHead) -> None:
     """Break: end `--wait` with 0 whatever the run ended with (`exit_code`): the second command is not refused."""
     laptop = Laptop(tmp_path, head)
-    finished = laptop.run("submit", "sent.yaml", "train.steps=2", "--yes", "--send-data", "--wait")
+    # Workers are started by the interpreter that is named.
+    named = ["--python", sys.executable]
+    finished = laptop.run("submit", "sent.yaml", "train.steps=2", "--yes", "--send-data", "--wait", *named)
     assert "private step 2: ε spent 8.000" in finished
     run = next(line.removeprefix("submitted: ") for line in finished.splitlines() if line.startswith("submitted: "))
     again = ["submit", "sent.yaml", "train.steps=2", "--yes", "--send-data", "--wait", "--resume", run]

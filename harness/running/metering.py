@@ -14,7 +14,7 @@ from harness.running.watching import Observer, Progress
 
 GAUGES: Mapping[str, tuple[str, str]] = {
     "uudp_step": ("step", "steps whose result was released"),
-    "uudp_epsilon_spent": ("epsilon", "ε that the released steps amount to"),
+    "uudp_epsilon_spent": ("epsilon", "epsilon that the released steps amount to"),
     "uudp_eval_loss": ("eval/loss", "released hold-out loss, nats per token"),
 }
 """Of each metric: its key in a row, and what it is."""

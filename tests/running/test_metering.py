@@ -21,7 +21,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> list[Set]:
 
     class Gauge:
         def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
-            assert description
+            assert description.isascii()  # Ray takes nothing else
             assert tag_keys == TAGS
             self.name = name
 
