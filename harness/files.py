@@ -44,6 +44,11 @@ def write_released(path: Path, text: str) -> None:
     _write(path, text.encode(), 0o644)
 
 
+def write_released_bytes(path: Path, content: bytes) -> None:
+    """The same for any content."""
+    _write(path, content, 0o644)
+
+
 def _write(path: Path, content: bytes, mode: int) -> None:
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

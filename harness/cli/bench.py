@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import completion, console
-from harness.cli.run import check_installed, confirm, lines_console, sigterm_as_ctrl_c
+from harness.cli.run import SUBMITTED, check_installed, confirm, lines_console, sigterm_as_ctrl_c
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def bench(
         try:
             result = _bench(found, cells, resume, yes, out)
         except UserError as stopped:
-            if stopped.run_id is not None:
+            if stopped.run_id is not None and SUBMITTED not in os.environ:
                 stopped.args = (f"{stopped}\ngo on with: {_resume_command(suite, only, yes, out)}",)
             raise
     failed = [cell for cell in result.cells if cell["status"] == "failed"]

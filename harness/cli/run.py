@@ -23,6 +23,9 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from harness.running import Observer, RunResult
 
+SUBMITTED = "UUDP_SUBMITTED"
+"""Set in a submitted job, which is gone on with by whoever submitted it, and not with a command of its own."""
+
 
 def run(
     spec: Annotated[
@@ -41,6 +44,7 @@ def run(
         bool, typer.Option("--not-private", help="consent to a spec without noise (noise.type: none)")
     ] = False,
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
+    new: Annotated[str | None, typer.Option("--id", hidden=True, help="of a submitted run, its id")] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Train under the plan, evaluate and report.
@@ -56,9 +60,9 @@ def run(
     check_installed()
     with sigterm_as_ctrl_c():
         try:
-            result = _run(spec, overrides or [], resume, which, yes, not_private, out)
+            result = _run(spec, overrides or [], resume, which or new, yes, not_private, out)
         except UserError as stopped:
-            if stopped.run_id is not None:
+            if stopped.run_id is not None and SUBMITTED not in os.environ:
                 command = resume_command(spec, overrides or [], stopped.run_id, yes, not_private, out)
                 stopped.args = (f"{stopped}\ngo on with: {command}",)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness.cli import completion, console
-from harness.cli.run import check_installed, confirm, lines_console, outcome, sigterm_as_ctrl_c
+from harness.cli.run import SUBMITTED, check_installed, confirm, lines_console, outcome, sigterm_as_ctrl_c
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def sweep(
     yes: Annotated[bool, typer.Option("--yes", help="don't ask; required where there is no terminal")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="show what the search would cost, and stop there")] = False,
     out: Annotated[Path, typer.Option("--out", help="where runs are kept")] = Path("runs"),
+    new: Annotated[str | None, typer.Option("--id", hidden=True, help="of a submitted sweep, its id")] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON document")] = False,
 ) -> None:
     """Search the spec's sweep.space within its budget, and keep the best.
@@ -62,9 +64,9 @@ def sweep(
     with sigterm_as_ctrl_c():
         try:
             found = _planned(spec, overrides or [], out)
-            result, more = _sweep(found, resume, which, yes, out)
+            result, more = _sweep(found, resume, which or new, yes, out)
         except UserError as stopped:
-            if stopped.run_id is not None:
+            if stopped.run_id is not None and SUBMITTED not in os.environ:
                 command = _resume_command(spec, overrides or [], stopped.run_id, yes, out)
                 stopped.args = (f"{stopped}\ngo on with: {command}",)
             raise

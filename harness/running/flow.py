@@ -50,6 +50,7 @@ from harness.running.folders import (
     write_privacy,
 )
 from harness.running.interrupting import first_interrupt_asks, interrupts_told
+from harness.running.metering import metered
 from harness.running.planting import plant
 from harness.running.preparing import sharding_of
 from harness.running.spending import Spending, entered, give_back_unbegun
@@ -91,7 +92,8 @@ def run(
         plan: What to do.
         out: Where runs are kept: the run's folder is ``out/<name>/<run id>``.
         resume: Go on with an unfinished run of this name, which must be the same in everything that matters.
-        run_id: Which one; None: the newest one that nobody works on, of the same mechanism if there is one.
+        run_id: Which one; None: the newest one that nobody works on, of the same mechanism if there is one. Of a new
+            run: its id; None: one is made.
         not_private: Consent to train without noise, where the plan says so.
         observer: Is told how it goes.
         _key: The run's secret key, for tests alone.
@@ -113,7 +115,7 @@ def run(
     check_shadows(Path.cwd())
     device_of(plan)
     give_back_unbegun(plan.loaded, Path(out), observer)
-    folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out))
+    folder = find_unfinished(plan, Path(out), run_id) if resume else create_folder(plan, Path(out), run_id)
     with lease(folder), interrupts_told(plan, folder), entered(plan, folder, resume, observer) as spending:
         if resume and status_of(folder) == TRAINED:
             plan = settled(plan, folder)
@@ -269,7 +271,7 @@ def _train(plan: Plan, folder: Folder, job: Job, observer: Observer, spending: S
 
     folder.stop.unlink(missing_ok=True)
     folder.progress.unlink(missing_ok=True)
-    watch = Watch(folder, job, observer)
+    watch = Watch(folder, job, metered(observer, plan.spec.name, folder.root.name))
     compute = plan.spec.compute
     fewest, most = compute.fewest_workers, compute.most_workers
     workers = f"{most}" if fewest == most else f"{fewest} to {most}"

@@ -10,10 +10,8 @@ import dataclasses
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from harness.plugins import suggest
 from harness.privacy.guarantee import Entered, Guarantee
 from harness.privacy.mechanism import Mechanism
 from harness.privacy.randomness import destroy_key
-from harness.training.job import Folder
+from harness.training.job import RUN_ID, Folder, new_run_id
 from harness.training.model import Base
 
 FINISHED, TRAINED, RUNNING, INTERRUPTED, FAILED = "finished", "trained", "running", "interrupted", "failed"
@@ -39,14 +37,24 @@ LEASE_SECONDS = 2.0
 """So long a run waits for its own lease: another command may be looking whether it is free."""
 
 
-def create_folder(plan: Plan, out: Path) -> Folder:
+def create_folder(plan: Plan, out: Path, run_id: str | None = None) -> Folder:
     """Makes the folder of a new run, ``out/<name>/<run id>``, with its private part.
 
+    Args:
+        plan: With the run's name.
+        out: Where runs are kept.
+        run_id: Of a submitted run, which was told it; None: a new one.
+
     Raises:
+        ArgumentError: There is such a run already, or this can be no run's id.
         MachineError: It can't be made.
     """
-    run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    run_id = run_id or new_run_id()
     folder = Folder((out / plan.spec.name / run_id).absolute())
+    if not RUN_ID.fullmatch(run_id):
+        raise ArgumentError("a run's id looks like 20260101-100000-a1b2c3")
+    if folder.root.exists():
+        raise ArgumentError(f"there is a run {run_id} already: {folder.root}")
     try:
         folder.private.mkdir(parents=True, mode=0o700)
         os.chmod(folder.private, 0o700)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from harness.spec.block import Block, whole
+from harness.spec.results_url import results_problem
 
 
 class DeepspeedBlock(Block):
@@ -28,6 +30,12 @@ class DeepspeedBlock(Block):
         return self
 
 
+IMAGE = r"^[a-z0-9][A-Za-z0-9._:/@-]{0,299}$"
+KUBERNETES_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+MEMORY = r"^[1-9][0-9]{0,5}(Mi|Gi)$"
+GPU_TYPE = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+KubernetesName = Annotated[str, Field(pattern=KUBERNETES_NAME)]
+_LABEL = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 Workers = Annotated[int, Field(ge=1, le=10_000, strict=True)]
 
 
@@ -57,11 +65,51 @@ class PrepareBlock(Block):
     )
 
 
+class KubernetesBlock(Block):
+    """Pods of ``uudp submit --to kuberay``."""
+
+    image: Annotated[str, Field(pattern=IMAGE)] = Field(
+        description="of all pods: what is built from the Dockerfile that is written beside the manifest"
+    )
+    claim: KubernetesName = Field(
+        default="uudp-storage", description="the PersistentVolumeClaim (ReadWriteMany) that is compute.storage"
+    )
+    secret: KubernetesName | None = Field(
+        default="uudp-secrets",
+        description="the Secret with the ledger's URL (UUDP_LEDGER), PGPASSWORD and the like; null: there is none, and "
+        "the default ledger is a file in compute.storage",
+    )
+    pods: Workers | None = Field(default=None, description="that train; left out: one for each of compute.workers")
+    cpus: Annotated[int, Field(ge=1, le=1000, strict=True)] = Field(default=4, description="of each pod")
+    memory: Annotated[str, Field(pattern=MEMORY)] = Field(default="16Gi", description="of each pod")
+    gpus_per_pod: Annotated[int, Field(ge=1, le=64, strict=True)] = Field(
+        default=1, description="that trains, with accelerator: cuda; the head has one for itself"
+    )
+    node_selector: dict[str, str] = Field(
+        default={}, description="labels of the nodes for pods that train, as cloud.google.com/gke-accelerator: …"
+    )
+
+    @field_validator("node_selector")
+    @classmethod
+    def _labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        if any(not _LABEL.fullmatch(key) or (value and not _LABEL.fullmatch(value)) for key, value in labels.items()):
+            raise ValueError("must map labels of nodes to their values, as cloud.google.com/gke-accelerator: nvidia-l4")
+        return labels
+
+
 class ComputeBlock(Block):
     """What only changes speed: never part of the mechanism."""
 
     workers: Workers | WorkersBlock = Field(default=1, description="processes that train; {min, max}: as many as fit")
     accelerator: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
+    gpu_type: Annotated[str, Field(pattern=GPU_TYPE)] | None = Field(
+        default=None, description="only GPUs of this kind, as Ray calls them: H100, A100, L4, …"
+    )
+    placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
+        default="pack",
+        description="of several workers on a cluster: on as few machines as can be, or on as many; strict: on one, or "
+        "each on its own, or not at all",
+    )
     deepspeed: DeepspeedBlock = DeepspeedBlock()
     microbatch_tokens: Annotated[int, Field(ge=1, le=100_000_000, strict=True)] | Literal["auto"] = Field(
         default="auto",
@@ -80,6 +128,43 @@ class ComputeBlock(Block):
         default=3,
         description="restarts after a worker's crash (halving a micro-batch that does not fit may take more)",
     )
+
+    storage: Annotated[str, Field(min_length=2, max_length=1000)] | None = Field(
+        default=None,
+        description="of `uudp submit`: a folder (absolute) that all machines of the cluster see, and that outlives it; "
+        "runs, caches and ledgers lie there. Other commands keep runs where --out says",
+    )
+
+    results: Annotated[str, Field(min_length=2, max_length=1000)] | None = Field(
+        default=None,
+        description="of `uudp submit`: where released files are copied at the end of a run, for `uudp fetch`: "
+        "s3://BUCKET/PREFIX (?region=…, ?endpoint_override=HOST:PORT&scheme=http) or a folder; keys are the "
+        "environment's",
+    )
+
+    kubernetes: KubernetesBlock | None = Field(default=None, description="of `uudp submit --to kuberay`")
+
+    @model_validator(mode="after")
+    def _has_gpus(self) -> ComputeBlock:
+        if self.gpu_type is not None and self.accelerator == "cpu":
+            raise ValueError("gpu_type: needs accelerator: cuda (or auto)")
+        return self
+
+    @field_validator("results")
+    @classmethod
+    def _reached(cls, results: str | None) -> str | None:
+        if results is not None and (problem := results_problem(results)):
+            raise ValueError(problem)
+        return results
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute(cls, storage: str | None) -> str | None:
+        if storage is not None and (
+            not storage.startswith("/") or ".." in storage.split("/") or not storage.isprintable()
+        ):
+            raise ValueError("must be an absolute path on the cluster, as /mnt/shared/uudp, without ..")
+        return storage
 
     @property
     def fewest_workers(self) -> int:

@@ -10,11 +10,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from harness.plugins import suggest
+from harness.spec.compute_block import GPU_TYPE, IMAGE, KUBERNETES_NAME, MEMORY
 from harness.spec.problems import KeyPath, show
 
 # What a pattern means, in words.
 PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": 'letters, digits, ".", "_" and "-", the first a letter or a digit',
+    IMAGE: "the form registry.example.org/team/uudp:1",
+    KUBERNETES_NAME: 'small letters, digits and "-"',
+    MEMORY: "the form 16Gi",
+    GPU_TYPE: 'letters, digits, "_" and "-", as H100',
 }
 
 # What people call some options, which look like others.

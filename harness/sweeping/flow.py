@@ -69,7 +69,7 @@ def sweep(
         plan: Of a search whose trials are trained on the users' data.
         out: Where runs are kept.
         resume: Go on with an unfinished sweep of this name.
-        run_id: Which one.
+        run_id: Which one; of a new sweep: its id.
         observer: Is told how it goes.
         _key: The sweep's secret key, for tests alone.
 
@@ -131,7 +131,7 @@ def _searched(
     Yields:
         What they shared, the sweep's folder, and its reservation.
     """
-    folder = find_unfinished(plan.plan, out, run_id, sweep=True) if resume else create_folder(plan.plan, out)
+    folder = find_unfinished(plan.plan, out, run_id, sweep=True) if resume else create_folder(plan.plan, out, run_id)
     with (
         lease(folder),
         interrupts_told(plan.plan, folder),

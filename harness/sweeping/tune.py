@@ -234,6 +234,8 @@ def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
     """What one trial's driver takes, how many trials run at a time, and the threads of each."""
     import ray
 
+    from harness.training.ray_session import GPU_TYPE
+
     held = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cores, workers = int(held.get("CPU", 1)), what.compute.most_workers
     room = int(held.get("GPU", 0)) if what.device == "cuda" else cores
@@ -245,6 +247,8 @@ def _shares(what: Searching) -> tuple[dict[str, float], int, int]:
     share = {"CPU": min(1.0, cores / concurrent) if what.device != "cuda" else 0.0}
     if what.device == "cuda":
         share["GPU"] = min(1.0, room / concurrent)
+        if what.compute.gpu_type is not None:
+            share[f"{GPU_TYPE}{what.compute.gpu_type}"] = 0.001
     return share, concurrent, threads
 
 

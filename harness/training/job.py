@@ -6,7 +6,10 @@ Nothing private travels through Ray: its configuration, logs and dashboard see a
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.errors import MachineError
@@ -71,6 +74,14 @@ class Job:
         if not self.mechanism.private:
             return None
         return next(e for t, e in self.epsilon_by_step if t >= steps)
+
+
+RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+
+
+def new_run_id() -> str:
+    """The id of a new run: when it was begun (UTC), and something that no other has."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,10 @@ def trainer(run_dir: Path, compute: ComputeBlock, device: str, restarts: int, ro
     scaling: dict[str, Any] = {
         "num_workers": most if fewest == most else (fewest, most),
         "elastic_resize_monitor_interval_s": RESIZE_SECONDS,
+        "placement_strategy": compute.placement.upper(),
     }
+    if device == "cuda" and compute.gpu_type is not None:
+        scaling["accelerator_type"] = compute.gpu_type
     return TorchTrainer(
         worker,  # type: ignore[arg-type]  # what it returns comes back, and Ray's type has not heard of it
         train_loop_config={"run_dir": str(run_dir)},

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.errors import MachineError
+from harness.plugins import suggest
 from harness.spec.compute_block import ComputeBlock
 
 POLL_SECONDS = 0.5
@@ -27,6 +28,10 @@ SMALLEST_SHARE = 0.1
 """Of a core, per worker."""
 SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of a core, per worker, where the number of workers varies."""
+
+
+GPU_TYPE = "accelerator_type:"
+"""Begins the name of Ray's resource of a machine with GPUs of a kind."""
 
 
 def start_ray() -> bool:
@@ -156,6 +161,17 @@ def check_resources(compute: ComputeBlock, device: str) -> None:
     fewest = compute.fewest_workers
     if device == "cuda" and held.get("GPU", 0) < fewest:
         raise MachineError(f"compute.workers: {fewest} workers need a GPU each; there are {held.get('GPU', 0):g}")
+    if device == "cuda" and compute.gpu_type is not None and f"{GPU_TYPE}{compute.gpu_type}" not in held:
+        kinds = sorted(name.removeprefix(GPU_TYPE) for name in held if name.startswith(GPU_TYPE))
+        near = suggest(compute.gpu_type, kinds)
+        there = f"; there are {', '.join(kinds)}" if kinds else ""
+        raise MachineError(
+            f"compute.gpu_type: Ray knows no {compute.gpu_type} here"
+            + (there if near is None else f'; did you mean "{near}"?')
+        )
+    machines = sum(bool(node["Alive"]) for node in ray.nodes())  # type: ignore[no-untyped-call]
+    if compute.placement == "strict_spread" and fewest > machines:
+        raise MachineError(f"compute.placement: strict_spread wants {fewest} machines; Ray has {machines}")
     most = int(held.get("CPU", 1) / (SMALLEST_SHARE if isinstance(compute.workers, int) else SHARES[-1]))
     if fewest > most:
         raise MachineError(f"compute.workers: {fewest} workers would never start here; at most {most} can")
