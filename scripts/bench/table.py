@@ -59,12 +59,12 @@ def main() -> None:
     options.readme.write_text(after, encoding="utf-8")
 
 
-def renewed(text: str, made: str) -> str:
+def renewed(text: str, made: str, begin: str = BEGIN, end: str = END) -> str:
     """The README's text with this table between the two comments."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        sys.exit(f"table: the README needs one line {BEGIN} and, after it, one {END}")
-    head, _, rest = text.partition(BEGIN)
-    return f"{head}{BEGIN}\n{made}{END}{rest.partition(END)[2]}"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        sys.exit(f"table: the README needs one line {begin} and, after it, one {end}")
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{made}{end}{rest.partition(end)[2]}"
 
 
 def table(results: Path) -> str:

@@ -94,3 +94,43 @@ def test_what_is_wrong_is_one_line(place: Path, file: str, text: str, says: str)
     assert done.returncode == 1
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# --- suites ---------------------------------------------------------------------------------------------------
+
+
+def suites(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT.with_name("suites.py")), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_the_readmes_suites_are_fresh() -> None:
+    """Every ε of what is kept is computed again. Red when a kept run is edited, and when a table is not made again."""
+    done = suites("--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_kept_of_a_suite_is_small_and_released(tmp_path: Path) -> None:
+    """Red when ``private/`` or an adapter is copied, and when a run that has not finished is kept."""
+    suite = tmp_path / "runs" / "some"
+    for cell, names in {"done": ("spec.yaml", "privacy.json", "metrics.jsonl"), "begun": ("spec.yaml",)}.items():
+        run = suite / cell / "20260101-000000-abcdef"
+        for folder in (run / "private", run / "adapter"):
+            folder.mkdir(parents=True)
+            (folder / "metrics.jsonl").write_text("{}\n")
+        for name in names:
+            (run / name).write_text("{}\n")
+    (suite / "results.jsonl").write_text("")
+    results = tmp_path / "results"
+    done = suites("--keep", str(suite), "--results", str(results), "--readme", str(tmp_path / "README.md"))
+    assert done.returncode != 0  # There is no README.
+    kept = sorted(path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file())
+    run = "some/done/20260101-000000-abcdef"
+    assert kept == [f"{run}/{name}" for name in ("metrics.jsonl", "privacy.json", "spec.yaml")] + ["some/results.jsonl"]
+
+
+def test_a_folder_without_results_is_refused_in_a_line(tmp_path: Path) -> None:
+    """Red when what was kept before is removed first."""
+    done = suites("--keep", str(tmp_path), "--results", str(tmp_path / "results"))
+    assert done.returncode == 1
+    assert done.stderr == f"suites: {tmp_path} has no results.jsonl: a folder that uudp bench wrote\n"
