@@ -213,7 +213,7 @@ class Work:
     def do_part(self, number: int) -> None:
         """Reads, checks and tokenises a part, and writes its runs."""
         part, steps = self.parts[number], self.steps
-        seen = Seen()
+        seen = Seen(getattr(part.source, "key", ""))
         places = deque[int]()
         with whole(self.part_folder(number)) as folder:
             with RunWriter(folder, steps.columns) as runs:
