@@ -49,7 +49,9 @@ def main() -> None:
 
 
 def refuse(line: str) -> NoReturn:
-    """Ends the job before it touched anything."""
+    """Ends the job before it touched anything. What was sent goes: Ray unpacks it for everybody's eyes, and keeps it."""
+    for path in _sent(Path(__file__).resolve().parent):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     print(f"uudp: {line}", flush=True)
     sys.exit(4)
 
@@ -97,15 +99,17 @@ def _moved(here: Path, storage: Path, submission: str) -> Path:
         number += 1
         place = place.with_name(f"{submission}.{number}")
     place.mkdir(mode=0o700)
-    for path in sorted(here.iterdir()):
-        if path.name in KEPT or path.name == "__pycache__":
-            continue
+    for path in _sent(here):
         (shutil.copytree if path.is_dir() else shutil.copyfile)(path, place / path.name)
-        # Ray unpacks for everybody's eyes.
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in place.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
     return place
+
+
+def _sent(here: Path) -> list[Path]:
+    """What of the folder that Ray unpacked is the user's."""
+    return [path for path in sorted(here.iterdir()) if path.name not in (*KEPT, "__pycache__")]
 
 
 def _own_workers(environment: dict[str, str], place: Path, *, named: bool) -> None:

@@ -19,6 +19,7 @@ from harness import __version__, plugins
 from harness.cache import default_cache_dir
 from harness.cluster.begin import JOB
 from harness.cluster.modules import local_modules
+from harness.cluster.sending import PRIVATE
 from harness.data.sources.files import FileSource, locate
 from harness.data.sources.huggingface import HuggingFace
 from harness.errors import ArgumentError
@@ -81,12 +82,16 @@ class Bundle:
         self.add_text(name, "".join(f"{key}: {flow(value)}\n" for key, value in data.items()))
 
     def add_plugins(self, loaded: LoadedSpec) -> None:
-        """Puts in the plugins of the user's own folders that a spec names."""
+        """Puts in the plugins of the user's own folders that a spec names: of a folder, what is Python.
+
+        What else lies there may be anything, as records; and a folder without any ``__init__.py`` is a package too.
+        """
         types = [str(_get(loaded.resolved, (*block, "type")) or "") for block in blocks_in(loaded.resolved)]
         for name, path in local_modules(kind.partition(":")[0] for kind in types if ":" in kind).items():
-            if name not in self.files:
-                self.notes.append(f"sends the plugin {path.name}")
-            self.files[name] = path
+            sent = {name: path} if path.is_file() else {f"{name}/{p.relative_to(path)}": p for p in _code(path)}
+            if not set(sent) <= set(self.files):
+                self.notes.append(f"sends the plugin {name}{'' if path.is_file() else ' (its .py files alone)'}")
+            self.files |= sent
 
     def add_text(self, name: str, text: str) -> None:
         """Puts in a file that is made here."""
@@ -213,6 +218,12 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     return [p for p in path.rglob("*") if p.is_file() and not set(p.relative_to(path).parts) & set(IGNORED)]
+
+
+def _code(folder: Path) -> list[Path]:
+    """The Python files of a package that lie in its own folder."""
+    found = (p for p in _files(folder) if p.suffix == ".py" and not p.is_symlink())
+    return [p for p in found if PRIVATE not in p.relative_to(folder).parts]
 
 
 def _get(data: Any, path: Sequence[str | int]) -> Any:

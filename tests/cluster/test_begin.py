@@ -86,11 +86,12 @@ def test_it_moves_what_was_sent_and_becomes_the_command(tmp_path: Path) -> None:
     ],
 )
 def test_another_version_touches_nothing(tmp_path: Path, version: str | None, line: str) -> None:
-    """Break: compare after moving."""
+    """Break: compare after moving; leave the data where Ray unpacked them, for everybody's eyes."""
     place = Place(tmp_path, version)
     done = place.run()
     assert (done.returncode, done.stdout) == (4, line.format(python=sys.executable) + "\n")
     assert list(place.storage.iterdir()) == []
+    assert {path.name for path in place.bundle.iterdir()} - {"__pycache__"} == {"job.json", "uudp_job.py"}
 
 
 def test_a_storage_that_is_not_there(tmp_path: Path) -> None:

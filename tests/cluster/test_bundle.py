@@ -157,3 +157,25 @@ def test_what_is_hidden_in_a_plugins_folder_stays(
     packed(laptop.submission(noise={"type": "hiding_plugin:Mine"}), folder)
     assert "hiding_plugin/__init__.py" in names(folder)
     assert not any(name.endswith(".env") for name in names(folder))
+
+
+def test_of_a_plugins_folder_only_code_is_sent(
+    laptop: Laptop, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any folder that a plugin imports from is a package, and records may lie in it. Break: send it whole."""
+    monkeypatch.syspath_prepend(str(laptop.folder))
+    (laptop.folder / "coded_plugin.py").write_text(
+        "import coded_data.tools\nfrom policies.noise.uniform import Uniform\n\n\nclass Mine(Uniform):\n    'x'\n"
+    )
+    own = laptop.folder / "coded_data"
+    (own / "private").mkdir(parents=True)
+    for name in ("tools.py", "mails.jsonl", "private/notes.py"):
+        (own / name).write_text("")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "more.py").write_text("")
+    (own / "linked").symlink_to(elsewhere)
+    (own / "link.py").symlink_to(elsewhere / "more.py")
+    folder = tmp_path_factory.mktemp("bundle")
+    found = packed(laptop.submission(noise={"type": "coded_plugin:Mine"}, data={"visibility": "public"}), folder)
+    assert {name for name in names(folder) if name.startswith("coded_")} == {"coded_plugin.py", "coded_data/tools.py"}
+    assert "sends the plugin coded_data (its .py files alone)" in found.notes
