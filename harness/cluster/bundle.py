@@ -108,20 +108,28 @@ class Bundle:
             told: What else the script is told.
 
         Raises:
-            ArgumentError: It is too large.
+            ArgumentError: It is too large, or can't be read.
         """
         self._check_size()
         for name, path in self.files.items():
-            target = self.folder / name
+            self._copy(path, self.folder / name)
+        shutil.copyfile(Path(__file__).with_name("begin.py"), self.folder / SCRIPT)
+        job = {"uudp": __version__, "storage": str(self.storage), "id": submission, "arguments": list(arguments)}
+        self.add_text(JOB, json.dumps({**job, **told}))
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def _copy(self, path: Path, target: Path) -> None:
+        try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 shutil.copytree(path, target, ignore=shutil.ignore_patterns(*IGNORED))
             else:
                 shutil.copyfile(path, target)
-        shutil.copyfile(Path(__file__).with_name("begin.py"), self.folder / SCRIPT)
-        job = {"uudp": __version__, "storage": str(self.storage), "id": submission, "arguments": list(arguments)}
-        self.add_text(JOB, json.dumps({**job, **told}))
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        except OSError as error:  # of a folder `shutil` lists all that failed
+            listed = error.args[0] if isinstance(error, shutil.Error) and error.args else []
+            where = listed[0][0] if isinstance(listed, list) and listed else error.filename or path
+            why = error.strerror or "it can't be read"
+            raise ArgumentError(f"{where} can't be sent ({why})") from None
 
     def _check_size(self) -> None:
         sizes = {str(p): p.stat().st_size for path in self.files.values() for p in _files(path)}

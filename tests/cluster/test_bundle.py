@@ -179,3 +179,13 @@ def test_of_a_plugins_folder_only_code_is_sent(
     found = packed(laptop.submission(noise={"type": "coded_plugin:Mine"}, data={"visibility": "public"}), folder)
     assert {name for name in names(folder) if name.startswith("coded_")} == {"coded_plugin.py", "coded_data/tools.py"}
     assert "sends the plugin coded_data (its .py files alone)" in found.notes
+
+
+def test_what_can_t_be_read_is_named(laptop: Laptop, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Break: let the system's error out, which would be taken for a bug of ours."""
+    sets = laptop.folder / "set"
+    sets.mkdir()
+    (sets / "train.jsonl").write_bytes((laptop.folder / "posts.jsonl").read_bytes())
+    (sets / "more").symlink_to("nowhere")
+    with pytest.raises(ArgumentError, match=r"set/more can't be sent"):
+        packed(laptop.submission(data={"source": {"type": "huggingface", "path": "set"}}), tmp_path_factory.mktemp("b"))
