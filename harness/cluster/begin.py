@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -77,8 +78,16 @@ def _secrets(path: Path) -> dict[str, str]:
         return {}
     if stat.S_IMODE(mode.st_mode) & 0o077 or mode.st_uid != os.geteuid():
         refuse(f"{path} must be yours alone: chmod 600")
-    pairs = (line.partition("=") for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    return {name.strip(): value.strip() for name, _, value in pairs if not name.lstrip().startswith("#")}
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):
+        name, mark, value = (part.strip() for part in line.partition("="))
+        if not line.strip() or name.startswith("#"):
+            continue
+        # Of a line that were passed over (`export UUDP_LEDGER=…`), another ledger would be charged.
+        if not mark or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
+            refuse(f"{path}: line {number} is not NAME=value (without export)")
+        found[name] = value
+    return found
 
 
 def _check_ledger(url: str, storage: Path) -> None:

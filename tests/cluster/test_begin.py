@@ -121,6 +121,18 @@ def test_secrets_come_from_the_storage_and_are_not_shown(tmp_path: Path) -> None
     assert json.loads(place.run(HF_TOKEN="own").stdout.splitlines()[1])["token"] == "own"
 
 
+@pytest.mark.parametrize("line", ["export UUDP_LEDGER=postgresql://db/x", "postgresql://db/x", "=x", "A=\0", "\udcff=x"])
+def test_a_secret_that_is_no_line_of_its_own_is_never_passed_over(tmp_path: Path, line: str) -> None:
+    """The default ledger would be charged instead of the one that it names. Break: take what stands before `=`."""
+    place = Place(tmp_path, "1.2.3")
+    path = place.storage / "secrets.env"
+    path.write_bytes(b"# x\n\n" + line.encode(errors="surrogateescape"))
+    path.chmod(0o600)
+    done = place.run()
+    assert (done.returncode, done.stdout) == (4, f"uudp: {path}: line 3 is not NAME=value (without export)\n")
+    assert not done.stderr
+
+
 def test_a_job_that_the_head_has_forgotten_is_begun_beside_it(tmp_path: Path) -> None:
     """Ray may give an id twice when its head was restarted. Break: make the folder as if it could not be there."""
     place = Place(tmp_path, "1.2.3")
