@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def refuse(line: str) -> NoReturn:
-    """Ends the job before it touched anything. What was sent goes: Ray unpacks it for everybody's eyes, and keeps it."""
+    """Ends the job before it touched anything. What was sent goes: Ray unpacks for everybody's eyes."""
     for path in _sent(Path(__file__).resolve().parent):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     print(f"uudp: {line}", flush=True)

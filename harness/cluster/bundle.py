@@ -74,7 +74,7 @@ class Bundle:
         private = loaded.spec.data.visibility == "private"
         self._add_source(data, DATA, loaded, private)
         if loaded.spec.data.holdout.file is not None:
-            self._put(data, ("data", "holdout", "file"), (loaded.spec.data.holdout.file,), loaded, private)
+            self._put(data, ("data", "holdout", "file"), (loaded.spec.data.holdout.file,), loaded, private, one=True)
         if loaded.spec.sweep is not None and loaded.spec.sweep.proxy is not None:
             self._add_source(data, ("sweep", "proxy", "source"), loaded, private=False)
         self._add_model(data, loaded)
@@ -151,7 +151,7 @@ class Bundle:
             self.notes.append(f"{'.'.join(block)}: {paths[0]} is read from the hub, by the cluster")
             self.remote = True
             return
-        self._put(data, (*block, "path"), paths, loaded, private)
+        self._put(data, (*block, "path"), paths, loaded, private, one=issubclass(cls, HuggingFace))
 
     def _add_model(self, data: dict[str, Any], loaded: LoadedSpec) -> None:
         base = loaded.spec.model.base
@@ -172,9 +172,10 @@ class Bundle:
         _set(data, ("model", "base"), name)
 
     def _put(
-        self, data: dict[str, Any], key: tuple[str, ...], paths: Sequence[str], loaded: LoadedSpec, private: bool
-    ) -> None:
-        """Sends the files of a key that lie here, and leaves those that lie on the cluster."""
+        self, data: dict[str, Any], key: tuple[str, ...], paths: Sequence[str], loaded: LoadedSpec, private: bool,
+        *, one: bool = False,
+    ) -> None:  # fmt: skip
+        """Sends the files of a key that lie here, and leaves those that lie on the cluster; `one`: it takes no list."""
         dotted, sent = ".".join(key), list[str]()
         for given in paths:
             if Path(given).is_relative_to(self.storage):
@@ -185,6 +186,11 @@ class Bundle:
                 sent.append(given)
             else:
                 sent += [self._send(file, dotted, private) for file in _located(given, loaded, dotted)]
+        if one and len(sent) > 1:
+            raise ArgumentError(
+                f"{dotted}: {paths[0]} names {len(sent)} files, which can't be sent for a key that takes one path: "
+                "copy them to compute.storage and give their path there"
+            )
         _set(data, key, sent[0] if len(sent) == 1 else sent)
 
     def _leave(self, note: str) -> None:

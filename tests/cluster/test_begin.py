@@ -121,7 +121,9 @@ def test_secrets_come_from_the_storage_and_are_not_shown(tmp_path: Path) -> None
     assert json.loads(place.run(HF_TOKEN="own").stdout.splitlines()[1])["token"] == "own"
 
 
-@pytest.mark.parametrize("line", ["export UUDP_LEDGER=postgresql://db/x", "postgresql://db/x", "=x", "A=\0", "\udcff=x"])
+@pytest.mark.parametrize(
+    "line", ["export UUDP_LEDGER=postgresql://db/x", "postgresql://db/x", "=x", "A=\0", "\udcff=x"]
+)
 def test_a_secret_that_is_no_line_of_its_own_is_never_passed_over(tmp_path: Path, line: str) -> None:
     """The default ledger would be charged instead of the one that it names. Break: take what stands before `=`."""
     place = Place(tmp_path, "1.2.3")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -189,3 +190,20 @@ def test_what_can_t_be_read_is_named(laptop: Laptop, tmp_path_factory: pytest.Te
     (sets / "more").symlink_to("nowhere")
     with pytest.raises(ArgumentError, match=r"set/more can't be sent"):
         packed(laptop.submission(data={"source": {"type": "huggingface", "path": "set"}}), tmp_path_factory.mktemp("b"))
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("data.source.path", {"source": {"type": "huggingface", "path": "more*.jsonl"}}),
+        ("data.holdout.file", {"holdout": {"file": "more*.jsonl", "users": 0.0, "visibility": "public"}}),
+    ],
+)
+def test_several_files_for_a_key_that_takes_one_are_refused_here(
+    laptop: Laptop, tmp_path_factory: pytest.TempPathFactory, key: str, changes: dict[str, Any]
+) -> None:
+    """Break: write a list, which the cluster's uudp refuses once all is sent."""
+    for name in ("more1.jsonl", "more2.jsonl"):
+        (laptop.folder / name).write_bytes((laptop.folder / "posts.jsonl").read_bytes())
+    with pytest.raises(ArgumentError, match=rf"^{key}: more\*.jsonl names 2 files, which can't be sent"):
+        packed(laptop.submission(data=changes), tmp_path_factory.mktemp("bundle"))
