@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -49,7 +50,9 @@ def main() -> None:
 
 
 def refuse(line: str) -> NoReturn:
-    """Ends the job before it touched anything."""
+    """Ends the job before it touched anything. What was sent goes: Ray unpacks for everybody's eyes."""
+    for path in _sent(Path(__file__).resolve().parent):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     print(f"uudp: {line}", flush=True)
     sys.exit(4)
 
@@ -75,8 +78,16 @@ def _secrets(path: Path) -> dict[str, str]:
         return {}
     if stat.S_IMODE(mode.st_mode) & 0o077 or mode.st_uid != os.geteuid():
         refuse(f"{path} must be yours alone: chmod 600")
-    pairs = (line.partition("=") for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    return {name.strip(): value.strip() for name, _, value in pairs if not name.lstrip().startswith("#")}
+    found: dict[str, str] = {}
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):
+        name, mark, value = (part.strip() for part in line.partition("="))
+        if not line.strip() or name.startswith("#"):
+            continue
+        # Of a line that were passed over (`export UUDP_LEDGER=…`), another ledger would be charged.
+        if not mark or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
+            refuse(f"{path}: line {number} is not NAME=value (without export)")
+        found[name] = value
+    return found
 
 
 def _check_ledger(url: str, storage: Path) -> None:
@@ -97,15 +108,17 @@ def _moved(here: Path, storage: Path, submission: str) -> Path:
         number += 1
         place = place.with_name(f"{submission}.{number}")
     place.mkdir(mode=0o700)
-    for path in sorted(here.iterdir()):
-        if path.name in KEPT or path.name == "__pycache__":
-            continue
+    for path in _sent(here):
         (shutil.copytree if path.is_dir() else shutil.copyfile)(path, place / path.name)
-        # Ray unpacks for everybody's eyes.
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in place.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
     return place
+
+
+def _sent(here: Path) -> list[Path]:
+    """What of the folder that Ray unpacked is the user's."""
+    return [path for path in sorted(here.iterdir()) if path.name not in (*KEPT, "__pycache__")]
 
 
 def _own_workers(environment: dict[str, str], place: Path, *, named: bool) -> None:

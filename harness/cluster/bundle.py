@@ -19,6 +19,7 @@ from harness import __version__, plugins
 from harness.cache import default_cache_dir
 from harness.cluster.begin import JOB
 from harness.cluster.modules import local_modules
+from harness.cluster.sending import PRIVATE
 from harness.data.sources.files import FileSource, locate
 from harness.data.sources.huggingface import HuggingFace
 from harness.errors import ArgumentError
@@ -73,7 +74,7 @@ class Bundle:
         private = loaded.spec.data.visibility == "private"
         self._add_source(data, DATA, loaded, private)
         if loaded.spec.data.holdout.file is not None:
-            self._put(data, ("data", "holdout", "file"), (loaded.spec.data.holdout.file,), loaded, private)
+            self._put(data, ("data", "holdout", "file"), (loaded.spec.data.holdout.file,), loaded, private, one=True)
         if loaded.spec.sweep is not None and loaded.spec.sweep.proxy is not None:
             self._add_source(data, ("sweep", "proxy", "source"), loaded, private=False)
         self._add_model(data, loaded)
@@ -81,12 +82,16 @@ class Bundle:
         self.add_text(name, "".join(f"{key}: {flow(value)}\n" for key, value in data.items()))
 
     def add_plugins(self, loaded: LoadedSpec) -> None:
-        """Puts in the plugins of the user's own folders that a spec names."""
+        """Puts in the plugins of the user's own folders that a spec names: of a folder, what is Python.
+
+        What else lies there may be anything, as records; and a folder without any ``__init__.py`` is a package too.
+        """
         types = [str(_get(loaded.resolved, (*block, "type")) or "") for block in blocks_in(loaded.resolved)]
         for name, path in local_modules(kind.partition(":")[0] for kind in types if ":" in kind).items():
-            if name not in self.files:
-                self.notes.append(f"sends the plugin {path.name}")
-            self.files[name] = path
+            sent = {name: path} if path.is_file() else {f"{name}/{p.relative_to(path)}": p for p in _code(path)}
+            if not set(sent) <= set(self.files):
+                self.notes.append(f"sends the plugin {name}{'' if path.is_file() else ' (its .py files alone)'}")
+            self.files |= sent
 
     def add_text(self, name: str, text: str) -> None:
         """Puts in a file that is made here."""
@@ -103,20 +108,28 @@ class Bundle:
             told: What else the script is told.
 
         Raises:
-            ArgumentError: It is too large.
+            ArgumentError: It is too large, or can't be read.
         """
         self._check_size()
         for name, path in self.files.items():
-            target = self.folder / name
+            self._copy(path, self.folder / name)
+        shutil.copyfile(Path(__file__).with_name("begin.py"), self.folder / SCRIPT)
+        job = {"uudp": __version__, "storage": str(self.storage), "id": submission, "arguments": list(arguments)}
+        self.add_text(JOB, json.dumps({**job, **told}))
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def _copy(self, path: Path, target: Path) -> None:
+        try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
                 shutil.copytree(path, target, ignore=shutil.ignore_patterns(*IGNORED))
             else:
                 shutil.copyfile(path, target)
-        shutil.copyfile(Path(__file__).with_name("begin.py"), self.folder / SCRIPT)
-        job = {"uudp": __version__, "storage": str(self.storage), "id": submission, "arguments": list(arguments)}
-        self.add_text(JOB, json.dumps({**job, **told}))
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        except OSError as error:  # of a folder `shutil` lists all that failed
+            listed = error.args[0] if isinstance(error, shutil.Error) and error.args else []
+            where = listed[0][0] if isinstance(listed, list) and listed else error.filename or path
+            why = error.strerror or "it can't be read"
+            raise ArgumentError(f"{where} can't be sent ({why})") from None
 
     def _check_size(self) -> None:
         sizes = {str(p): p.stat().st_size for path in self.files.values() for p in _files(path)}
@@ -138,7 +151,7 @@ class Bundle:
             self.notes.append(f"{'.'.join(block)}: {paths[0]} is read from the hub, by the cluster")
             self.remote = True
             return
-        self._put(data, (*block, "path"), paths, loaded, private)
+        self._put(data, (*block, "path"), paths, loaded, private, one=issubclass(cls, HuggingFace))
 
     def _add_model(self, data: dict[str, Any], loaded: LoadedSpec) -> None:
         base = loaded.spec.model.base
@@ -159,9 +172,10 @@ class Bundle:
         _set(data, ("model", "base"), name)
 
     def _put(
-        self, data: dict[str, Any], key: tuple[str, ...], paths: Sequence[str], loaded: LoadedSpec, private: bool
-    ) -> None:
-        """Sends the files of a key that lie here, and leaves those that lie on the cluster."""
+        self, data: dict[str, Any], key: tuple[str, ...], paths: Sequence[str], loaded: LoadedSpec, private: bool,
+        *, one: bool = False,
+    ) -> None:  # fmt: skip
+        """Sends the files of a key that lie here, and leaves those that lie on the cluster; `one`: it takes no list."""
         dotted, sent = ".".join(key), list[str]()
         for given in paths:
             if Path(given).is_relative_to(self.storage):
@@ -172,6 +186,11 @@ class Bundle:
                 sent.append(given)
             else:
                 sent += [self._send(file, dotted, private) for file in _located(given, loaded, dotted)]
+        if one and len(sent) > 1:
+            raise ArgumentError(
+                f"{dotted}: {paths[0]} names {len(sent)} files, which can't be sent for a key that takes one path: "
+                "copy them to compute.storage and give their path there"
+            )
         _set(data, key, sent[0] if len(sent) == 1 else sent)
 
     def _leave(self, note: str) -> None:
@@ -213,6 +232,12 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     return [p for p in path.rglob("*") if p.is_file() and not set(p.relative_to(path).parts) & set(IGNORED)]
+
+
+def _code(folder: Path) -> list[Path]:
+    """The Python files of a package that lie in its own folder."""
+    found = (p for p in _files(folder) if p.suffix == ".py" and not p.is_symlink())
+    return [p for p in found if PRIVATE not in p.relative_to(folder).parts]
 
 
 def _get(data: Any, path: Sequence[str | int]) -> Any:

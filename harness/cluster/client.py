@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,7 +237,8 @@ def _without_variables() -> Iterator[None]:
 def _is_ours(job: JobInfo) -> bool:
     """Whether uudp submitted it: others on the cluster can say anything of their jobs."""
     run = job.metadata.get("run", "")
-    return "uudp" in job.metadata and bool(RUN_ID.fullmatch(run)) and job.id.partition("-r")[0] == run
+    own = bool(RUN_ID.fullmatch(run)) and re.fullmatch(rf"{run}(-r[1-9][0-9]{{0,4}})?", job.id) is not None
+    return "uudp" in job.metadata and own
 
 
 def _release(version: str) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import os
 import re
 import secrets
 import tempfile
@@ -15,6 +16,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from harness import __version__
+from harness.cache import machine_errors
 from harness.cluster.bundle import Bundle
 from harness.cluster.client import Cluster, JobInfo
 from harness.cluster.results import Results, check_name
@@ -48,10 +50,10 @@ def fetch(cluster: Cluster, job: JobInfo, to: Path, python: str | None) -> tuple
     storage = Path(job.metadata["storage"])
     seen = storage / kept
     count = 0
-    if seen.is_dir():
+    if os.path.isdir(seen):  # False, too, where it may not be looked at
         if target.exists() and target.samefile(seen):
             raise ArgumentError(f"{target} is the cluster's own folder; give another one with --to")
-        found: Iterator[tuple[str, bytes]] = ((name, path.read_bytes()) for name, path in released(seen))
+        found: Iterator[tuple[str, bytes]] = _read(seen)
     else:
         results = job.metadata.get("results")
         published = _published(Results(results, kept)) if results else iter(())
@@ -63,14 +65,26 @@ def fetch(cluster: Cluster, job: JobInfo, to: Path, python: str | None) -> tuple
         )
     for name, content in found:
         path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_released_bytes(path, content)
-        if digest(path.read_bytes()) != digest(content):
+        with machine_errors(f"the folder {target}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_released_bytes(path, content)
+            written = path.read_bytes()
+        if digest(written) != digest(content):
             raise MachineError(f"{path} was not written whole")
         count += 1
     if not count:
         raise ArgumentError(f"{job.id} has released nothing yet")
     return target, count
+
+
+def _read(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """What a folder that is seen from here holds."""
+    with machine_errors(f"the folder {folder}"):
+        files = list(released(folder))
+    for name, path in files:
+        with machine_errors(f"the folder {folder}"):
+            content = path.read_bytes()
+        yield name, content
 
 
 def _published(results: Results) -> Iterator[tuple[str, bytes]]:

@@ -57,7 +57,8 @@ def build_corpus(
         data: Gives the name, the hold-out fraction, `max_tokens` and `on_bad_record`.
         cache_dir: Where corpora are kept; whoever can read it can read the data.
         private_dir: The run's private folder, which gets the list of unusable records; None: nobody does.
-        sharding: Who builds it, in parts and shards; None: this process alone. The corpus is the same.
+        sharding: Who builds it, in parts and shards; None, or on a file system without locks: this process alone. The
+            corpus is the same.
 
     Raises:
         ArgumentError: The data can't be used, or hold an unusable record where the spec says to stop.
@@ -82,12 +83,13 @@ def build_corpus(
         key = secret_key(cache_dir)
         fingerprint = _fingerprint(source, preparation, key, private_dir)
         folder = corpora / fingerprint
-        with locked(corpora / f"{fingerprint}.lock"):
+        with locked(corpora / f"{fingerprint}.lock") as held:
             if not folder.exists():
                 _remove_abandoned(corpora, fingerprint)
                 steps = Steps(source, columns, tokenizer, preparation, private_dir)
                 unchanged = _unchanged(source, preparation, key, fingerprint, private_dir)
-                if sharding is None:
+                # Without locks two processes could be in one workplace.
+                if sharding is None or not held:
                     _build_in_place(folder, fingerprint, Builder(steps), unchanged)
                     shutil.rmtree(_workplace(folder), ignore_errors=True)
                 else:

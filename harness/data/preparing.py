@@ -86,7 +86,7 @@ def prepare(folder: Path, fingerprint: str, steps: Steps, sharding: Sharding) ->
     with sharding.workers() as run:
         _run(run, folder, "part", [work.part_folder(n) for n in range(len(work.parts))])
         ranges = work.ranges(sharding.blocks)
-        write_private(folder / _RANGES, json.dumps(ranges).encode())
+        _keep_ranges(folder, json.dumps(ranges).encode())
         shards = [work.shard_folder(n) for n in range(len(ranges["first"]))]
         _run(run, folder, "shard", shards)
     corpus = folder / CORPUS
@@ -95,6 +95,17 @@ def prepare(folder: Path, fingerprint: str, steps: Steps, sharding: Sharding) ->
             shutil.rmtree(left) if left.is_dir() else left.unlink()
     finish(corpus, fingerprint, steps, [shard.name for shard in shards], _problems(shards))
     return corpus
+
+
+def _keep_ranges(folder: Path, ranges: bytes) -> None:
+    """Notes where shards begin. Those that began elsewhere (of another version of a library, say) are gone.
+
+    Kept beside others, they would have some users twice and others not at all.
+    """
+    path = folder / _RANGES
+    if not (path.exists() and path.read_bytes() == ranges):
+        shutil.rmtree(folder / CORPUS, ignore_errors=True)
+        write_private(path, ranges)
 
 
 def _run(run: Run, folder: Path, stage: Stage, places: Sequence[Path]) -> None:
@@ -213,7 +224,7 @@ class Work:
     def do_part(self, number: int) -> None:
         """Reads, checks and tokenises a part, and writes its runs."""
         part, steps = self.parts[number], self.steps
-        seen = Seen()
+        seen = Seen(getattr(part.source, "key", ""))
         places = deque[int]()
         with whole(self.part_folder(number)) as folder:
             with RunWriter(folder, steps.columns) as runs:

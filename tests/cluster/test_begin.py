@@ -86,11 +86,12 @@ def test_it_moves_what_was_sent_and_becomes_the_command(tmp_path: Path) -> None:
     ],
 )
 def test_another_version_touches_nothing(tmp_path: Path, version: str | None, line: str) -> None:
-    """Break: compare after moving."""
+    """Break: compare after moving; leave the data where Ray unpacked them, for everybody's eyes."""
     place = Place(tmp_path, version)
     done = place.run()
     assert (done.returncode, done.stdout) == (4, line.format(python=sys.executable) + "\n")
     assert list(place.storage.iterdir()) == []
+    assert {path.name for path in place.bundle.iterdir()} - {"__pycache__"} == {"job.json", "uudp_job.py"}
 
 
 def test_a_storage_that_is_not_there(tmp_path: Path) -> None:
@@ -118,6 +119,20 @@ def test_secrets_come_from_the_storage_and_are_not_shown(tmp_path: Path) -> None
     assert "hf_abc" not in json.dumps(found["ray"])
     place.tell(uudp="1.2.3", id="20260101-100000-bbbbbb", storage=str(place.storage), arguments=["harness"])
     assert json.loads(place.run(HF_TOKEN="own").stdout.splitlines()[1])["token"] == "own"
+
+
+@pytest.mark.parametrize(
+    "line", ["export UUDP_LEDGER=postgresql://db/x", "postgresql://db/x", "=x", "A=\0", "\udcff=x"]
+)
+def test_a_secret_that_is_no_line_of_its_own_is_never_passed_over(tmp_path: Path, line: str) -> None:
+    """The default ledger would be charged instead of the one that it names. Break: take what stands before `=`."""
+    place = Place(tmp_path, "1.2.3")
+    path = place.storage / "secrets.env"
+    path.write_bytes(b"# x\n\n" + line.encode(errors="surrogateescape"))
+    path.chmod(0o600)
+    done = place.run()
+    assert (done.returncode, done.stdout) == (4, f"uudp: {path}: line 3 is not NAME=value (without export)\n")
+    assert not done.stderr
 
 
 def test_a_job_that_the_head_has_forgotten_is_begun_beside_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -157,3 +158,52 @@ def test_what_is_hidden_in_a_plugins_folder_stays(
     packed(laptop.submission(noise={"type": "hiding_plugin:Mine"}), folder)
     assert "hiding_plugin/__init__.py" in names(folder)
     assert not any(name.endswith(".env") for name in names(folder))
+
+
+def test_of_a_plugins_folder_only_code_is_sent(
+    laptop: Laptop, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any folder that a plugin imports from is a package, and records may lie in it. Break: send it whole."""
+    monkeypatch.syspath_prepend(str(laptop.folder))
+    (laptop.folder / "coded_plugin.py").write_text(
+        "import coded_data.tools\nfrom policies.noise.uniform import Uniform\n\n\nclass Mine(Uniform):\n    'x'\n"
+    )
+    own = laptop.folder / "coded_data"
+    (own / "private").mkdir(parents=True)
+    for name in ("tools.py", "mails.jsonl", "private/notes.py"):
+        (own / name).write_text("")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "more.py").write_text("")
+    (own / "linked").symlink_to(elsewhere)
+    (own / "link.py").symlink_to(elsewhere / "more.py")
+    folder = tmp_path_factory.mktemp("bundle")
+    found = packed(laptop.submission(noise={"type": "coded_plugin:Mine"}, data={"visibility": "public"}), folder)
+    assert {name for name in names(folder) if name.startswith("coded_")} == {"coded_plugin.py", "coded_data/tools.py"}
+    assert "sends the plugin coded_data (its .py files alone)" in found.notes
+
+
+def test_what_can_t_be_read_is_named(laptop: Laptop, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Break: let the system's error out, which would be taken for a bug of ours."""
+    sets = laptop.folder / "set"
+    sets.mkdir()
+    (sets / "train.jsonl").write_bytes((laptop.folder / "posts.jsonl").read_bytes())
+    (sets / "more").symlink_to("nowhere")
+    with pytest.raises(ArgumentError, match=r"set/more can't be sent"):
+        packed(laptop.submission(data={"source": {"type": "huggingface", "path": "set"}}), tmp_path_factory.mktemp("b"))
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("data.source.path", {"source": {"type": "huggingface", "path": "more*.jsonl"}}),
+        ("data.holdout.file", {"holdout": {"file": "more*.jsonl", "users": 0.0, "visibility": "public"}}),
+    ],
+)
+def test_several_files_for_a_key_that_takes_one_are_refused_here(
+    laptop: Laptop, tmp_path_factory: pytest.TempPathFactory, key: str, changes: dict[str, Any]
+) -> None:
+    """Break: write a list, which the cluster's uudp refuses once all is sent."""
+    for name in ("more1.jsonl", "more2.jsonl"):
+        (laptop.folder / name).write_bytes((laptop.folder / "posts.jsonl").read_bytes())
+    with pytest.raises(ArgumentError, match=rf"^{key}: more\*.jsonl names 2 files, which can't be sent"):
+        packed(laptop.submission(data=changes), tmp_path_factory.mktemp("bundle"))

@@ -135,6 +135,7 @@ def test_only_jobs_of_ours_are_listed(jobs: Server) -> None:
         [
             one(run, ours), one(f"{run}-r1", ours), one("b", {}), one("c", {"uudp-fetch": "0.1.0"}),
             one("d", {"uudp": "0.1.0"}), one("20260101-100000-bbbbbb", ours), one("e", {**ours, "run": "../../x"}),
+            one(f"{run}-rx", ours), one(f"{run}-r1\n", ours),
         ],
     )  # fmt: skip
     assert [job.id for job in Cluster(jobs.url).jobs()] == [run, f"{run}-r1"]

@@ -119,3 +119,11 @@ def test_others_can_say_anything_of_their_jobs(storage: Path, tmp_path: Path, fo
     cluster: Any = None
     with pytest.raises(ArgumentError, match="was not submitted by uudp"):
         fetch(cluster, job(storage, folder=folder), tmp_path / "runs", "python")
+
+
+def test_a_place_that_can_t_be_written_is_one_line(storage: Path, tmp_path: Path) -> None:
+    """Break: let the system's error out."""
+    (tmp_path / "runs").write_text("a file")
+    cluster: Any = None
+    with pytest.raises(MachineError, match=r"^the folder .*runs/mails/\S+ can't be used: "):
+        fetch(cluster, job(storage), tmp_path / "runs", "python")

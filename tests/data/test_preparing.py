@@ -248,6 +248,37 @@ def test_what_was_finished_before_a_kill_is_kept(survived, lines, small_runs, wr
     assert [path.name for path in many.folder.parent.glob(".*")] == []
 
 
+def test_shards_that_began_elsewhere_are_made_again(
+    lines, small_runs, write_jsonl, make_data, build, tmp_path, monkeypatch
+):
+    """Another version may cut otherwise. Break: keep what is intact, wherever it began: users twice, or not at all."""
+    data = make_data(write_jsonl(lines))
+
+    def killed(*_):
+        raise _KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.data.preparing.MOST_SHARDS", 1)
+        patch.setattr("harness.data.preparing.finish", killed)
+        with pytest.raises(_KilledError):
+            build(data, sharding=sharded(4))
+    many = build(data, sharding=sharded(4))
+    assert content(many) == content(build(data, cache_dir=tmp_path / "other"))
+
+
+def test_without_locks_nobody_shares_a_workplace(posts, write_jsonl, make_data, build, monkeypatch):
+    """Break: prepare in shards whether the lock is held or not."""
+
+    @contextlib.contextmanager
+    def unlocked(path, wait=True):
+        yield False
+
+    monkeypatch.setattr("harness.data.corpus.locked", unlocked)
+    done = []
+    assert build(make_data(write_jsonl(posts)), sharding=sharded(3, done)).n_users == 40
+    assert not done
+
+
 def test_what_is_damaged_is_made_again(lines, small_runs, write_jsonl, make_data, build, tmp_path):
     """Break: `intact` looks whether there is a manifest, and no further."""
     data, done = make_data(write_jsonl(lines)), []
