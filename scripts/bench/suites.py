@@ -13,6 +13,7 @@ exit code is 1 where the README differs.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -53,11 +54,20 @@ def keep(suite: Path, results: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     shutil.copyfile(lines, target / lines.name)
-    for file in sorted(path for path in suite.glob("*/*/*") if path.name in KEPT):
-        if (file.parent / "metrics.jsonl").is_file() and (file.parent / "privacy.json").is_file():
-            place = target / file.relative_to(suite)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
+    for line in lines.read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)["run"]
+        (target / run).mkdir(parents=True)
+        for file in (suite / run / name for name in KEPT):
+            if file.is_file():
+                (target / run / file.name).write_text(anywhere(file), encoding="utf-8")
+
+
+def anywhere(file: Path) -> str:
+    """A file's text; of a plan without the origins of its values, which are paths of the machine that made it."""
+    text = file.read_text(encoding="utf-8")
+    if file.name != "plan.json":
+        return text
+    return json.dumps({key: value for key, value in json.loads(text).items() if key != "origins"}) + "\n"
 
 
 def rendered(folder: Path) -> str:

@@ -111,7 +111,7 @@ def test_the_readmes_suites_are_fresh() -> None:
 
 
 def test_what_is_kept_of_a_suite_is_small_and_released(tmp_path: Path) -> None:
-    """Red when ``private/`` or an adapter is copied, and when a run that has not finished is kept."""
+    """Red when ``private/`` or an adapter is copied, an unfinished run is kept, and when paths of a machine are."""
     suite = tmp_path / "runs" / "some"
     for cell, names in {"done": ("spec.yaml", "privacy.json", "metrics.jsonl"), "begun": ("spec.yaml",)}.items():
         run = suite / cell / "20260101-000000-abcdef"
@@ -120,13 +120,19 @@ def test_what_is_kept_of_a_suite_is_small_and_released(tmp_path: Path) -> None:
             (folder / "metrics.jsonl").write_text("{}\n")
         for name in names:
             (run / name).write_text("{}\n")
-    (suite / "results.jsonl").write_text("")
+    (suite / "results.jsonl").write_text('{"run": "done/20260101-000000-abcdef"}\n')
+    (suite / "done" / "20260101-000000-abcdef" / "plan.json").write_text(
+        '{"name": "a", "origins": {"name": "/home/x:1:7"}}'
+    )
     results = tmp_path / "results"
     done = suites("--keep", str(suite), "--results", str(results), "--readme", str(tmp_path / "README.md"))
     assert done.returncode != 0  # There is no README.
     kept = sorted(path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file())
     run = "some/done/20260101-000000-abcdef"
-    assert kept == [f"{run}/{name}" for name in ("metrics.jsonl", "privacy.json", "spec.yaml")] + ["some/results.jsonl"]
+    assert kept == [f"{run}/{name}" for name in ("metrics.jsonl", "plan.json", "privacy.json", "spec.yaml")] + [
+        "some/results.jsonl"
+    ]
+    assert json.loads((results / run / "plan.json").read_text()) == {"name": "a"}
 
 
 def test_a_folder_without_results_is_refused_in_a_line(tmp_path: Path) -> None:
