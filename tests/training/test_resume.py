@@ -86,7 +86,15 @@ def assert_same(found: Path, expected: Path, tolerance: float = 0.0) -> None:
 
 @pytest.mark.parametrize(
     ("world", "stage", "optimizer"),
-    [(1, 0, ADAMW), (1, 2, MOMENTUM), (2, 0, MOMENTUM), (2, 1, ADAMW), (2, 2, ADAMW), (2, 3, ADAMW), (2, 3, MOMENTUM)],
+    [
+        (1, 0, ADAMW),
+        (1, 2, MOMENTUM),
+        pytest.param(2, 0, MOMENTUM, marks=pytest.mark.slow),
+        (2, 1, ADAMW),
+        pytest.param(2, 2, ADAMW, marks=pytest.mark.slow),
+        (2, 3, ADAMW),
+        pytest.param(2, 3, MOMENTUM, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(
     base: Path,

@@ -51,7 +51,7 @@ def raced(url: str, processes: int, races: int) -> Iterator[list[int]]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("processes", "races"),
-    [(2, 250), pytest.param(2, 1000, marks=pytest.mark.slow), pytest.param(8, 1000, marks=pytest.mark.slow)],
+    [(2, 100), pytest.param(2, 1000, marks=pytest.mark.slow), pytest.param(8, 1000, marks=pytest.mark.slow)],
 )
 def test_races_for_the_last_of_a_budget(url: str, processes: int, races: int) -> None:
     """Red when a reservation looks at what is left outside the transaction, or the transaction takes no lock at first.
