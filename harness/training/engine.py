@@ -7,6 +7,7 @@ on, and the private mean gradient is set after its reduction, the same on every 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
@@ -153,15 +154,16 @@ class Engine:
             sink: What collects the units' gradients.
             last: The step's last micro-batch; it also fills DeepSpeed's gradient buffers, with zeros.
         """
-        if not last:
+        if last:
+            sink.hand_zeros_to_optimizer = True
+            try:
+                self._engine.set_gradient_accumulation_boundary(True)
+                self._engine.backward(loss_of(self._engine))
+            finally:
+                sink.hand_zeros_to_optimizer = False
+        else:
             torch.autograd.backward(loss_of(self.module))
-            return
-        sink.hand_zeros_to_optimizer = True
-        try:
-            self._engine.set_gradient_accumulation_boundary(True)
-            self._engine.backward(loss_of(self._engine))
-        finally:
-            sink.hand_zeros_to_optimizer = False
+        self._forget_other_orders()
 
     def set_learning_rate(self, value: float) -> None:
         """Of the steps from here on."""
@@ -205,6 +207,23 @@ class Engine:
         """
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(self._engine(loss_of))
+        self._forget_other_orders()
+
+    def _forget_other_orders(self) -> None:
+        """At ZeRO 3, while DeepSpeed learns anew in which order layers run: drops what it kept of another order.
+
+        Which weights a layer lets go of is decided once for each place in the order, and never looked at again. After
+        passes without a backward one (an evaluation, the look at a new model) all weights would be let go of after the
+        forward pass and gathered twice in every step, as long as the run lasts.
+        """
+        if self.stage != 3:
+            return
+        coordinator = self._engine.optimizer.parameter_offload.get_param_coordinator()
+        decides = getattr(coordinator, "_PartitionedParameterCoordinator__params_to_release", None)
+        if decides is not None and coordinator.is_record_trace():
+            for kept in inspect.getclosurevars(decides).nonlocals.values():  # it is wrapped, for a profiler
+                if hasattr(kept, "cache_clear"):
+                    kept.cache_clear()
 
     def step_reduced(self, noisy: Callable[[str, int, Tensor], Tensor]) -> None:
         """Steps the optimizer on what DeepSpeed has accumulated; collective.

@@ -563,3 +563,26 @@ def tried(run_dir: Path, cache: Path) -> dict[str, Any]:
             verdicts.append(verdict_of("made up", job, cpu, trial))
             runs.append(len(count))
     return {"runs": runs, "verdicts": verdicts}
+
+
+def gathered_in_last_step(run_dir: Path, steps: int) -> tuple[int, int]:
+    """A run at ZeRO 3, evaluated before it: how many weights its last step gathered, and how many there are.
+
+    A step is one micro-batch.
+    """
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator as Coordinator
+
+    name = "_PartitionedParameterCoordinator__all_gather_params"
+    real, gathered = getattr(Coordinator, name), []
+
+    def counting(coordinator: Any, parameters: set[Any], forward: bool) -> Any:
+        gathered.extend(p for p in parameters if p.ds_status.name == "NOT_AVAILABLE")
+        return real(coordinator, parameters, forward)
+
+    series = _series(run_dir)
+    series._losses(0)
+    with mock.patch.object(Coordinator, name, counting):
+        for step in range(steps):
+            gathered.clear()
+            series._step(step)
+    return len(gathered), len({id(p) for p in gathered})

@@ -14,6 +14,7 @@ from torch import nn
 from harness.planning.footprint import BUCKET
 from harness.spec.models import OptimizerBlock
 from harness.training.engine import deepspeed_config, make_optimizer
+from tests.tiny import make_mechanism
 from tests.training import checks
 
 SGD = {"type": "sgd", "lr": 0.5}
@@ -118,3 +119,16 @@ def test_the_optimizer_is_the_one_of_the_spec(block: dict[str, Any], kind: type,
     assert type(optimizer) is kind
     (group,) = optimizer.param_groups
     assert {k: group[k] for k in settings} == settings
+
+
+def test_sharded_weights_are_gathered_once_a_step_after_an_evaluation(
+    new_run: Callable[..., Path], workers: Callable[[int], Any]
+) -> None:
+    """DeepSpeed keeps what it decided in passes without a backward one. Red without `_forget_other_orders`."""
+    run_dir = new_run(
+        mechanism=make_mechanism(steps=5, rates=(0.1, 0.1)),
+        compute={"deepspeed": {"stage": 3}, "microbatch_tokens": 100_000},
+        evaluation={"users": 5},
+    )
+    for gathered, weights in workers(2)(checks.gathered_in_last_step, run_dir, 5):
+        assert gathered == weights > 1
