@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.auditing.pair import Pair
 from harness.training.inference import positions
 
 TEMPERATURE = 0.7
+PER_THREAD = 250_000_000
+"""Parameters that a thread has work with while one token is computed; with fewer, threads wait for each other."""
 
 
 def continuations(pair: Pair, prompts: Sequence[str], tokens: int, seed: int) -> list[dict[str, str]]:
@@ -24,10 +27,23 @@ def continuations(pair: Pair, prompts: Sequence[str], tokens: int, seed: int) ->
         For each prompt: ``prompt``, ``base`` and ``tuned``, the texts without the prompt. All of it may be released:
         it follows from the weights.
     """
-    with pair.base() as base:
-        before = [_continued(pair, base, prompt, tokens, seed) for prompt in prompts]
-    after = [_continued(pair, pair.tuned, prompt, tokens, seed) for prompt in prompts]
+    with _threads_for(pair.tuned):
+        with pair.base() as base:
+            before = [_continued(pair, base, prompt, tokens, seed) for prompt in prompts]
+        after = [_continued(pair, pair.tuned, prompt, tokens, seed) for prompt in prompts]
     return [{"prompt": p, "base": b, "tuned": t} for p, b, t in zip(prompts, before, after, strict=True)]
+
+
+@contextlib.contextmanager
+def _threads_for(model: Any) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, sum(p.numel() for p in model.parameters()) // PER_THREAD)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _continued(pair: Pair, model: Any, prompt: str, tokens: int, seed: int) -> str:

@@ -53,3 +53,17 @@ def test_no_more_is_written_than_a_model_has_positions_for(family: str, letters:
     assert found["prompt"] == "a" * letters
     assert 0 < len(found["tuned"].split()) <= min(tokens, 256)
     assert pair.longest <= 256
+
+
+def test_a_small_model_writes_on_one_thread() -> None:
+    """On two cores with other work SmolLM2 took 15 times as much processor time with two. Red without `_threads_for`."""
+    pair = Two("llama")
+    seen: set[int] = set()
+    pair.tuned.register_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        continuations(pair, ["word"], 3, seed=1)  # type: ignore[arg-type]
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
