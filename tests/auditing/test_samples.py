@@ -56,7 +56,7 @@ def test_no_more_is_written_than_a_model_has_positions_for(family: str, letters:
 
 
 def test_a_small_model_writes_on_one_thread() -> None:
-    """On two cores with other work SmolLM2 took 15 times as much processor time with two. Red without `_threads_for`."""
+    """On two busy cores SmolLM2 took 15 times as much processor time with two. Red without `_threads_for`."""
     pair = Two("llama")
     seen: set[int] = set()
     pair.tuned.register_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))
