@@ -49,6 +49,14 @@ main.main()
 """The command, but a new run gets a given key: what only a test can do. The key is in a file, as it always is."""
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    """It may end between two looks."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Process:
     """A started command. Its streams go to files, so that it never waits for a reader."""
 
@@ -77,7 +85,7 @@ class Process:
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in self.process.children(recursive=True):
                 self._known[child.pid] = child
-        return [p for p in self._known.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return [p for p in self._known.values() if _is_alive(p)]
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Waits for something while the process runs; fails the test if it ends before."""
