@@ -1,4 +1,4 @@
-"""Plain lines for people, one JSON document for programs."""
+"""Plain lines for people, one JSON document for programs; with ``UUDP_LOG=json``, lines for a log collector."""
 
 from __future__ import annotations
 
@@ -11,16 +11,64 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from harness.errors import ArgumentError
+
+LOG = "UUDP_LOG"
+
 
 def out(line: str = "") -> None:
     """Prints one line of the result to stdout, never wrapped, without what steers a terminal."""
     _print(printable(line), sys.stdout)
 
 
-def err(line: str = "") -> None:
-    """Prints one line about the work, or an error, to stderr, never wrapped."""
+def err(line: str = "", **fields: Any) -> None:
+    """Prints one line about the work to stderr, never wrapped.
+
+    Structured, it is one JSON object: ``level``, ``message``, and the fields, which plain lines leave out. There is no
+    time in it: how long a step takes depends on who took part, and whoever collects lines stamps them.
+
+    Args:
+        line: The text.
+        fields: What a program would want of it; nothing private.
+    """
     sys.stdout.flush()
-    _print(printable(line), sys.stderr)
+    text = printable(line)
+    if structured():
+        if not text.strip():
+            return
+        # What is not a finite number (of a run that diverged) is no JSON; the message has it.
+        fields = {name: value for name, value in fields.items() if _is_json(value)}
+        text = json.dumps({"level": "info", "message": text, **fields}, ensure_ascii=False)
+    _print(text, sys.stderr)
+
+
+def error(line: str) -> None:
+    """Prints what went wrong to stderr."""
+    err(line, level="error")
+
+
+def structured() -> bool:
+    """Whether lines about the work are JSON objects."""
+    return os.environ.get(LOG) == "json"
+
+
+def check_log() -> None:
+    """Looks at the environment.
+
+    Raises:
+        ArgumentError: ``UUDP_LOG`` is neither of what it may be.
+    """
+    value = os.environ.get(LOG, "")
+    if value not in ("", "text", "json"):
+        raise ArgumentError(f'UUDP_LOG={shortened(value, 40)}: it must be "text" or "json"')
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def shortened(text: str, width: int) -> str:

@@ -46,9 +46,9 @@ def leaderboard(
     texts, document = render_site(found)
     path = write_site(out, texts)
     for refusal in found.refused:
-        console.err(f"refused: {refusal.run}: {refusal.reason}")
+        console.error(f"refused: {refusal.run}: {refusal.reason}")
     for problem in document["problems"]:
-        console.err(f"no result: {problem}")
+        console.error(f"no result: {problem}")
     if json:
         console.emit_json(document)
         return

@@ -95,30 +95,31 @@ def run_app(arguments: list[str]) -> int:
         BrokenPipeError: Nobody reads the output any more.
     """
     try:
+        console.check_log()
         code = app(arguments, prog_name="uudp", standalone_mode=False)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except UserError as error:
         return _user_error(error)
     except (KeyboardInterrupt, typer.Abort):
-        console.err("uudp: interrupted")
+        console.error("uudp: interrupted")
         return 130
     except BrokenPipeError:
         raise
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in TRAIN:
             return _unexpected(error)
-        console.err(f'uudp: {error.name} is not installed, which this needs: pip install "uudp[train]"')
+        console.error(f'uudp: {error.name} is not installed, which this needs: pip install "uudp[train]"')
         return 4
     except UnicodeEncodeError as error:
         if error.encoding.replace("-", "").lower() == "utf8" or error.encoding != sys.getfilesystemencoding():
             return _unexpected(error)
-        console.err(f"uudp: a path has letters that this locale ({error.encoding}) can't write; set PYTHONUTF8=1")
+        console.error(f"uudp: a path has letters that this locale ({error.encoding}) can't write; set PYTHONUTF8=1")
         return 4
     except Exception as error:
         return _usage_error(error) if hasattr(error, "format_message") else _unexpected(error)
     if code == 130:
-        console.err("uudp: interrupted")
+        console.error("uudp: interrupted")
     return code if isinstance(code, int) else 0
 
 
@@ -126,7 +127,7 @@ def _user_error(error: UserError) -> int:
     """Lines of a spec's problems are printed bare, so that an editor can jump to them."""
     prefix = "" if hasattr(error, "problems") else "uudp: "
     for line in str(error).splitlines():
-        console.err(prefix + line)
+        console.error(prefix + line)
     return error.exit_code
 
 
@@ -138,7 +139,7 @@ def _usage_error(error: Exception) -> int:
         message = f'{message.rstrip(".")}; did you mean "{near[0]}"?'
     elif not getattr(error, "message", "") or hasattr(error, "param_hint"):
         message = error.format_message()  # type: ignore[attr-defined]
-    console.err("uudp: " + " ".join(message.split()))
+    console.error("uudp: " + " ".join(message.split()))
     return int(getattr(error, "exit_code", 2))
 
 
@@ -148,7 +149,7 @@ def _unexpected(error: Exception) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         traceback.print_exception(error, file=stream)
-    console.err(
+    console.error(
         f"uudp: unexpected {type(error).__name__}; the full traceback, which may hold private text, is in {path}"
     )
     return 1

@@ -165,7 +165,7 @@ def outcome(summary: Mapping[str, Any]) -> list[str]:
 
 
 def lines_console() -> Observer:
-    """Plain lines for a log; on a terminal, a progress bar as well."""
+    """Lines for a log; on a terminal, a progress bar as well."""
     from harness.running import Observer, Progress
 
     class Lines(Observer):
@@ -178,9 +178,9 @@ def lines_console() -> Observer:
                 text += f": ε spent {row['epsilon']:.3f}"
             if row.get("eval/loss") is not None:
                 text += f", hold-out loss {row['eval/loss']:.4f}"
-            console.err(text)
+            console.err(text, released=row)
 
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb" or console.structured():
         return Lines()
 
     class Bar(Lines):

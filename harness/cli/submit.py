@@ -175,9 +175,9 @@ def followed(cluster: Cluster, job: str, run: str) -> int:
         again = shlex.join(["uudp", "logs", run, "-f", "--address", cluster.address])
         raise Interrupted(f"the job goes on; follow it again: {again}") from None
     if info.exit_code not in (0, 130) and info.code is None and info.message:
-        console.err(f"uudp: the cluster could not start it: {console.shortened(info.message, 500)}")
+        console.error(f"uudp: the cluster could not start it: {console.shortened(info.message, 500)}")
     elif info.code == 127:
-        console.err("uudp: the cluster has no such interpreter; name it with --python")
+        console.error("uudp: the cluster has no such interpreter; name it with --python")
     return info.exit_code
 
 

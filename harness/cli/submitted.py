@@ -24,7 +24,7 @@ def submitted(results: str, storage: str, kept: str, words: list[str]) -> int:
     try:
         count = Results(results, PurePosixPath(kept)).publish(Path(storage, kept))
     except UserError as error:
-        console.err(f"uudp: {error}; the files are in {storage}/{kept}")
+        console.error(f"uudp: {error}; the files are in {storage}/{kept}")
         return code or error.exit_code
     if count:
         console.err(f"copied: {count} released files to {results.partition('?')[0]}")

@@ -38,7 +38,7 @@ def validate(
             load_spec(path, overrides)
         except SpecErrors as errors:
             for problem in errors.problems:
-                console.err(str(problem))
+                console.error(str(problem))
                 place = problem.place
                 problems.append(
                     {

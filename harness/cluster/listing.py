@@ -14,7 +14,7 @@ from harness.errors import UserError
 
 WORDS = {"PENDING": "waiting", "RUNNING": "running", "SUCCEEDED": "finished", "STOPPED": "interrupted"}
 CODES = {2: "refused", 3: "over budget", 4: "refused", 130: "interrupted"}
-_SPENT = re.compile(r"^private step \d+: ε spent (\d+\.\d+)", re.MULTILINE)
+_SPENT = re.compile(r'^(?:\{"level": "info", "message": ")?private step \d+: ε spent (\d+\.\d+)', re.MULTILINE)
 
 
 def status(job: JobInfo) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from harness.cluster.client import Cluster, JobInfo, server
+from harness.cluster.listing import _SPENT
 from harness.errors import ArgumentError, MachineError
 
 
@@ -150,3 +151,15 @@ def test_only_jobs_of_ours_are_listed(jobs: Server) -> None:
 )  # fmt: skip
 def test_exit_codes(status: str, code: int | None, expected: int) -> None:
     assert JobInfo("x", status, code).exit_code == expected
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "private step 2: ε spent 1.500, hold-out loss 4.2\nuudp: stopped",
+        '{"level": "info", "message": "private step 2: ε spent 1.500, hold-out loss 4.2", "released": {"step": 2}}',
+    ],
+)
+def test_what_was_spent_is_read_from_plain_and_structured_lines(log: str) -> None:
+    """Break: look for plain lines alone."""
+    assert _SPENT.findall("Running\n" + log) == ["1.500"]
