@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from harness.privacy.ledger import Ledger
 from harness.training.job import Folder
-from tests import launching
+from tests.clusters import Nodes
 from tests.launching import KEY, SCRIPT, Process, Run, Workplace, adapter, ended, released_step, rows
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray, pytest.mark.slow]
@@ -26,94 +22,6 @@ pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray, pytest.mark.slow]
 STEPS, EVERY = 60, 4
 LOOKING = SCRIPT.replace("main.main()", "from harness.training import ray\nray.RESIZE_SECONDS = 3.0\nmain.main()")
 """The command with a known key, which looks more often whether there is room for more workers."""
-
-NODES = """\
-import contextlib, psutil, sys
-from ray.cluster_utils import Cluster
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-print(cluster.address, flush=True)
-nodes = []
-for line in sys.stdin:
-    if line.startswith("add"):
-        nodes.append(cluster.add_node(num_cpus=1))
-    else:
-        node = nodes.pop()
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        children = raylet.children(recursive=True)
-        cluster.remove_node(node, allow_graceful=False)
-        for child in children:
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-    print(len(nodes), flush=True)
-cluster.shutdown()
-"""
-"""A cluster that is told on stdin to take a node more or to lose one; none has any core but those that it adds."""
-
-
-class Nodes:
-    """A cluster in a process of its own. Each node that is added holds one worker."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        environment = {**os.environ, "RAY_TMPDIR": str(folder), "PYTHONPATH": str(launching.ROOT)}
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, env=environment,
-        )  # fmt: skip
-        self.address = self._answer()
-
-    def _answer(self) -> str:
-        assert self.popen.stdout is not None
-        answer = self.popen.stdout.readline().strip()
-        assert answer, "the cluster has ended"
-        return answer
-
-    def tell(self, what: str) -> None:
-        assert self.popen.stdin is not None
-        self.popen.stdin.write(what + "\n")
-        self.popen.stdin.flush()
-        self._answer()
-
-    def add(self) -> None:
-        """A node joins."""
-        self.tell("add")
-
-    def lose(self) -> None:
-        """The youngest node's processes are killed."""
-        self.tell("lose")
-
-    def workers(self) -> list[psutil.Process]:
-        """The Ray Train workers that live on the nodes."""
-        found = []
-        for process in psutil.Process(self.popen.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if "RayTrainWorker" in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """The run makes no step meanwhile: tiny ones would be over before a node is lost or found."""
-        stopped = self.workers()
-        for process in stopped:
-            process.suspend()
-        yield
-        for process in stopped:
-            with contextlib.suppress(psutil.Error):
-                process.resume()
-
-    def close(self) -> None:
-        left = psutil.Process(self.popen.pid).children(recursive=True)
-        assert self.popen.stdin is not None
-        self.popen.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(30)
-        self.popen.kill()
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(left, timeout=10)
 
 
 def workplace(folder: Path, workers: Any, **compute: Any) -> Workplace:

@@ -4,109 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
-import shutil
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
-from tests.launching import COMMAND, ROOT, WAIT, Process
-from tests.tiny import made_posts, make_spec, save_base, write_posts
+from tests.clusters import STEPS, Laptop, RayHead, command_of
+from tests.tiny import made_posts
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
-
-STEPS = 16
-START = "import sys; from ray.scripts.scripts import main; sys.argv = ['ray', 'start', *sys.argv[1:]]; main()"
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-class RayHead:
-    """A Ray cluster in processes of its own, as an administrator starts it; with a token."""
-
-    def __init__(self, folder: Path) -> None:
-        self.temp = Path(tempfile.mkdtemp(prefix="uudp-ray-"))  # sockets have short paths at most
-        self.token = folder / "token"
-        self.token.write_text(secrets.token_hex(32))
-        self.token.chmod(0o600)
-        dashboard, client, agent, metrics = free_ports(4)
-        self.metrics = f"http://127.0.0.1:{metrics}/metrics"
-        self.address = f"http://127.0.0.1:{dashboard}"
-        self.access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
-        environment = {**os.environ, **self.access, "PYTHONPATH": str(ROOT)}
-        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-        for name in ("UUDP_LEDGER", "UUDP_CACHE", "RAY_ADDRESS"):
-            environment.pop(name, None)
-        options = [
-            "--head", "--block", "--port=0", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
-            f"--dashboard-agent-listen-port={agent}", "--min-worker-port=0", "--max-worker-port=0", "--num-cpus=2",
-            "--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={self.temp}",
-            "--object-store-memory=100000000", f"--metrics-export-port={metrics}",
-        ]  # fmt: skip
-        with (folder / "ray.txt").open("wb") as out:
-            command = [sys.executable, "-c", START, *options]
-            self.popen = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
-        self.known: dict[int, psutil.Process] = {}
-        deadline = time.monotonic() + 120
-        while not self.answers():
-            assert time.monotonic() < deadline, (folder / "ray.txt").read_text()
-            assert self.popen.poll() is None, (folder / "ray.txt").read_text()
-            time.sleep(0.5)
-
-    def answers(self) -> bool:
-        try:
-            return bool(self.get("/api/version"))
-        except OSError:
-            return False
-
-    def get(self, path: str) -> str:
-        """What the job server says to whoever has the token."""
-        request = urllib.request.Request(self.address + path)
-        request.add_header("Authorization", f"Bearer {self.token.read_text()}")
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return str(answer.read().decode())
-
-    def processes(self) -> list[psutil.Process]:
-        with contextlib.suppress(psutil.Error):
-            for child in psutil.Process(self.popen.pid).children(recursive=True):
-                self.known[child.pid] = child
-        return list(self.known.values())
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """No step is made meanwhile: tiny ones would be over before a command has begun."""
-        stopped = [one for one in self.processes() if "RayTrainWorker" in " ".join(_command(one))]
-        for process in stopped:
-            process.suspend()
-        yield
-        for process in stopped:
-            process.resume()
-
-    def close(self) -> None:
-        left = self.processes()
-        self.popen.kill()
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        self.popen.wait()
-        psutil.wait_procs(left, timeout=10)
-        shutil.rmtree(self.temp, ignore_errors=True)
 
 
 @pytest.fixture
@@ -116,40 +26,6 @@ def head(tmp_path: Path) -> Iterator[RayHead]:
         yield found
     finally:
         found.close()
-
-
-class Laptop:
-    """A folder with a spec alone; the data lie elsewhere on it, the model on the cluster's storage."""
-
-    def __init__(self, folder: Path, head: RayHead) -> None:
-        self.here, self.storage, self.head = folder / "laptop", folder / "storage", head
-        self.here.mkdir()
-        self.storage.mkdir()
-        base = save_base(self.storage / "base")
-        posts = write_posts(folder / "posts.jsonl", made_posts())
-        spec = make_spec(
-            base, posts, name="sent", train={"steps": STEPS, "checkpoint_every": 4}, report={"html": True},
-            compute={"storage": str(self.storage), "placement": "spread"},
-        )  # fmt: skip
-        (self.here / "sent.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_unset=True)))
-        self.environment = {
-            **os.environ, **head.access, "PYTHONPATH": str(ROOT), "UUDP_CACHE": str(folder / "laptop-cache"),
-            "UUDP_LEDGER": f"sqlite:///{folder}/laptop-ledger.db", "RAY_ADDRESS": "http://127.0.0.1:9",
-        }  # fmt: skip
-        self.folder = folder
-
-    def run(self, *words: str, code: int = 0) -> str:
-        command = [*COMMAND, *words, "--address", self.head.address]
-        done = subprocess.run(
-            command, cwd=self.here, env=self.environment, capture_output=True, text=True, timeout=WAIT, check=False
-        )
-        assert done.returncode == code, done.stderr + done.stdout
-        return done.stdout + done.stderr
-
-    def follow(self, run: str) -> Process:
-        folder = self.folder / "following"
-        folder.mkdir()
-        return Process([*COMMAND, "logs", run, "-f", "--address", self.head.address], folder, self.environment)
 
 
 def test_a_short_run_is_followed_to_its_end_and_fetched(tmp_path: Path, head: RayHead) -> None:
@@ -217,7 +93,7 @@ def test_submitted_followed_stopped_resumed_and_fetched(tmp_path: Path, head: Ra
 
     # Neither the token nor a record is where others on the cluster look.
     token, words = head.token.read_text(), made_posts()[3]["text"]
-    everywhere = head.get("/api/jobs/") + " ".join(" ".join(_command(p)) for p in head.processes())
+    everywhere = head.get("/api/jobs/") + " ".join(" ".join(command_of(p)) for p in head.processes())
     assert token not in everywhere
     for path in head.temp.rglob("*"):
         if path.is_file() and path.suffix not in (".lock",):
@@ -236,13 +112,6 @@ def assert_exported(head: RayHead, run: str) -> None:
                 return
         assert time.monotonic() < deadline, "nothing was exported"
         time.sleep(1)
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 @pytest.mark.slow
