@@ -1,4 +1,4 @@
-"""What goes wrong on real Ray clusters: a node of a sweep is lost, the head is restarted, two laptops want one budget."""
+"""What goes wrong on real Ray clusters: a sweep loses a node, the head is restarted, one budget is wanted twice."""
 
 from __future__ import annotations
 
