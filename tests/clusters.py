@@ -100,7 +100,8 @@ class RayHead:
             process.suspend()
         yield
         for process in stopped:
-            process.resume()
+            with contextlib.suppress(psutil.Error):  # whoever lost the machine meanwhile
+                process.resume()
 
     def kill(self) -> None:
         """The machine of the head is lost, with all that ran there."""
