@@ -15,7 +15,7 @@ from harness.errors import ArgumentError, BudgetError
 from harness.planning import make_plan, noise_to_signal
 from harness.plugins import Lever, Proposal
 from harness.privacy import calibration
-from harness.spec import SpecErrors
+from harness.spec import SpecErrors, load_spec
 from policies.segmentation.usage import Usage
 from tests.plans import ATTRIBUTE, USAGE, Rogue, Trapped, posts, write_spec
 
@@ -445,6 +445,13 @@ def test_the_document_is_plain_data(plan):
     assert document["origins"]["privacy.accountant"] == "default"
     assert "spec.yaml:" in document["origins"]["privacy.epsilon"]
     assert document["mechanism_digest"] == plan(**TIERED).mechanism.digest
+
+
+def test_where_uudp_is_installed_is_not_told():
+    """Break: hand out origins as they are."""
+    origins = make_plan(load_spec("quickstart")).document()["origins"]
+    assert origins["train.steps"].startswith("specs/quickstart.yaml:")
+    assert not any(place.startswith("/") for place in origins.values())
 
 
 def test_notes_say_what_a_reader_should_know(plan):

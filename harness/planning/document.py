@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from harness.data.views import uses_model
+from harness.errors import ArgumentError
 from harness.planning.plan import Plan, noise_to_signal
 from harness.planning.room import CPU_TOKENS
 from harness.plugins import Segmenter, SensitivityScore, noise
 from harness.privacy.accounting import charges_epsilon, choice_epsilon
 from harness.privacy.mechanism import Charge
+from harness.spec.merging import packaged_specs
 
 VERSIONS = ("uudp", "dp-accounting", "torch", "transformers", "peft", "deepspeed", "ray")
 
@@ -61,9 +64,18 @@ def document(plan: Plan) -> dict[str, Any]:
         "plugins": _plugins(plan),
         "notes": notes(plan),
         "spec": plan.loaded.resolved,
-        "origins": dict(plan.loaded.origins),
+        "origins": {key: _origin(place) for key, place in plan.loaded.origins.items()},
         "versions": {name: version for name in VERSIONS if (version := _version(name))},
     }
+
+
+def _origin(place: str) -> str:
+    """Of a packaged spec its name there: where somebody installed it is nobody's business."""
+    try:
+        inside = Path(place).relative_to(packaged_specs())
+    except (ValueError, ArgumentError):
+        return place
+    return f"specs/{inside.as_posix()}"
 
 
 def _group(plan: Plan, i: int) -> dict[str, Any]:
