@@ -55,11 +55,15 @@ class Claim:
     @classmethod
     def of(cls, run_dir: Path) -> Claim:
         """As `privacy.json` has it."""
-        stated = json.loads((run_dir / "privacy.json").read_text())
-        groups = {group["name"]: group["epsilon"] for group in stated["groups"]}
-        if stated.get("any_group"):
-            groups = dict.fromkeys(groups, stated["epsilon"])
-        return cls(stated["epsilon"], stated["delta"], groups)
+        path = run_dir / "privacy.json"
+        try:
+            stated = json.loads(path.read_text())
+            groups = {group["name"]: group["epsilon"] for group in stated["groups"]}
+            if stated.get("any_group"):
+                groups = dict.fromkeys(groups, stated["epsilon"])
+            return cls(stated["epsilon"], stated["delta"], groups)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise MachineError(f"{path} is damaged ({type(error).__name__})") from None
 
     def at(self, group: str | None) -> float:
         """ε of a group's users, or of any user; infinity where nothing is claimed."""

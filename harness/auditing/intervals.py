@@ -48,11 +48,15 @@ def mean_interval(values: Sequence[float], confidence: float) -> Interval | None
 def share_interval(shares: Sequence[float], confidence: float) -> Interval | None:
     """The same for a mean of shares, within [0, 1]; None: there are fewer than two.
 
-    Where all are 0, or all are 1, Student's interval would be a point; then it is Clopper and Pearson's.
+    Where all are the same, Student's interval would be a point; then it is Hoeffding's (1963), and where all are 0, or
+    all are 1, Clopper and Pearson's.
     """
     found = mean_interval(shares, confidence)
     if found is None:
         return None
-    if all(s == shares[0] for s in shares) and shares[0] in (0.0, 1.0):
-        return clopper_pearson(len(shares) if shares[0] else 0, len(shares), confidence)
+    if all(s == shares[0] for s in shares):
+        if shares[0] in (0.0, 1.0):
+            return clopper_pearson(len(shares) if shares[0] else 0, len(shares), confidence)
+        half = math.sqrt(math.log(2 / (1 - confidence)) / (2 * len(shares)))
+        found = shares[0] - half, shares[0] + half
     return max(0.0, found[0]), min(1.0, found[1])

@@ -27,7 +27,7 @@ def leaderboard(
     """
     from harness.errors import ArgumentError
     from harness.reporting.leaderboard.document import markdown as table
-    from harness.reporting.leaderboard.gathering import gather
+    from harness.reporting.leaderboard.gathering import gather, is_refuted
     from harness.reporting.leaderboard.site import check_place, render_site, write_site
 
     if check:
@@ -47,6 +47,8 @@ def leaderboard(
     path = write_site(out, texts)
     for refusal in found.refused:
         console.error(f"refused: {refusal.run}: {refusal.reason}")
+    for refuted in (e for page in found.pages for e in page.entries if is_refuted(e.run)):
+        console.error(f"AUDIT FAILED: {refuted.folder}: not ranked")
     for problem in document["problems"]:
         console.error(f"no result: {problem}")
     if json:

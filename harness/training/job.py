@@ -57,17 +57,21 @@ class Job:
     @classmethod
     def load(cls, run_dir: Path) -> Job:
         """Reads it back."""
-        document = json.loads((Folder(run_dir).private / "job.json").read_text())
-        held = document["holdout_users"]
-        return cls(
-            spec=Spec.model_validate(document["spec"], strict=False),
-            mechanism=Mechanism.from_dict(document["mechanism"]),
-            epsilon_by_step=tuple((int(t), float(e)) for t, e in document["epsilon_by_step"]),
-            corpus=Path(document["corpus"]),
-            base=Path(document["base"]),
-            device=document["device"],
-            holdout_users=None if held is None else tuple(float(n) for n in held),
-        )
+        path = Folder(run_dir).private / "job.json"
+        try:
+            document = json.loads(path.read_text())
+            held = document["holdout_users"]
+            return cls(
+                spec=Spec.model_validate(document["spec"], strict=False),
+                mechanism=Mechanism.from_dict(document["mechanism"]),
+                epsilon_by_step=tuple((int(t), float(e)) for t, e in document["epsilon_by_step"]),
+                corpus=Path(document["corpus"]),
+                base=Path(document["base"]),
+                device=document["device"],
+                holdout_users=None if held is None else tuple(float(n) for n in held),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise MachineError(f"{path} is damaged ({type(error).__name__})") from None
 
     def epsilon_after(self, steps: int) -> float | None:
         """ε spent after so many steps, never too small (the curve's next point); None for a run without privacy."""

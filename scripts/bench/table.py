@@ -26,6 +26,7 @@ SCRIPTS = {
     "step_packed": "the same with ragged users of many examples",
     "endtoend": "text per second of a run's training loop over a plain Trainer + PEFT",
     "zero": "a private step over an ordinary one under ZeRO 0–3",
+    "zero_workers": "the same with 1, 2 and 4 workers, at another time",
     "full": "the same with all parameters trained",
     "gpu": "the same on a data-centre GPU, a billion parameters, bfloat16",
     "cohort": "drawing a cohort from up to a hundred million users",

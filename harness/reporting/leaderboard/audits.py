@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.privacy.guesses import ceiling, epsilon_bound
+from harness.privacy.mechanism import Mechanism
 from harness.reporting.leaderboard.files import Refused
 from harness.reporting.records import block, number
 
@@ -14,8 +15,8 @@ Verdict = Literal["violated", "inconclusive", "consistent"]
 WORST: tuple[Verdict, ...] = ("violated", "inconclusive", "consistent")
 MOST_TESTS = 1000
 MOST_CANARIES = 100_000
-_LEAST_SURE = 0.5
-"""Of all bounds together: the probability that one of them is wrong."""
+LEAST_SURE = 0.1
+"""Of all bounds together: the probability that one of them is wrong. Ours is 0.05."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class Audited:
 
 
 def audited(
-    document: Mapping[str, Any] | None, claimed: float | None, delta: float | None, groups: Mapping[str, float]
+    document: Mapping[str, Any] | None,
+    claimed: float | None,
+    delta: float | None,
+    groups: Mapping[str, float],
+    planted: Mapping[str, int],
 ) -> Audited | None:
     """The audit of a run; None: there is none.
 
@@ -45,6 +50,7 @@ def audited(
         claimed: ε of the run; None: it claims none, so that nothing can be violated.
         delta: Its δ.
         groups: ε of each group's users: a test of one group is held against its own.
+        planted: Canaries of each group, as the mechanism counts them.
 
     Raises:
         Refused: The file is none of an audit, or contradicts itself or the run.
@@ -65,15 +71,24 @@ def audited(
     if said != delta:
         raise Refused("audit.json is about another δ than privacy.json claims")
     found = [_recomputed(test, delta or 0.0) for test in tests]
+    for test in tests if any(planted.values()) else ():
+        group = test.get("group")
+        if test["canaries"] > (planted.get(group, 0) if isinstance(group, str) else sum(planted.values())):
+            raise Refused("audit.json: a test has more canaries than the mechanism counts")
     bounds, ceilings = [bound for bound, _ in found], [highest for _, highest in found]
-    if sum(1 - float(test["confidence"]) for test in tests) > _LEAST_SURE:
-        raise Refused("audit.json: its bounds together hold with less than even odds")
+    if sum(1 - float(test["confidence"]) for test in tests) > LEAST_SURE + 1e-9:
+        raise Refused(f"audit.json: its bounds together hold with a confidence below {1 - LEAST_SURE:g}")
     verdict = document.get("verdict")
     if verdict is not None and verdict not in WORST:
         raise Refused("audit.json has no known verdict")
     most, highest = max(bounds, default=None), max(ceilings, default=None)
     claims = [_claim(test, claimed, groups) for test in tests]
     return Audited(most, highest, _verdict(list(zip(found, claims, strict=True)), verdict, claimed))
+
+
+def planted_of(mechanism: Mechanism) -> dict[str, int]:
+    """Canaries of each group."""
+    return {group.name: group.canaries for group in mechanism.groups}
 
 
 def as_shown(

@@ -154,18 +154,6 @@ def _check_delta(
         raise Refused(f"δ = {delta:g} promises nothing: it is not below one over the number of users")
 
 
-def curve_within(plan: Mapping[str, Any], total: float | None) -> list[list[float]]:
-    """``epsilon_by_step`` of a plan, where it stays within the run's ε and ends there; else nothing."""
-    points = plan.get("epsilon_by_step")
-    found = []
-    for pair in points if isinstance(points, list) else []:
-        step, value = (number(v) for v in pair) if isinstance(pair, list) and len(pair) == 2 else (None, None)
-        if step is None or value is None or total is None or not 0 <= value <= total * (1 + 1e-6):
-            return []
-        found.append([step, value])
-    return found
-
-
 def _same(found: object, expected: object, tolerance: float = SAME) -> bool:
     a, b = number(found), number(expected)
     return a is not None and b is not None and abs(a - b) <= tolerance * max(abs(a), abs(b))

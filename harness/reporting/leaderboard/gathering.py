@@ -12,10 +12,11 @@ from harness.reporting.leaderboard import reading
 from harness.reporting.leaderboard.files import Refused, shown
 from harness.reporting.leaderboard.ranking import Board, Entry, Place, Refusal, boards, entry, own_place
 from harness.reporting.leaderboard.reading import Cell, RunFiles
-from harness.reporting.leaderboard.verifying import verify
+from harness.reporting.leaderboard.verifying import Verified, verify
 from harness.reporting.records import LOSS
 
 OTHER = "Other runs"
+REFUTED = "AUDIT FAILED: an audit found a lower bound above the claimed ε"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Check:
     run: str
     reason: str
     private: bool
+
+
+def is_refuted(run: Verified) -> bool:
+    """Whether an audit reached more than the run claims."""
+    return run.audit is not None and run.audit.verdict == "violated"
 
 
 def gather(folders: Sequence[Path]) -> Leaderboard:
@@ -123,7 +129,7 @@ def check(folders: Sequence[Path]) -> list[Check]:
                 raise Refused(f"{link} is a link")
             run = verify(reading.read_run(path))
             private = entry(own_place(run), run, shown(folder)).run.private
-            reason = ""
+            reason = REFUTED if is_refuted(run) else ""
         except Refused as refused:
             reason = str(refused)
         checks.append(Check(shown(folder), reason, private))
@@ -134,8 +140,14 @@ def _keys(files: RunFiles, cell: Cell | None) -> list[tuple[object, ...]]:
     """What counts once: the same files, and a seed of a cell."""
     found: list[tuple[object, ...]] = [(files.id,)]
     if any(key.startswith(LOSS) for row in files.metrics for key in row):
-        # What was measured after fresh noise, whatever was written beside it since.
-        told = [files.privacy.get("mechanism_digest"), files.spec, files.metrics]
+        # What was measured after fresh noise, whatever was written beside it since: no two runs have the same digits.
+        told = [
+            files.privacy.get("mechanism_digest"),
+            [
+                [row.get("series"), row.get("step"), {k: v for k, v in row.items() if k.startswith(LOSS)}]
+                for row in files.metrics
+            ],
+        ]
         found.append((hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest(),))
     if cell is not None and cell.seed is not None:
         found.append((cell.suite, cell.data, cell.policy, cell.budget, cell.seed))

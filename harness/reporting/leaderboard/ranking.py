@@ -294,7 +294,12 @@ def _row(entries: Sequence[Entry], reference: float | None) -> Row:
     place, runs = entries[0].place, [e.run for e in entries]
     losses = [e.summary.overall for e in entries]
     private = runs[0].private
-    trained = [x.trained_loss for x in losses if x.trained_loss is not None]
+    # A loss of an earlier step is not the result: who keeps the best of them would look better.
+    trained = [
+        e.summary.overall.trained_loss
+        for e in entries
+        if e.summary.overall.trained_loss is not None and e.summary.step == e.run.mechanism.steps
+    ]
     gain = _mean(map(_gain, losses))
     own = _mean(x.ordinary_gain for x in losses)
     ordinary = reference if reference is not None else own
@@ -331,7 +336,8 @@ def _unranked(private: bool, verdict: Verdict | None, measured: int, runs: int) 
     if private and verdict == "violated":
         return "an audit found a lower bound above the claimed ε: the mechanism was not what it is said to be"
     if private and measured < runs:
-        return "no hold-out loss was measured" if measured == 0 else "some of its runs measured no hold-out loss"
+        whose = "no run" if measured == 0 else "not every run"
+        return f"{whose} has a hold-out loss after the last step"
     return ""
 
 

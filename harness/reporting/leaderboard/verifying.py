@@ -21,7 +21,7 @@ from harness.privacy.mechanism import Mechanism
 from harness.privacy.recomputing import PublishedSearch, Recomputed, mechanism_of, recompute, search_of, typed
 from harness.privacy.search import Searched
 from harness.reporting.leaderboard import consistency
-from harness.reporting.leaderboard.audits import Audited, as_shown, audited
+from harness.reporting.leaderboard.audits import Audited, as_shown, audited, planted_of
 from harness.reporting.leaderboard.files import Refused, harmless
 from harness.reporting.leaderboard.reading import Cell, RunFiles
 from harness.reporting.records import RunRecord, block, items, number, texts
@@ -33,6 +33,7 @@ APART = 0.01
 """Relative: a claim that is by more above what is recomputed is shown as a difference, though it hides nothing."""
 EXTRAPOLATED = ("extrapolated", "emulated")
 """Keys of a result that stands for another one than was run."""
+_SAYS_MORE = re.compile(r"[εϵ𝜀]|epsilon|privacy|=", re.IGNORECASE)
 _NAMED = re.compile(r"ε\s*=\s*([0-9][0-9.,]*)")
 
 
@@ -97,7 +98,8 @@ def verify(files: RunFiles, cell: Cell | None = None) -> Verified:
 
 def _verify(files: RunFiles, cell: Cell | None) -> Verified:
     plan, privacy, spec = files.plan, files.privacy, files.spec
-    for name, document in (("plan.json", plan), ("privacy.json", privacy)):
+    told = [("plan.json", plan), ("privacy.json", privacy), ("audit.json", files.audit or {})]
+    for name, document in [*told, *(("metrics.jsonl", row) for row in files.metrics)]:
         if any(document.get(key) for key in EXTRAPOLATED):
             raise Refused(f"{name} says that the result is extrapolated")
     if privacy.get("mechanism") is None:
@@ -124,7 +126,7 @@ def _without_privacy(files: RunFiles, mechanism: Mechanism) -> Verified:
         if any(value is not None for value in stated):
             raise Refused("an ε is claimed without noise")
     guarantee = dataclasses.replace(_guarantee(files, mechanism, None, None), delta=None)
-    audit = audited(files.audit, None, None, {})
+    audit = audited(files.audit, None, None, {}, planted_of(mechanism))
     return Verified(files, _record(files, guarantee, mechanism, audit, {}), mechanism, None, (), None, audit)
 
 
@@ -159,7 +161,7 @@ def _private(files: RunFiles, mechanism: Mechanism, cell: Cell | None) -> Verifi
     _check_statement(privacy, guarantee)
     _check_rest(privacy, guarantee)
     own = {g.name: total if any_group else claim for g, claim in zip(mechanism.groups, groups, strict=True)}
-    audit = audited(files.audit, total, delta, own)
+    audit = audited(files.audit, total, delta, own, planted_of(mechanism))
     record = _record(files, guarantee, mechanism, audit, own)
     return Verified(files, record, mechanism, total, groups, found, audit)
 
@@ -225,6 +227,8 @@ def _check_targets(files: RunFiles, found: Recomputed, total: float, cell: Cell 
         target = number(entry.get("target_epsilon"))
         if target is None or (not any_group and not value <= target * (1 + SLACK) + TINY):
             raise Refused(f"ε of group {entry.get('name')} is above its target")
+        if not target <= budget * (1 + SLACK):
+            raise Refused(f"the target of group {entry.get('name')} is above the spec's budget of {budget:g}")
 
 
 # --- in our own words ---------------------------------------------------------------------------------------
@@ -270,10 +274,10 @@ def _guarantee(
 
 
 def _declared(privacy: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the run declares public of its counts: its own words, which nothing else tells."""
+    """What the run declares public of its counts: its own words, which nothing else tells; none that name an ε."""
     begin = "Declared public: "
     found = [line.removeprefix(begin).rstrip(".") for line in texts(privacy, "assumptions") if line.startswith(begin)]
-    return tuple(line[:300] for line in found[:5])
+    return tuple(line[:300] for line in found[:5] if not _SAYS_MORE.search(line))
 
 
 def _check_statement(privacy: Mapping[str, Any], guarantee: Guarantee) -> None:
@@ -313,8 +317,11 @@ def _record(
             {**dataclasses.asdict(charge), "epsilon": charges_epsilon((charge,), at, asked), "pending": False}
             for charge, at in every
         ]
-    plan["epsilon_by_step"] = consistency.curve_within(plan, guarantee.total)
-    rows = tuple(_row(row, guarantee.total) for row in files.metrics)
+    # Nobody has computed these again: ε of the steps before the last, what a ledger had left, words of others.
+    total = guarantee.total
+    plan["epsilon_by_step"] = [] if total is None else [[mechanism.steps, total]]
+    plan["ledger"], plan["notes"] = None, []
+    rows = tuple({k: v for k, v in row.items() if k != "epsilon"} for row in files.metrics)
     privacy = guarantee.document("finished", mechanism.steps)
     return RunRecord(
         harmless(files.spec),
@@ -325,10 +332,3 @@ def _record(
         harmless(files.sweep or {}),
         {} if audit is None else harmless(as_shown(files.audit or {}, audit, guarantee.total, groups)),
     )
-
-
-def _row(row: Mapping[str, Any], total: float | None) -> dict[str, Any]:
-    """A row of metrics without an ε beyond what is claimed."""
-    value = number(row.get("epsilon"))
-    known = value is not None and total is not None and 0 <= value <= total * (1 + SLACK)
-    return {**row, "epsilon": value if known else None}

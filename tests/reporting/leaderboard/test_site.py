@@ -70,7 +70,8 @@ def test_it_builds_the_site(runs: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert told == f"leaderboard: {out / 'index.html'} (5 runs verified, 1 refused)\n"
     lines = err.splitlines()
     assert lines[0] == "refused: suite/run-4: its status is 'running', not finished"
-    assert lines[1].startswith("no result: suite/results.jsonl:6: the line is no JSON")
+    assert lines[1] == "AUDIT FAILED: suite/run-2: not ranked"
+    assert lines[2].startswith("no result: suite/results.jsonl:6: the line is no JSON")
     found = everything(out)
     assert {"index.html", "leaderboard.json", "other-runs.html", MARKER} <= set(found)
     assert len([name for name in found if name.startswith("suite-")]) == 1
