@@ -36,3 +36,10 @@ def test_shares_stay_within_bounds_and_are_never_a_point_at_the_ends() -> None:
     assert 0 <= low < high <= 1
     assert share_interval([1.0] * 8, 0.95) == clopper_pearson(8, 8, 0.95)
     assert share_interval([0.0] * 8, 0.95) == clopper_pearson(0, 8, 0.95)
+
+
+def test_shares_that_are_all_the_same_have_an_interval_all_the_same() -> None:
+    """Two texts of which a ninth was found each say little. Break: Student's interval, which is a point."""
+    assert share_interval([1 / 9, 1 / 9], 0.95) == (0.0, 1.0)
+    low, high = share_interval([0.5] * 100, 0.95) or (0.5, 0.5)
+    assert (low, high) == (pytest.approx(0.364, abs=1e-3), pytest.approx(0.636, abs=1e-3))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import MachineError
 from harness.training.job import Failure, Folder, Job
 from tests.tiny import make_mechanism
 
@@ -64,3 +65,13 @@ def test_everything_private_lies_in_the_private_folder(tmp_path: Path) -> None:
     private += [folder.canaries, folder.observed]
     assert all(p.is_relative_to(folder.private) for p in private)
     assert not any(p.is_relative_to(folder.private) for p in (folder.metrics, folder.adapter))
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"spec": {}}', "\x00"])
+def test_a_damaged_job_is_one_line(text: str, tmp_path: Path) -> None:
+    """Break: let what json and the models raise through."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "job.json").write_text(text)
+    with pytest.raises(MachineError, match=r"job\.json is damaged") as caught:
+        Job.load(tmp_path)
+    assert "\n" not in str(caught.value)

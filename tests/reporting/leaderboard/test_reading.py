@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,6 +175,21 @@ def test_a_copy_that_was_audited_again_is_the_same_run(tmp_path: Path) -> None:
     (page,) = gather([tmp_path]).pages
     assert sorted(entry.folder for entry in page.entries) == ["a", "b"]
     assert [(r.run, r.reason) for r in page.refused] == [("backup/a", "the same run as a, which is counted")]
+
+
+def test_a_copy_with_another_seed_is_the_same_run(tmp_path: Path) -> None:
+    """Else one run is three seeds, with an interval of 0. Break: tell runs apart by anything but what was measured."""
+    made.make(tmp_path / "a", "rdp", seed=1)
+
+    def disguised(found: dict[str, Any]) -> None:
+        found["spec.yaml"]["seed"] = found["plan.json"]["spec"]["seed"] = 2
+        for row in found["metrics.jsonl"]:
+            row["eval/tokens"] = 12001
+
+    made.make(tmp_path / "b", "rdp", disguised, seed=1)
+    (page,) = gather([tmp_path]).pages
+    assert [entry.folder for entry in page.entries] == ["a"]
+    assert [(r.run, r.reason) for r in page.refused] == [("b", "the same run as a, which is counted")]
 
 
 def test_a_cell_and_a_run_count_once(tmp_path: Path) -> None:

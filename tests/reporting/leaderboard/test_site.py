@@ -157,6 +157,8 @@ def test_check_says_a_line_for_each_run(runs: Path, tmp_path: Path, capsys: pyte
     assert lines["mine"] == "ok"
     assert lines["suite/run-3"] == "ok, but NOT PRIVATE: not ranked"
     assert lines["suite/run-4"] == "refused: its status is 'running', not finished"
+    # Break: a run that its own audit refuted may be submitted.
+    assert lines["suite/run-2"] == "refused: AUDIT FAILED: an audit found a lower bound above the claimed ε"
     assert call(capsys, runs / "mine", "--check")[:2] == (0, "mine: ok\n")
     (runs / "mine" / "private").mkdir()
     code, told, _ = call(capsys, runs / "mine", "--check", "--json")

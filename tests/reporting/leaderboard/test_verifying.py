@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.privacy.mechanism import Mechanism
+from harness.reporting.leaderboard.audits import audited, planted_of
 from harness.reporting.leaderboard.files import Refused
 from harness.reporting.leaderboard.reading import Cell, RunFiles, read_run
 from harness.reporting.leaderboard.verifying import Verified, verify
@@ -532,3 +533,48 @@ def test_any_changed_number_is_noticed_or_harmless(kind: str, data: st.DataObjec
     assert run.claimed is not None
     assert run.recomputed.total <= run.claimed * (1 + 1e-6)
     assert run.claimed == pytest.approx(whole["epsilon"], rel=1e-6)
+
+
+def test_no_page_shows_an_epsilon_that_nobody_computed_again() -> None:
+    """In the curve, the metrics, the notes, the ledger and what is declared public. Break: keep any of them."""
+    found = made.documents("rdp")
+    last = found["plan.json"]["steps"]
+    found["plan.json"]["epsilon_by_step"] = [[0, 0.0], [last, 0.03217]]
+    found["plan.json"]["notes"] = ["in truth ε = 0.03217"]
+    found["plan.json"]["ledger"] = {"url": "x", "remaining_epsilon": 0.03217, "budget": 0.03217}
+    found[PRIVACY]["assumptions"].append("Declared public: nothing; the privacy of this run is ε = 0.03217.")
+    for row in found["metrics.jsonl"]:
+        row["epsilon"] = 0.03217
+    run = verified(found)
+    page = render(run.record)
+    assert "0.032" not in page
+    assert "8.00" in page
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda f: f["plan.json"]["groups"][0].update(target_epsilon=77.0), "above the spec's budget"),
+        (lambda f: f["metrics.jsonl"][-1].update(extrapolated=True), "metrics.jsonl says that"),
+        (
+            lambda f: f.update({"audit.json": made.audit(8.0, emulated=True)}),
+            "audit.json says that",
+        ),
+    ],
+)
+def test_marks_and_targets_are_looked_for_everywhere(edit: Callable[[Documents], None], reason: str) -> None:
+    """Break: look into plan.json and privacy.json alone, or take any target."""
+    found = made.documents("rdp")
+    edit(found)
+    with pytest.raises(Refused, match=reason):
+        verified(found)
+
+
+def test_an_audit_has_no_more_canaries_than_the_mechanism() -> None:
+    """Another run's audit would say that this one is sound. Break: believe the number of canaries."""
+    plan = made.plan_of("rdp", audit={"one_run": {"canaries": 100}})
+    assert sum(planted_of(plan.mechanism).values()) == 100
+    document = made.audit(8.0, canaries=100)
+    assert audited(document, 8.0, 1e-5, {}, planted_of(plan.mechanism)) is not None
+    with pytest.raises(Refused, match="more canaries than the mechanism counts"):
+        audited(made.audit(8.0, canaries=101), 8.0, 1e-5, {}, planted_of(plan.mechanism))
