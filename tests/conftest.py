@@ -7,12 +7,14 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from tests.clusters import Nodes, RayHead
     from tests.launching import Run
     from tests.privacy.ledger.databases import Server
 
@@ -148,3 +150,29 @@ def postgres_server() -> Iterator[Server]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[RayHead]:
+    """A Ray cluster of its own, with a token."""
+    from tests.clusters import RayHead
+
+    found = RayHead(tmp_path)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    """A Ray cluster whose nodes come and go."""
+    from tests.clusters import Nodes
+
+    folder = Path(tempfile.mkdtemp(prefix="uudp-nodes-"))  # sockets have short paths at most
+    cluster = Nodes(folder / "ray")
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,17 +21,6 @@ pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray, pytest.mark.slow]
 
 
 # --- a sweep on three nodes ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def nodes() -> Iterator[Nodes]:
-    folder = Path(tempfile.mkdtemp(prefix="uudp-nodes-"))
-    cluster = Nodes(folder / "ray")
-    try:
-        yield cluster
-    finally:
-        cluster.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def swept(place: Workplace, nodes: Nodes) -> Process:
@@ -85,15 +71,6 @@ def test_a_sweep_over_three_nodes_of_which_one_is_lost(tmp_path: Path, nodes: No
 
 
 # --- submitted runs -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[RayHead]:
-    found = RayHead(tmp_path)
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 def submitted(text: str) -> str:

@@ -7,7 +7,6 @@ import json
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,6 @@ from tests.clusters import STEPS, Laptop, RayHead, command_of
 from tests.tiny import made_posts
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
-
-
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[RayHead]:
-    found = RayHead(tmp_path)
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 def test_a_short_run_is_followed_to_its_end_and_fetched(tmp_path: Path, head: RayHead) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,8 @@ def test_words_of_a_single_user_are_found_without_noise_and_not_with_it(r: int, 
     quiet, noisy = found.shares
     assert quiet.found >= 11 / 12 > 0.8
     assert quiet.interval is not None
-    assert quiet.interval[0] > 0.4  # all eight shares are the same, which says little of others
+    # All eight shares are the same: Hoeffding's.
+    assert quiet.interval[0] == pytest.approx(quiet.found - math.sqrt(math.log(40) / 16))
     assert (quiet.noise_std, noisy.noise_std) == (0.0, LOUD)
     assert noisy.found <= 10 / 96
     assert quiet.chance == noisy.chance == pytest.approx(0.012)
