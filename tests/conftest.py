@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.clusters import Nodes, RayHead
     from tests.launching import Run
     from tests.privacy.ledger.databases import Server
+    from tests.s3 import Store
 
 # Before any test module imports the libraries that read these.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -150,6 +151,21 @@ def postgres_server() -> Iterator[Server]:
         yield server
     finally:
         server.remove()
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """An object store, and keys for it in the environment."""
+    from tests.s3 import store
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("harness.places.SECONDS", (5.0, 5.0))
+    with store() as found:
+        yield found
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ from harness.training import ray
 from harness.training.job import Folder
 from tests import launching
 from tests.launching import KEY, Run, Workplace, adapter, read_json, released_step, rows
+from tests.s3 import Store
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
 STEPS = 16
@@ -141,6 +142,27 @@ def test_a_killed_worker(secret_run: Run, place: Workplace) -> None:
     assert process.wait() == 0, process.err
     assert_same_releases(folder, secret_run.folder)
     assert_same_adapter(folder, secret_run.folder)
+
+
+def test_data_in_an_object_store(secret_run: Run, s3: Store, place: Workplace) -> None:
+    """Bitwise the same; and what was changed there ends the run, whoever's tokens they are now.
+
+    Break: read without looking at digests.
+    """
+    where = f"compute.prepare.store={s3.url('bucket')}"
+    process = place.start_with_key(KEY, where)
+    assert process.wait() == 0, process.err
+    folder = place.run_folder()
+    assert_same_adapter(folder, secret_run.folder)
+    assert_same_releases(folder, secret_run.folder)
+    (name,) = [name for name in s3.objects if name.endswith("/examples.arrow")]
+    assert any(line.startswith(f"GET {name} ") for line in s3.asked)
+    s3.objects[name] = s3.objects[name][::-1]
+    process = place.start_with_key(KEY, where, "name=again")
+    assert process.wait() == 4, process.err
+    assert "compute.prepare.store: a file of the prepared data in s3://bucket is not what was written" in process.err
+    assert "Traceback" not in process.err
+    assert "hunter2" not in process.err + "".join(s3.asked)
 
 
 def test_ctrl_c_and_other_workers(secret_run: Run, place: Workplace) -> None:

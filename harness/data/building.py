@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from harness.data import guard, store
+from harness.data import guard, layout
 from harness.data.answers import Piece, RefusedError, pieces_of
 from harness.data.holdout import holdout_order, is_holdout
 from harness.data.packing import (
@@ -131,7 +131,7 @@ class Builder:
         """Writes every usable record, tokenised, in the source's order; returns the number of each one's user."""
         numbers = array("q")
         # Around all of it: a chat template is somebody's code as well, and nothing of ours speaks in between.
-        with Quiet(self._steps.private_dir), TableWriter(path, store.INCOMING_SCHEMA) as writer:
+        with Quiet(self._steps.private_dir), TableWriter(path, layout.INCOMING_SCHEMA) as writer:
 
             def usable() -> Iterator[tuple[Record, list[Piece]]]:
                 for record in self._all_records():
@@ -242,9 +242,9 @@ class ShardWriter:
         self._steps, self._problems = steps, problems
         self._open = contextlib.ExitStack()
         with self._open as stack:
-            self._users = stack.enter_context(TableWriter(folder / store.USERS, store.USERS_SCHEMA))
-            self._examples = stack.enter_context(TableWriter(folder / store.EXAMPLES, store.EXAMPLES_SCHEMA))
-            self._records = stack.enter_context(TableWriter(folder / store.RECORDS, store.RECORDS_SCHEMA))
+            self._users = stack.enter_context(TableWriter(folder / layout.USERS, layout.USERS_SCHEMA))
+            self._examples = stack.enter_context(TableWriter(folder / layout.EXAMPLES, layout.EXAMPLES_SCHEMA))
+            self._records = stack.enter_context(TableWriter(folder / layout.RECORDS, layout.RECORDS_SCHEMA))
             self._open = stack.pop_all()
 
     def __enter__(self) -> ShardWriter:
@@ -262,7 +262,7 @@ class ShardWriter:
             user: Their name.
             attributes: Their public columns.
             held: Whether they are held out, whatever their name says.
-            table: Has the columns of `store.INCOMING_SCHEMA`.
+            table: Has the columns of `layout.INCOMING_SCHEMA`.
             rows: Theirs in it, in the source's order.
         """
         records, examples = self._records, self._examples
@@ -306,7 +306,7 @@ def finish(folder: Path, fingerprint: str, steps: Steps, shards: Sequence[str], 
         shards: Folders of its tables, within `folder`.
         problems: What is wrong with the data, as `Problems.document` says it.
     """
-    n_users, n_examples = store.write_columns(folder, [folder / shard for shard in shards])
+    n_users, n_examples = layout.write_columns(folder, [folder / shard for shard in shards])
     meta = {
         "fingerprint": fingerprint,
         "name": steps.preparation.name,
@@ -318,6 +318,6 @@ def finish(folder: Path, fingerprint: str, steps: Steps, shards: Sequence[str], 
         "n_examples": n_examples,
         "shards": list(shards),
     }
-    for name, document in ((store.PROBLEMS, problems), (store.META, meta)):
+    for name, document in ((layout.PROBLEMS, problems), (layout.META, meta)):
         with create_private(folder / name) as file:
             file.write(json.dumps(document, indent=1, ensure_ascii=False).encode(errors="replace"))

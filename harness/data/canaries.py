@@ -171,6 +171,10 @@ class Examples(ExampleIndex, Protocol):
         """Number of users."""
         ...
 
+    def fetch(self, examples: Sequence[int]) -> None:
+        """Begins to read examples that will be asked for soon."""
+        ...
+
     def tokens(self, example_index: int) -> NDArray[np.int32]:
         """Tokens of one example."""
         ...
@@ -278,6 +282,10 @@ class PlantedCorpus:
         """The user's name; no user of the corpus can have a canary's, since none holds this character."""
         number = self._planted.number(user_index)
         return self._corpus.user_id(user_index) if number is None else f"\0canary {number}"
+
+    def fetch(self, examples: Sequence[int]) -> None:
+        """Begins to read the users' examples among these."""
+        self._corpus.fetch([e for e in examples if self._planted.tokens(e) is None])
 
     def tokens(self, example_index: int) -> NDArray[np.int32]:
         """The tokens of an example."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.cache import default_cache_dir, machine_errors, secret_key
-from harness.data import guard, store
+from harness.data import guard, layout, stored
 from harness.data.answers import check_template
 from harness.data.building import Builder, Preparation, Steps
 from harness.data.packing import Tokenizer
@@ -46,6 +46,7 @@ def build_corpus(
     cache_dir: Path,
     private_dir: Path | None,
     sharding: Sharding | None = None,
+    store: str | None = None,
 ) -> Corpus:
     """The corpus of these data: built, or found in the cache.
 
@@ -59,6 +60,7 @@ def build_corpus(
         private_dir: The run's private folder, which gets the list of unusable records; None: nobody does.
         sharding: Who builds it, in parts and shards; None, or on a file system without locks: this process alone. The
             corpus is the same.
+        store: The URL of where its tables are kept, if they are built now; None: in the cache.
 
     Raises:
         ArgumentError: The data can't be used, or hold an unusable record where the spec says to stop.
@@ -68,7 +70,7 @@ def build_corpus(
     if not isinstance(eos, int):
         raise ArgumentError("model.base: its tokenizer has no end-of-text token")
     preparation = Preparation(
-        version=store.VERSION,
+        version=layout.VERSION,
         source=guard.name_of(source),
         tokenizer=tokenizer_digest,
         eos=eos,
@@ -86,14 +88,16 @@ def build_corpus(
         with locked(corpora / f"{fingerprint}.lock") as held:
             if not folder.exists():
                 _remove_abandoned(corpora, fingerprint)
+                if store is not None:
+                    stored.begin(store, fingerprint)
                 steps = Steps(source, columns, tokenizer, preparation, private_dir)
                 unchanged = _unchanged(source, preparation, key, fingerprint, private_dir)
                 # Without locks two processes could be in one workplace.
                 if sharding is None or not held:
-                    _build_in_place(folder, fingerprint, Builder(steps), unchanged)
+                    _build_in_place(folder, fingerprint, Builder(steps), unchanged, store)
                     shutil.rmtree(_workplace(folder), ignore_errors=True)
                 else:
-                    _build_in_shards(folder, fingerprint, steps, sharding, unchanged)
+                    _build_in_shards(folder, fingerprint, steps, sharding, unchanged, store)
         corpus = Corpus.load(folder)
     _report(corpus, data.on_bad_record, data.visibility, private_dir)
     return corpus
@@ -115,7 +119,7 @@ def describe_bad_records(corpus: Corpus, visibility: Literal["private", "public"
 
 
 def _first_places(corpus: Corpus, limit: int = 3) -> str:
-    listed = json.loads((corpus.folder / store.PROBLEMS).read_bytes())["bad_records"]["listed"]
+    listed = json.loads((corpus.folder / layout.PROBLEMS).read_bytes())["bad_records"]["listed"]
     places = "; ".join(f"{bad['where']}: {bad['reason']}" for bad in listed[:limit])
     return places + ("; …" if corpus.bad_records > limit else "")
 
@@ -124,7 +128,7 @@ def _report(corpus: Corpus, on_bad_record: Literal["stop", "skip"], visibility: 
     """Lists the unusable records where their owner finds them, and stops if the spec says so."""
     if private_dir is not None:
         with machine_errors(f"the folder {private_dir}"):
-            problems = (corpus.folder / store.PROBLEMS).read_bytes()
+            problems = (corpus.folder / layout.PROBLEMS).read_bytes()
             write_private(private_folder(private_dir) / REPORT, problems)
     if on_bad_record == "stop" and corpus.bad_records:
         places = f" ({_first_places(corpus)})" if visibility == "public" else ""
@@ -188,13 +192,14 @@ def _workplace(folder: Path) -> Path:
 
 
 def _build_in_shards(
-    folder: Path, fingerprint: str, steps: Steps, sharding: Sharding, check: Callable[[], None]
+    folder: Path, fingerprint: str, steps: Steps, sharding: Sharding, check: Callable[[], None], store: str | None
 ) -> None:
     """Builds in a workplace that a kill leaves to be gone on with; the end is as in one process."""
     preparing = _workplace(folder)
     try:
         built = prepare(preparing, fingerprint, steps, sharding)
         check()
+        _send(built, store, fingerprint)
         built.rename(folder)
     except ArgumentError:  # of these data nothing will come
         shutil.rmtree(preparing, ignore_errors=True)
@@ -202,13 +207,16 @@ def _build_in_shards(
     shutil.rmtree(preparing, ignore_errors=True)
 
 
-def _build_in_place(folder: Path, fingerprint: str, builder: Builder, check: Callable[[], None]) -> None:
+def _build_in_place(
+    folder: Path, fingerprint: str, builder: Builder, check: Callable[[], None], store: str | None
+) -> None:
     """Builds beside the final place and moves there: a corpus is there as a whole, or not at all."""
     building = folder.with_name(f".building-{fingerprint}-{secrets.token_hex(8)}")
     building.mkdir(mode=0o700)
     try:
         builder.build(building, fingerprint)
         check()
+        _send(building, store, fingerprint)
         try:
             building.rename(folder)
         except OSError:
@@ -216,3 +224,8 @@ def _build_in_place(folder: Path, fingerprint: str, builder: Builder, check: Cal
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _send(folder: Path, store: str | None, fingerprint: str) -> None:
+    if store is not None:
+        stored.send(folder, json.loads((folder / layout.META).read_bytes())["shards"], store, fingerprint)

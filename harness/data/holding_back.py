@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +38,10 @@ class WithoutLast:
     def user_id(self, user_index: int) -> str:
         """The user's name."""
         return self._corpus.user_id(user_index)
+
+    def fetch(self, examples: Sequence[int]) -> None:
+        """Begins to read examples."""
+        self._corpus.fetch(examples)
 
     def tokens(self, example_index: int) -> NDArray[np.int32]:
         """The tokens of an example."""

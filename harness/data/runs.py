@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.data import store
+from harness.data import layout
 from harness.data.packing import EVERY, Loss, Tokens
 from harness.data.sources.base import BadRecord, Columns, Record
 from harness.data.tables import Table, TableWriter, mapped
@@ -37,7 +37,7 @@ _ROWS_SCHEMA = pa.schema(
         ("attributes", pa.string()),
         ("where", pa.string()),
         ("reason", pa.string()),  # of what can't be used
-        *store.INCOMING_SCHEMA,
+        *layout.INCOMING_SCHEMA,
     ]
 )
 INDEX_SCHEMA = pa.schema([("first", pa.string()), ("last", pa.string()), ("bytes", pa.int64())])

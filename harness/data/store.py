@@ -1,16 +1,12 @@
-"""The corpus on disk: three Arrow files grouped by user, memory-mapped and read by random access.
+"""The corpus on disk, memory-mapped and read by random access. `harness.data.layout` says how its files look.
 
-``users.arrow`` has a row per user (sorted by name), ``examples.arrow`` a row per training example and
-``records.arrow`` a row per record; a user's examples and records are neighbours. Of large data these files come in
-shards: each has the users of a range of names, and the shards follow each other as the ranges do. The columns of
-numbers lie beside them, one file each for all shards, so that they can be mapped as whole arrays: a worker reads what
-it draws, and holds no list of all.
+Its tables may lie elsewhere: `harness.data.stored`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,115 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from harness.data.layout import EXAMPLES, HELD, LENGTHS, META, RECORDS, USERS, Ints, mapped_column
 from harness.data.packing import Tokens
+from harness.data.stored import Stored, StoredExamples
 from harness.data.tables import Table
 from harness.errors import MachineError
-from harness.files import create_private
 from harness.plugins import UserRecords
-
-Ints = npt.NDArray[np.int64]
-
-VERSION = 6
-"""Of the files' layout and of everything that decides their content: part of every fingerprint."""
-
-META, PROBLEMS = "corpus.json", "problems.json"
-USERS, EXAMPLES, RECORDS = "users.arrow", "examples.arrow", "records.arrow"
-
-USERS_SCHEMA = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("attributes", pa.string()),  # a JSON object
-        ("holdout", pa.bool_()),
-        ("order", pa.uint64()),
-        ("n_records", pa.int64()),
-        ("n_examples", pa.int64()),
-        ("n_tokens", pa.int64()),
-        ("first_record", pa.int64()),  # within the shard
-        ("first_example", pa.int64()),
-    ]
-)
-EXAMPLES_SCHEMA = pa.schema(
-    [("tokens", pa.list_(pa.int32())), ("loss", pa.list_(pa.uint8())), ("targets", pa.int32())]  # loss: see `Example`
-)
-RECORDS_SCHEMA = pa.schema([("text", pa.string()), ("token_count", pa.int64()), ("time", pa.float64())])
-INCOMING_SCHEMA = pa.schema(
-    [("text", pa.string()), ("time", pa.float64()), ("tokens", pa.list_(pa.int32())), ("loss", pa.list_(pa.uint8()))]
-)
-
-_COLUMNS = {
-    "holdout": (USERS, np.bool_),
-    "n_records": (USERS, np.int64),
-    "n_examples": (USERS, np.int64),
-    "n_tokens": (USERS, np.int64),
-    "first_record": (USERS, np.int64),
-    "first_example": (USERS, np.int64),
-    "targets": (EXAMPLES, np.int32),
-}
-_LENGTHS, _HELD = "lengths", "held"
-_WITHIN = {"first_record": RECORDS, "first_example": EXAMPLES}
-"""Columns that count within a shard, and what they count."""
-
-
-def write_columns(folder: Path, shards: Sequence[Path]) -> tuple[int, int]:
-    """Writes the columns of numbers of a corpus whose tables are complete; a part of each is in memory at a time.
-
-    Args:
-        folder: The corpus.
-        shards: Where its tables lie.
-
-    Returns:
-        The number of users, and of examples.
-    """
-    tables = {name: [Table.of(shard / name) for shard in shards] for name in (USERS, EXAMPLES, RECORDS)}
-    sizes = {name: [table.rows for table in found] for name, found in tables.items()}
-    for column, (name, dtype) in _COLUMNS.items():
-        counted = sizes.get(_WITHIN.get(column, ""), [0] * len(shards))
-        before = np.cumsum([0, *counted[:-1]])
-        parts = (
-            part + start if column in _WITHIN else part
-            for table, start in zip(tables[name], before, strict=True)
-            for part in table.numbers(column)
-        )
-        _write_column(folder, column, dtype, sum(sizes[name]), parts)
-    lengths = (part for table in tables[EXAMPLES] for part in table.lengths("tokens"))
-    _write_column(folder, _LENGTHS, np.int32, sum(sizes[EXAMPLES]), lengths)
-    # Held-out users are few, and asked for in the order of their hash.
-    places: list[Ints] = []
-    orders: list[npt.NDArray[np.uint64]] = []
-    start = 0
-    for users in tables[USERS]:
-        for held, examples_of, order in zip(*map(users.numbers, ("holdout", "n_examples", "order")), strict=True):
-            inside = np.flatnonzero(held.astype(np.bool_) & (examples_of > 0))
-            places.append(inside + start)
-            orders.append(order[inside])
-            start += len(held)
-    found = np.concatenate(places)[np.argsort(np.concatenate(orders), kind="stable")] if places else np.empty(0)
-    _write_column(folder, _HELD, np.int64, len(found), [found])
-    return start, sum(sizes[EXAMPLES])
-
-
-def _write_column(
-    folder: Path, name: str, dtype: type[np.generic], rows: int, parts: Iterable[npt.NDArray[Any]]
-) -> None:
-    """A file as `numpy.save` writes them."""
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (rows,)}
-    with create_private(folder / f"{name}.npy") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(part.astype(dtype).tobytes())
-
-
-def _column(folder: Path, name: str) -> npt.NDArray[Any]:
-    """A column, mapped and read-only."""
-    path = folder / f"{name}.npy"
-    try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except ValueError:
-        found = np.load(path, allow_pickle=False)  # nothing can't be mapped
-        if len(found):
-            raise
-        found.setflags(write=False)
-        return np.asarray(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +64,7 @@ class Corpus:
     _first_record: Ints = field(repr=False)
     _held: Ints = field(repr=False)
     _users: Table = field(repr=False)
-    _examples: Table = field(repr=False)
+    _examples: Table | StoredExamples = field(repr=False)
     _records: Table = field(repr=False)
 
     @classmethod
@@ -184,9 +77,8 @@ class Corpus:
         corpus: Corpus | None = None
         try:
             meta = json.loads((folder / META).read_bytes())
-            shards = [folder / name for name in meta["shards"]]
-            users, records = (Table.of(*(shard / name for shard in shards)) for name in (USERS, RECORDS))
-            examples = Table.of(*(shard / EXAMPLES for shard in shards), scattered=True)
+            lengths = mapped_column(folder, LENGTHS)
+            tables = Stored.open(folder, lengths) or _tables([folder / name for name in meta["shards"]])
             corpus = cls(
                 folder=folder,
                 fingerprint=meta["fingerprint"],
@@ -195,18 +87,18 @@ class Corpus:
                 attribute_names=tuple(meta["attributes"]),
                 has_times=meta["times"],
                 bad_records=meta["bad_records"],
-                holdout=_column(folder, "holdout"),
-                n_records=_column(folder, "n_records"),
-                n_examples=_column(folder, "n_examples"),
-                n_tokens=_column(folder, "n_tokens"),
-                first_example=_column(folder, "first_example"),
-                example_lengths=_column(folder, _LENGTHS),
-                example_targets=_column(folder, "targets"),
-                _first_record=_column(folder, "first_record"),
-                _held=_column(folder, _HELD),
-                _users=users,
-                _examples=examples,
-                _records=records,
+                holdout=mapped_column(folder, "holdout"),
+                n_records=mapped_column(folder, "n_records"),
+                n_examples=mapped_column(folder, "n_examples"),
+                n_tokens=mapped_column(folder, "n_tokens"),
+                first_example=mapped_column(folder, "first_example"),
+                example_lengths=lengths,
+                example_targets=mapped_column(folder, "targets"),
+                _first_record=mapped_column(folder, "first_record"),
+                _held=mapped_column(folder, HELD),
+                _users=tables.users,
+                _examples=tables.examples,
+                _records=tables.records,
             )
         except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException):
             pass  # reported below: what was raised may quote the file
@@ -240,7 +132,7 @@ class Corpus:
 
         Nothing of them is kept here; the kernel has them, for all processes, as long as it has room.
         """
-        for name in ("first_example", "targets", _LENGTHS):
+        for name in ("first_example", "targets", LENGTHS):
             with (self.folder / f"{name}.npy").open("rb", buffering=0) as file:
                 while file.read(1 << 20):
                     pass
@@ -264,6 +156,11 @@ class Corpus:
         following = user_index + 1
         last = self.first_example[following] if following < self.n_users else len(self.example_lengths)
         return int(self.first_example[user_index]), int(last)
+
+    def fetch(self, examples: Sequence[int]) -> None:
+        """Begins to read examples that will be asked for soon, where they come from elsewhere; does not wait."""
+        if isinstance(self._examples, StoredExamples):
+            self._examples.fetch(examples)
 
     def tokens(self, example_index: int) -> Tokens:
         """The tokens of an example, straight from the mapped file."""
@@ -293,3 +190,8 @@ class Corpus:
             examples=int(self.n_examples[user_index]),
             times=tuple(self._records.values(start, stop, "time")) if self.has_times else (),
         )
+
+
+def _tables(shards: Sequence[Path]) -> Stored:
+    users, records = (Table.of(*(shard / name for shard in shards)) for name in (USERS, RECORDS))
+    return Stored(users, records, Table.of(*(shard / EXAMPLES for shard in shards), scattered=True))

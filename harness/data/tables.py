@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import io
 import itertools
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +94,57 @@ def mapped(path: Path, numbers: Iterable[int] | None = None, *, scattered: bool 
         return [file.get_batch(i) for i in (range(file.num_record_batches) if numbers is None else numbers)]
 
 
-class Table:
-    """The batches of Arrow files, memory-mapped: rows by their number, without reading the rest."""
+def positions(path: Path, column: str) -> Iterator[npt.NDArray[np.int64]]:
+    """Where each list of a list column begins in an Arrow file, in bytes; -1: it is empty. Batch by batch."""
+    with path.open("rb") as stream:
+        whole = pa.py_buffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    with pa.ipc.open_file(pa.BufferReader(whole)) as file:
+        for number in range(file.num_record_batches):
+            lists = file.get_batch(number).column(column)
+            values, offsets = lists.values, lists.offsets.to_numpy().astype(np.int64)
+            start = values.buffers()[1].address - whole.address if len(values) else 0
+            yield np.where(np.diff(offsets) > 0, start + offsets[:-1] * (values.type.bit_width // 8), -1)
 
-    def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
-        self._batches = list(batches)
-        self._starts: list[int] = list(itertools.accumulate((batch.num_rows for batch in self._batches), initial=0))
+
+class LazyBatches(Sequence[pa.RecordBatch]):
+    """Batches of files that are not mapped; the last ones read are kept.
+
+    Attributes:
+        sizes: Rows of each.
+    """
+
+    _MOST = 2
+
+    def __init__(self, files: Sequence[Callable[[], io.RawIOBase]], sizes: Sequence[Sequence[int]]) -> None:
+        """Args: `files`: each opens one; `sizes`: for each, the rows of its batches."""
+        self.sizes = [rows for of_file in sizes for rows in of_file]
+        self._files = files
+        self._places = [(i, k) for i, of_file in enumerate(sizes) for k in range(len(of_file))]
+        self._readers: dict[int, pa.ipc.RecordBatchFileReader] = {}
+        self._kept: OrderedDict[int, pa.RecordBatch] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, number: Any, /) -> Any:
+        if number not in self._kept:
+            file, place = self._places[number]
+            if file not in self._readers:
+                self._readers[file] = pa.ipc.open_file(pa.PythonFile(self._files[file](), mode="r"))
+            self._kept[number] = self._readers[file].get_batch(place)
+            while len(self._kept) > self._MOST:
+                self._kept.popitem(last=False)
+        return self._kept[number]
+
+
+class Table:
+    """The batches of Arrow files: rows by their number, without reading the rest."""
+
+    def __init__(self, batches: Iterable[pa.RecordBatch] | LazyBatches) -> None:
+        """Takes batches that are mapped, or that are read when they are asked for."""
+        self._batches = batches if isinstance(batches, LazyBatches) else list(batches)
+        sizes = batches.sizes if isinstance(batches, LazyBatches) else [batch.num_rows for batch in self._batches]
+        self._starts: list[int] = list(itertools.accumulate(sizes, initial=0))
         self._views: dict[tuple[int, int], tuple[npt.NDArray[np.int32], npt.NDArray[Any]]] = {}
 
     @classmethod

@@ -187,6 +187,7 @@ def opened(plan: Plan, folder: Folder, observer: Observer, *, resume: bool) -> t
         cache_dir=cache,
         private_dir=folder.private,
         sharding=sharding_of(spec.compute.prepare, plan.source),
+        store=spec.compute.prepare.store,
     )
     if skipped := describe_bad_records(corpus, spec.data.visibility):
         observer.note(f"  {skipped}")

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from harness.places import place_problem
 from harness.spec.block import Block, whole
-from harness.spec.results_url import results_problem
 
 
 class DeepspeedBlock(Block):
@@ -63,6 +63,19 @@ class PrepareBlock(Block):
     blocks: Annotated[int, Field(ge=1, le=256, strict=True)] | Literal["auto"] = Field(
         default="auto", description="of ray: about so many parts, and shards, to work at; auto: by the data's size"
     )
+    store: Annotated[str, Field(min_length=2, max_length=1000)] | None = Field(
+        default=None,
+        description="where the prepared examples lie, for data that fit no disk: s3://BUCKET/PREFIX (options and keys "
+        "as of results) or a folder that all machines see; workers read from there what is drawn. As private as the "
+        "data, and so is its access log. Left out: in the cache. Data that are prepared already stay where they are",
+    )
+
+    @field_validator("store")
+    @classmethod
+    def _usable(cls, store: str | None) -> str | None:
+        if store is not None and (problem := place_problem(store)):
+            raise ValueError(problem)
+        return store
 
 
 class KubernetesBlock(Block):
@@ -153,7 +166,7 @@ class ComputeBlock(Block):
     @field_validator("results")
     @classmethod
     def _reached(cls, results: str | None) -> str | None:
-        if results is not None and (problem := results_problem(results)):
+        if results is not None and (problem := place_problem(results)):
             raise ValueError(problem)
         return results
 

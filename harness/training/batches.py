@@ -18,6 +18,10 @@ from harness.training.layout import Layout, to_device
 class Tokens(Protocol):
     """Random access to the tokens of examples, and to which of them are predicted."""
 
+    def fetch(self, examples: Sequence[int]) -> None:
+        """Begins to read examples that will be asked for soon."""
+        ...
+
     def tokens(self, example_index: int) -> NDArray[np.int32]:
         """Tokens of one example."""
         ...
@@ -80,6 +84,7 @@ def _filled(
     corpus: Tokens, examples: Sequence[int], lines: Sequence[int], device: torch.device, *, packed: bool
 ) -> tuple[Rows, list[int], list[int]]:
     """The rows; and for each example, the place of its first token (row by row) and its length."""
+    corpus.fetch(examples)
     read = [(np.asarray(corpus.tokens(e)), np.asarray(corpus.targets(e))) for e in examples]
     lengths = [len(tokens) for tokens, _ in read]
     ends = [0] * (max(lines) + 1)
@@ -136,6 +141,9 @@ class _Texts:
 
     def __init__(self, texts: Sequence[Sequence[int]]) -> None:
         self._texts = texts
+
+    def fetch(self, examples: Sequence[int]) -> None:
+        pass
 
     def tokens(self, example_index: int) -> NDArray[np.int32]:
         return np.asarray(self._texts[example_index], dtype=np.int32)

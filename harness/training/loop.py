@@ -201,6 +201,7 @@ class Series:
         units = draw_cohort(self.mechanism, self.inputs.members, corpus, randomness, step)
         texts, directions = (units, []) if self.inputs.planted is None else self.inputs.planted.split(units)
         dealt = deal(texts, self.ranks.world)
+        corpus.fetch([example for unit in dealt[self.ranks.rank] for example in unit.examples])
 
         def cut(*, pack: bool) -> Shares:
             lengths, budget = corpus.example_lengths, self.microbatch_tokens

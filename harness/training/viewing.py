@@ -43,6 +43,10 @@ class Examples(Protocol):
         """The first of a user's examples, and the one after their last."""
         ...
 
+    def fetch(self, examples: Sequence[int]) -> None:
+        """Begins to read examples that will be asked for soon."""
+        ...
+
     def tokens(self, example_index: int) -> NDArray[np.int32]:
         """Tokens of one example."""
         ...
@@ -122,6 +126,7 @@ class Viewer:
         """
         first, last = corpus.examples_of(user)
         examples = range(first, min(last, first + MOST_EXAMPLES))
+        corpus.fetch(examples)
         tokens = [np.asarray(corpus.tokens(e)) for e in examples]
         return self._view(tokens, [np.asarray(corpus.targets(e)) for e in examples])
 

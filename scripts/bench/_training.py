@@ -80,6 +80,9 @@ class MadeCorpus:
     def user_id(self, user_index: int) -> str:
         return str(user_index)
 
+    def fetch(self, examples: Sequence[int]) -> None:
+        pass
+
     def tokens(self, example_index: int) -> NDArray[np.int32]:
         return self._tokens[example_index]
 

@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from harness.cli import submitted
-from harness.cluster import results
 from harness.cluster.client import JobInfo
 from harness.cluster.fetching import fetch
 from harness.cluster.results import MANIFEST, Results
 from harness.cluster.submitting import _arguments
 from harness.errors import ArgumentError, MachineError
-from harness.spec.results_url import results_problem
+from harness.places import place_problem
 from tests.cluster.conftest import STORAGE, Laptop
-from tests.cluster.s3 import Store, store
+from tests.s3 import Store
 
 RUN = "20260101-100000-aaaaaa"
 KEPT = PurePosixPath("runs/mails", RUN)
 FILES = {"adapter/weights": bytes(range(256)) * 300, "empty": b"", "privacy.json": b"{}"}
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(results, "SECONDS", (5.0, 5.0))
-    with store() as found:
-        yield found
 
 
 @pytest.fixture
@@ -177,7 +163,7 @@ def test_what_begins_there(laptop: Laptop) -> None:
 )
 def test_urls(url: str, problem: str | None) -> None:
     """What is wrong is said without the URL, which may hold a key."""
-    found = results_problem(url)
+    found = place_problem(url)
     assert (found is None) if problem is None else (found is not None and problem in found)
     assert "hunter2" not in (found or "")
     if problem:

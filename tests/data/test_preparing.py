@@ -65,38 +65,6 @@ def content(corpus):
     }
 
 
-@pytest.fixture
-def small_runs(monkeypatch):
-    """Runs and batches of a few rows, so that little data have many."""
-    monkeypatch.setattr("harness.data.runs._RUN", 4000)
-    monkeypatch.setattr("harness.data.tables._ROWS", 3)
-
-
-@pytest.fixture
-def lines():
-    """Posts of 60 users in mixed order, one of whom wrote most of them; some are broken, in every way."""
-    draw = random.Random(5)
-    found = []
-    for n in range(900):
-        user = "loud" if n % 3 else f"üser {draw.randrange(60)}"
-        post = {
-            "user": user,
-            "text": f"{draw.random():.3f} {'word ' * draw.randrange(9)}",
-            "plan": "free",
-            "at": 1000 + n,
-        }
-        found.append(post | ({"plan": "paid"} if n % 100 == 7 else {}))
-    found[3]["text"] = found[500]["text"] = " "
-    del found[41]["user"]
-    found[77]["text"] = 12
-    found[200] = "{not JSON"
-    found[333] = ""
-    found[600] = b"\xff\xfe"
-    found[899]["user"] = "zoë, of whom nothing is usable"
-    found[899]["text"] = ""
-    return found
-
-
 FORMS = {
     "texts": {},
     "times": {"time": "at"},

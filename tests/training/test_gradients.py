@@ -40,6 +40,9 @@ class Texts:
     def flat(self) -> list[Any]:
         return [text for own in self.users for text in own]
 
+    def fetch(self, examples: Sequence[int]) -> None:
+        pass
+
     def tokens(self, example_index: int) -> Any:
         return self.flat[example_index]
 

@@ -33,6 +33,7 @@ class Store(http.server.ThreadingHTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm, wbufsize = True, 1 << 16  # or every answer waits for the other side's 40 ms
     server: Store
 
     def _take(self) -> tuple[str, dict[str, str], bytes]:
