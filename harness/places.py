@@ -5,12 +5,13 @@ Credentials are the environment's affair (``AWS_ACCESS_KEY_ID``, a profile, a ma
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from harness.errors import ArgumentError, MachineError
@@ -121,6 +122,40 @@ class Place:
 
         return lambda start, length: bytes(self._asked("read", read, start, length))
 
+    def stream(self, name: str) -> BinaryIO:
+        """A file to read from, some megabytes at a time.
+
+        Raises:
+            FileNotFoundError: There is none.
+            MachineError: It can't be read.
+        """
+        file = self._asked("read", self._system.open_input_file, str(self._base / name))
+        return io.BufferedReader(_Stream(file, self._asked), _PIECE)
+
+    def files(self, folder: str, *, below: bool) -> list[tuple[str, int, int]]:
+        """The files in a folder: each one's name, size in bytes, and time of its last change in nanoseconds.
+
+        Args:
+            folder: Its name, or that of a file.
+            below: Also those of folders in it.
+
+        Raises:
+            MachineError: It can't be read.
+        """
+        found: list[tuple[str, int, int]] = self._asked("read", self._files, str(self._base / folder), below)
+        return found
+
+    def _files(self, path: str, below: bool) -> list[tuple[str, int, int]]:
+        from pyarrow import fs
+
+        looked = self._system.get_file_info(path)
+        if looked.type == fs.FileType.Directory:
+            every = self._system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=below))
+        else:
+            every = [looked]
+        start = len(str(self._base)) + 1
+        return [(one.path[start:], one.size, one.mtime_ns or 0) for one in every if one.type == fs.FileType.File]
+
     @cached_property
     def _system(self) -> Any:
         from pyarrow import fs
@@ -163,3 +198,30 @@ class Place:
             found = re.search(r"AWS Error (\w+)", str(error))
             why = found[1].lower().replace("_", " ") if found else getattr(error, "strerror", None) or "no answer"
             raise MachineError(f"{self._key}: {self.shown} can't be {done}: {why}") from None
+
+
+class _Stream(io.RawIOBase):
+    """An object that is read from one place on. What goes wrong meanwhile is said as of all else."""
+
+    def __init__(self, file: Any, asked: Callable[..., Any]) -> None:
+        self._file, self._asked = file, asked
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def readinto(self, buffer: Any, /) -> int:
+        return int(self._asked("read", self._file.readinto, buffer))
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()

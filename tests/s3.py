@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 XML = '<?xml version="1.0" encoding="UTF-8"?>'
 
@@ -68,6 +69,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _error(self, code: int, name: str) -> None:
         self._say(code, f"{XML}<Error><Code>{name}</Code><Message>{name}</Message></Error>".encode())
 
+    def _listed(self, bucket: str, prefix: str = "", delimiter: str = "", **others: str) -> str:
+        start = f"/{bucket}/"
+        keys = sorted(k.removeprefix(start) for k in self.server.objects if k.startswith(start + prefix))
+        folders: dict[str, None] = {}
+        found = []
+        for key in keys:
+            inside, stop, _ = key[len(prefix) :].partition(delimiter) if delimiter else (key, "", "")
+            if stop:
+                folders[prefix + inside + delimiter] = None
+                continue
+            size = len(self.server.objects[start + key])
+            changed = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+            found.append(f"<Contents><Key>{escape(key)}</Key>{changed}<Size>{size}</Size></Contents>")
+        found += [f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders]
+        count = f"<KeyCount>{len(found)}</KeyCount><IsTruncated>false</IsTruncated>"
+        return f"{XML}<ListBucketResult>{count}{''.join(found)}</ListBucketResult>"
+
     def do_HEAD(self) -> None:
         self.do_GET()
 
@@ -76,8 +94,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.server.refused:
             return self._error(403, "AccessDenied")
         if "list-type" in query:
-            empty = f"{XML}<ListBucketResult><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
-            return self._say(200, empty.encode())
+            return self._say(200, self._listed(path.strip("/"), **query).encode())
+        if "/" not in path.strip("/"):
+            return self._say(200)  # a bucket
         if path not in self.server.objects:
             return self._error(404, "NoSuchKey")
         content = self.server.objects[path]

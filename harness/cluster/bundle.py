@@ -22,6 +22,7 @@ from harness.cluster.modules import local_modules
 from harness.cluster.sending import PRIVATE
 from harness.data.sources.files import FileSource, locate
 from harness.data.sources.huggingface import HuggingFace
+from harness.data.sources.objects import SCHEME, is_object
 from harness.errors import ArgumentError
 from harness.planning.shapes import find_folder
 from harness.spec import LoadedSpec
@@ -147,7 +148,7 @@ class Bundle:
         if not issubclass(cls, FileSource):
             return
         paths = cls.Parameters.model_validate(given).paths
-        if issubclass(cls, HuggingFace) and not _is_here(paths[0], loaded) and not paths[0].startswith("/"):
+        if issubclass(cls, HuggingFace) and not paths[0].startswith(("/", SCHEME)) and not _is_here(paths[0], loaded):
             self.notes.append(f"{'.'.join(block)}: {paths[0]} is read from the hub, by the cluster")
             self.remote = True
             return
@@ -178,7 +179,10 @@ class Bundle:
         """Sends the files of a key that lie here, and leaves those that lie on the cluster; `one`: it takes no list."""
         dotted, sent = ".".join(key), list[str]()
         for given in paths:
-            if Path(given).is_relative_to(self.storage):
+            if is_object(given):
+                self._leave(f"{dotted}: {given.partition('?')[0]} is read by the cluster")
+                sent.append(given)
+            elif Path(given).is_relative_to(self.storage):
                 self._leave(f"{dotted}: {given} lies on the cluster's storage")
                 sent.append(given)
             elif given.startswith("/") and not _is_here(given, loaded):

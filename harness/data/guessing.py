@@ -23,6 +23,7 @@ from harness.data.guessing_times import time_column
 from harness.data.sources.base import Columns, open_source, user_of
 from harness.data.sources.files import COMPRESSED, FileSource, existing_path, locate, open_binary, reading, shown
 from harness.data.sources.huggingface import splits_in
+from harness.data.sources.objects import file_at, is_object
 from harness.errors import ArgumentError, UserError
 from harness.plugins import suggest
 from harness.spec.models import DataBlock
@@ -171,7 +172,7 @@ def _as_option() -> Iterator[None]:
 
 def _source(given: str) -> tuple[dict[str, str], bool]:
     """The block that names the data, and whether its encoding is only likely."""
-    existing = existing_path(given, Path.cwd(), "data.source")
+    existing = None if is_object(given) else existing_path(given, Path.cwd(), "data.source")
     if existing is not None and existing.is_dir():
         alone = {_ending(path) for path in existing.iterdir() if not path.name.startswith((".", "_"))}
         if len(alone) == 1 and alone <= {".csv", ".tsv"}:  # which may need a delimiter and an encoding
@@ -179,12 +180,12 @@ def _source(given: str) -> tuple[dict[str, str], bool]:
         splits = splits_in(existing)
         split = {"split": next(iter(splits))} if splits and "train" not in splits else {}
         return {"type": "huggingface", "path": given, **split}, False
-    if existing is None and not glob.has_magic(given) and _ending(Path(given)) not in ENDINGS:
+    if existing is None and not glob.has_magic(given) and not is_object(given) and _ending(Path(given)) not in ENDINGS:
         raise ArgumentError(
             f"there is no file or folder {shown(given)}; a data set on the hub is downloaded first: "
             f"hf download --repo-type dataset {shown(given)} --local-dir FOLDER, then --data FOLDER"
         )
-    files = [Path(found) for found in locate((given,), Path.cwd(), "data.source")]
+    files = [file_at(found) for found in locate((given,), Path.cwd(), "data.source")]
     for file in files:
         if _ending(file) not in ENDINGS:
             raise ArgumentError(f"the name of {shown(file.name)} ends in none of {', '.join(ENDINGS)}")

@@ -75,7 +75,7 @@ def test_an_ignored_spec_does_not_vanish(laptop: Laptop, tmp_path_factory: pytes
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", [f"{STORAGE}/posts.jsonl", "/nowhere/here/posts.jsonl"])
+@pytest.mark.parametrize("path", [f"{STORAGE}/posts.jsonl", "/nowhere/here/posts.jsonl", "s3://bucket/posts/*.jsonl"])
 def test_data_of_the_cluster_stay_there(laptop: Laptop, tmp_path_factory: pytest.TempPathFactory, path: str) -> None:
     folder = tmp_path_factory.mktemp("bundle")
     found = packed(laptop.submission(data={"source": {"type": "jsonl", "path": path}}), folder)

@@ -28,6 +28,7 @@ from harness.data.sources.base import (
     make_record,
     user_of,
 )
+from harness.data.sources.objects import ObjectFile, file_at, is_object, locate_objects
 from harness.data.sources.seen import Seen
 from harness.errors import ArgumentError
 from harness.plugins import PluginParameters
@@ -44,7 +45,10 @@ Values = Mapping[str, object]
 Span = tuple[int, int]
 """A stretch of a file that can be read by itself: bytes, or row groups; from the first number to before the second."""
 
-_PATH = "a file, a glob (data/*.jsonl) or a list of them; relative to the current directory, else to the spec"
+_PATH = (
+    "a file, a glob (data/*.jsonl) or a list of them; relative to the current directory, else to the spec; or objects, "
+    "as s3://BUCKET/posts/*.jsonl.gz (?region=…, ?endpoint_override=HOST:PORT&scheme=http; keys are the environment's)"
+)
 
 
 class FileParameters(PluginParameters):
@@ -111,7 +115,7 @@ class FileSource(RowSource):
     @property
     def files(self) -> tuple[Path, ...]:
         """The files, in the order in which they are read."""
-        return tuple(Path(path).expanduser() for path in self.parameters.paths)
+        return tuple(file_at(path, self.key) for path in self.parameters.paths)
 
     def located(self: S, base_dir: Path) -> S:
         """The same files by their absolute paths; those of a glob are sorted."""
@@ -121,11 +125,11 @@ class FileSource(RowSource):
     def beside(self: S, path: str, base_dir: Path) -> S:
         """The same format and parameters, for another file."""
         found = locate((path,), base_dir, "data.holdout.file")
-        own = {os.path.realpath(file) for file in self.files}
-        if any(os.path.realpath(file) in own for file in found):
-            raise ArgumentError("data.holdout.file: is among the files of data.source, whose users are trained on")
         other = self._of(found)
         other.key = "data.holdout.file"
+        own = {os.path.realpath(file) for file in self.files}
+        if any(os.path.realpath(file) in own for file in other.files):
+            raise ArgumentError("data.holdout.file: is among the files of data.source, whose users are trained on")
         return other
 
     def first_rows(self, limit: int) -> list[Values]:
@@ -285,6 +289,9 @@ def locate(paths: Sequence[str], base_dir: Path, key: str) -> tuple[str, ...]:
     """
     found: dict[str, None] = {}
     for given in paths:
+        if is_object(given):
+            found.update(dict.fromkeys(locate_objects(given, key)))
+            continue
         existing = existing_path(given, base_dir, key)
         if existing is not None and existing.is_dir():
             message = f"{shown(given)} is a folder, not a file (for all of its files: {shown(given)}/*)"
@@ -342,18 +349,20 @@ def _candidates(given: str, base_dir: Path, key: str) -> list[Path]:
 def open_binary(path: Path) -> BinaryIO:
     """A file's content, decompressed as its name says (.gz, .bz2, .xz, .zst), as a stream."""
     suffix = path.suffix.lower()
+    if suffix not in COMPRESSED:
+        return path.open("rb")
+    raw: Any = path.open("rb") if isinstance(path, ObjectFile) else path
     if suffix == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
+        return cast(BinaryIO, gzip.open(raw, "rb"))
     if suffix == ".bz2":
-        return cast(BinaryIO, bz2.open(path, "rb"))
+        return cast(BinaryIO, bz2.open(raw, "rb"))
     if suffix in (".xz", ".lzma"):
-        return cast(BinaryIO, lzma.open(path, "rb"))
-    if suffix == ".zst":
-        import pyarrow as pa
+        return cast(BinaryIO, lzma.open(raw, "rb"))
+    import pyarrow as pa
 
-        stream: Any = pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
-        return cast(BinaryIO, io.BufferedReader(stream, _BLOCK))
-    return path.open("rb")
+    file = pa.PythonFile(raw, mode="r") if isinstance(path, ObjectFile) else pa.OSFile(str(path), "rb")
+    stream: Any = pa.CompressedInputStream(file, "zstd")
+    return cast(BinaryIO, io.BufferedReader(stream, _BLOCK))
 
 
 def _names(files: Sequence[Path]) -> list[str]:

@@ -30,6 +30,7 @@ from harness.data.sources.files import (
     shown,
 )
 from harness.data.sources.jsonl import Jsonl
+from harness.data.sources.objects import file_at
 from harness.data.sources.parquet import arrow_rows, parquet_rows, parquet_spans
 from harness.data.sources.seen import Seen
 from harness.errors import ArgumentError, MachineError
@@ -74,7 +75,7 @@ class HuggingFace(FileSource):
         existing = existing_path(given, base_dir, self.key)
         if existing is not None and existing.is_dir():
             found = HuggingFace(self.parameters.model_copy(update={"path": str(existing)}))
-        elif existing is not None or _is_data(Path(given)) or not _HUB_ID.fullmatch(given):
+        elif existing is not None or _is_data(file_at(given)) or not _HUB_ID.fullmatch(given):
             found = self._of(locate((self.parameters.path,), base_dir, "data.source.path"))
         else:
             return Hub(self.parameters).located(base_dir)
