@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from harness.environment import take_keys
 from harness.errors import ArgumentError, MachineError
 from harness.files import create_private, private_folder
 
@@ -162,6 +163,7 @@ class Place:
 
         if self._local:
             return fs.LocalFileSystem()
+        take_keys()
         return fs.S3FileSystem(
             **self._options, connect_timeout=SECONDS[0], request_timeout=SECONDS[1], background_writes=False,
             allow_delayed_open=True,  # what is small is one request

@@ -23,6 +23,7 @@ from tests.launching import COMMAND, ROOT, WAIT, Process
 from tests.tiny import made_posts, make_spec, save_base, write_posts
 
 STEPS = 16
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 START = "import sys; from ray.scripts.scripts import main; sys.argv = ['ray', 'start', *sys.argv[1:]]; main()"
 
 
@@ -54,7 +55,7 @@ class RayHead:
         dashboard, client, agent, metrics = self._ports
         environment = {**os.environ, **self.access, "PYTHONPATH": str(ROOT)}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
-        for name in ("UUDP_LEDGER", "UUDP_CACHE", "RAY_ADDRESS"):
+        for name in ("UUDP_LEDGER", "UUDP_CACHE", "RAY_ADDRESS", *KEYS):
             environment.pop(name, None)
         options = [
             "--head", "--block", "--port=0", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",

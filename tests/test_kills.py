@@ -349,10 +349,10 @@ def new_place(tmp_path: Path) -> Iterator[Callable[[str], Workplace]]:
 
 
 def test_a_few_kills(secret_run: Run, tmp_path: Path) -> None:
-    """Four of them, every day; two workers, ZeRO 2."""
+    """Two of them, every day; two workers, ZeRO 2."""
     place = launching.secret_run(tmp_path / "place")
     try:
-        assert_undisturbed(place, disturb(place, FEW_SEED, 4), secret_run.folder)
+        assert_undisturbed(place, disturb(place, FEW_SEED, 2), secret_run.folder)
     finally:
         place.clean()
 

@@ -54,9 +54,9 @@ def refused(place: Workplace, capsys: pytest.CaptureFixture[str], *more: str) ->
     return capsys.readouterr().err
 
 
-def mid_run(place: Workplace) -> launching.Process:
+def mid_run(place: Workplace, *more: str) -> launching.Process:
     """The run, begun with the given key and past its first checkpoints."""
-    process = place.start_with_key(KEY)
+    process = place.start_with_key(KEY, *more)
     process.until(lambda: released_step(place) >= 2, "step 2 was released")
     return process
 
@@ -125,12 +125,16 @@ def test_a_killed_driver(secret_run: Run, place: Workplace, capsys: pytest.Captu
     assert (charged.reservation.run, charged.status) == (folder.name, "finished")
 
 
-def test_a_killed_worker(secret_run: Run, place: Workplace) -> None:
+def test_a_killed_worker(secret_run: Run, s3: Store, place: Workplace) -> None:
     """SIGKILL to a Ray worker: Ray starts the workers again, and they end in bitwise the same adapter.
 
-    Break: append the checkpoint's rows to the released ones without looking which are there.
+    Its data lie in an object store. What is changed there ends a run, whoever's tokens they are now.
+
+    Breaks: append the checkpoint's rows to the released ones without looking which are there; read without looking at
+    digests.
     """
-    process = mid_run(place)
+    where = f"compute.prepare.store={s3.url('bucket')}"
+    process = mid_run(place, where)
     folder = place.run_folder()
     first = [p for p in process.descendants() if _is_worker(p)]
     before = released_step(place)
@@ -143,18 +147,6 @@ def test_a_killed_worker(secret_run: Run, place: Workplace) -> None:
     assert_same_releases(folder, secret_run.folder)
     assert_same_adapter(folder, secret_run.folder)
 
-
-def test_data_in_an_object_store(secret_run: Run, s3: Store, place: Workplace) -> None:
-    """Bitwise the same; and what was changed there ends the run, whoever's tokens they are now.
-
-    Break: read without looking at digests.
-    """
-    where = f"compute.prepare.store={s3.url('bucket')}"
-    process = place.start_with_key(KEY, where)
-    assert process.wait() == 0, process.err
-    folder = place.run_folder()
-    assert_same_adapter(folder, secret_run.folder)
-    assert_same_releases(folder, secret_run.folder)
     (name,) = [name for name in s3.objects if name.endswith("/examples.arrow")]
     assert any(line.startswith(f"GET {name} ") for line in s3.asked)
     s3.objects[name] = s3.objects[name][::-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 import urllib.request
@@ -12,38 +13,29 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.clusters import STEPS, Laptop, RayHead, command_of
+from tests.clusters import KEYS, STEPS, Laptop, RayHead, command_of
+from tests.s3 import Store
 from tests.tiny import made_posts
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.ray]
 
 
-def test_a_short_run_is_followed_to_its_end_and_fetched(tmp_path: Path, head: RayHead) -> None:
-    """Break: end `--wait` with 0 whatever the run ended with (`exit_code`): the second command is not refused."""
-    laptop = Laptop(tmp_path, head)
-    # Workers are started by the interpreter that is named.
-    named = ["--python", sys.executable]
-    finished = laptop.run("submit", "sent.yaml", "train.steps=2", "--yes", "--send-data", "--wait", *named)
-    assert "private step 2: ε spent 8.000" in finished
-    run = next(line.removeprefix("submitted: ") for line in finished.splitlines() if line.startswith("submitted: "))
-    again = ["submit", "sent.yaml", "train.steps=2", "--yes", "--send-data", "--wait", "--resume", run]
-    assert "there is nothing to go on with" in laptop.run(*again, code=2)
-    fetched = laptop.run("fetch", run)
-    assert f"report: runs/sent/{run}/report.html" in fetched
-    assert not (laptop.here / "runs" / "sent" / run / "private").exists()
+def test_submitted_followed_stopped_resumed_and_fetched(tmp_path: Path, s3: Store, head: RayHead) -> None:
+    """All of it by the command line, under a token, with private records; prepared, they lie in an object store.
 
-
-@pytest.mark.slow
-def test_submitted_followed_stopped_resumed_and_fetched(tmp_path: Path, head: RayHead) -> None:
-    """All of it by the command line, under a token, with private records.
-
-    Break: let Ray kill a stopped job after its 3 seconds (`wait` in `Cluster.submit`): it leaves no checkpoint line.
+    Breaks: let Ray kill a stopped job after its 3 seconds (`wait` in `Cluster.submit`): it leaves no checkpoint line;
+    end `--wait` with 0 whatever the run ended with (`exit_code`): the last command is not refused; let workers look
+    for keys in their environment alone (`take_keys`).
     """
     laptop = Laptop(tmp_path, head)
+    secrets = laptop.storage / "secrets.env"
+    secrets.touch(mode=0o600)
+    secrets.write_text("".join(f"{name}={os.environ[name]}\n" for name in KEYS))
     assert "or say --send-data" in laptop.run("submit", "sent.yaml", "--yes", code=2)
-    begun = laptop.run("submit", "sent.yaml", "--yes", "--send-data")
+    where = f"compute.prepare.store={s3.url('bucket')}"
+    begun = laptop.run("submit", "sent.yaml", where, "--yes", "--send-data")
     run = next(line.removeprefix("submitted: ") for line in begun.splitlines() if line.startswith("submitted: "))
-    again = ["submit", "sent.yaml", "--yes", "--send-data", "--resume", run]
+    again = ["submit", "sent.yaml", where, "--yes", "--send-data", "--resume", run]
     following = laptop.follow(run)
     try:
         following.until(lambda: "private step 4:" in following.err, "four steps were released")
@@ -65,7 +57,8 @@ def test_submitted_followed_stopped_resumed_and_fetched(tmp_path: Path, head: Ra
     assert (first["status"], first["exit_code"], first["epsilon_reserved"]) == ("interrupted", 130, "8")
     assert 0 < float(first["epsilon_spent"]) < 8
 
-    finished = laptop.run(*again, "--wait")
+    # Workers are started by the interpreter that is named.
+    finished = laptop.run(*again, "--wait", "--python", sys.executable)
     assert f"private step {STEPS}: ε spent 8.000" in finished
     assert "there is nothing to go on with" in laptop.run(*again, "--wait", code=2)
 
@@ -81,15 +74,20 @@ def test_submitted_followed_stopped_resumed_and_fetched(tmp_path: Path, head: Ra
         "interrupted", "finished", "refused",
     ]  # fmt: skip
 
-    # Neither the token nor a record is where others on the cluster look.
-    token, words = head.token.read_text(), made_posts()[3]["text"]
+    # The driver wrote them there, and every worker read from there, with keys that they found in the storage.
+    assert {line.partition(" ")[0] for line in s3.asked} >= {"PUT", "GET"}
+    assert all("Credential=AKIATEST/" in line for line in s3.asked)
+    # Neither the token, nor a key, nor a record is where others on the cluster look.
+    token, key, words = head.token.read_text(), os.environ[KEYS[1]], made_posts()[3]["text"]
     everywhere = head.get("/api/jobs/") + " ".join(" ".join(command_of(p)) for p in head.processes())
     assert token not in everywhere
+    assert key not in everywhere
     for path in head.temp.rglob("*"):
         if path.is_file() and path.suffix not in (".lock",):
             content = path.read_bytes()
             assert words.encode() not in content, path
             assert token.encode() not in content, path
+            assert key.encode() not in content, path
 
 
 def assert_exported(head: RayHead, run: str) -> None:

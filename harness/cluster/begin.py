@@ -1,4 +1,5 @@
-"""Begins a submitted job on the cluster. Sent along as a script: it uses the standard library alone.
+"""Begins a submitted job on the cluster. Sent along as a script, it uses the standard library alone until it has looked
+whether the same uudp is here.
 
 Before anything private is touched it looks whether the same uudp is installed here, and whether the storage is there.
 It then moves what was sent into the storage, to its owner alone, and becomes the command itself.
@@ -8,10 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
-import stat
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -42,7 +41,7 @@ def main() -> None:
         place = _moved(here, storage, job["id"])
     except OSError as error:
         refuse(f"compute.storage: {storage} can't be written on the cluster ({error.strerror})")
-    _own_workers(environment, place, named=bool(job.get("named_python")))
+    _own_workers(environment, place, storage / SECRETS, named=bool(job.get("named_python")))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place), environment.get("PYTHONPATH")]))
     os.chdir(place)
     print(f"uudp {job['uudp']} on the cluster, in {storage}", flush=True)
@@ -72,22 +71,13 @@ def _check_versions(wanted: str, here: Path) -> None:
 
 
 def _secrets(path: Path) -> dict[str, str]:
+    from harness.environment import secrets_in  # of the same version: looked at before
+    from harness.errors import UserError
+
     try:
-        mode = path.stat()
-    except OSError:
-        return {}
-    if stat.S_IMODE(mode.st_mode) & 0o077 or mode.st_uid != os.geteuid():
-        refuse(f"{path} must be yours alone: chmod 600")
-    found: dict[str, str] = {}
-    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):
-        name, mark, value = (part.strip() for part in line.partition("="))
-        if not line.strip() or name.startswith("#"):
-            continue
-        # Of a line that were passed over (`export UUDP_LEDGER=…`), another ledger would be charged.
-        if not mark or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in value:
-            refuse(f"{path}: line {number} is not NAME=value (without export)")
-        found[name] = value
-    return found
+        return secrets_in(path)
+    except UserError as error:
+        refuse(str(error))
 
 
 def _check_ledger(url: str, storage: Path) -> None:
@@ -121,8 +111,10 @@ def _sent(here: Path) -> list[Path]:
     return [path for path in sorted(here.iterdir()) if path.name not in (*KEPT, "__pycache__")]
 
 
-def _own_workers(environment: dict[str, str], place: Path, *, named: bool) -> None:
+def _own_workers(environment: dict[str, str], place: Path, secrets: Path, *, named: bool) -> None:
     """The job's workers look for plugins in the storage: Ray need not unpack what was sent on their machines too.
+
+    They are told where secrets lie, and nothing of them: this is shown to whoever may look at the cluster.
 
     Where an interpreter was named, they are started by it too: the one that Ray runs in may have no uudp.
     """
@@ -130,7 +122,7 @@ def _own_workers(environment: dict[str, str], place: Path, *, named: bool) -> No
     runtime = dict(config.get("runtime_env") or {})
     runtime.pop("working_dir", None)
     variables = dict(runtime.get("env_vars") or {})
-    runtime["env_vars"] = {**variables, "PYTHONPATH": f"{place}:${{PYTHONPATH}}"}
+    runtime["env_vars"] = {**variables, "PYTHONPATH": f"{place}:${{PYTHONPATH}}", "UUDP_SECRETS": str(secrets)}
     if named:
         runtime["py_executable"] = shlex.quote(sys.executable)
     environment[CONFIG] = json.dumps({**config, "runtime_env": runtime})

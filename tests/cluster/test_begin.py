@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from harness import environment, errors
 from harness.cluster import begin
 
 HARNESS = """\
@@ -40,18 +41,20 @@ class Place:
             (self.installed / "harness").mkdir()
             (self.installed / "harness" / "__init__.py").write_text(f"__version__ = {version!r}")
             (self.installed / "harness" / "__main__.py").write_text(HARNESS)
+            for module in (environment, errors):
+                shutil.copy(str(module.__file__), self.installed / "harness")
 
     def tell(self, **job: Any) -> None:
         (self.bundle / "job.json").write_text(json.dumps(job))
 
     def run(self, **variables: str) -> subprocess.CompletedProcess[str]:
         config = {"runtime_env": {"working_dir": "gcs://x.zip", "env_vars": {"A": "1"}}, "metadata": {"b": "2"}}
-        environment = {
+        variables = {
             "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(self.bundle), str(self.installed)]),
             "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(config), **variables,
         }  # fmt: skip
         command = [sys.executable, "-S", "uudp_job.py"]
-        return subprocess.run(command, cwd=self.bundle, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(command, cwd=self.bundle, env=variables, capture_output=True, text=True, check=False)
 
 
 def test_it_moves_what_was_sent_and_becomes_the_command(tmp_path: Path) -> None:
@@ -68,7 +71,8 @@ def test_it_moves_what_was_sent_and_becomes_the_command(tmp_path: Path) -> None:
     assert found["ledger"] == f"sqlite:///{place.storage}/ledger.db"
     assert found["cache"] == f"{place.storage}/cache"
     assert found["ray"]["metadata"] == {"b": "2"}
-    assert found["ray"]["runtime_env"] == {"env_vars": {"A": "1", "PYTHONPATH": f"{moved}:${{PYTHONPATH}}"}}
+    told = {"PYTHONPATH": f"{moved}:${{PYTHONPATH}}", "UUDP_SECRETS": f"{place.storage}/secrets.env"}
+    assert found["ray"]["runtime_env"] == {"env_vars": {"A": "1", **told}}
     assert (moved / "data" / "posts.jsonl").read_text() == "private words"
     assert sorted(path.name for path in place.bundle.iterdir() if path.name != "__pycache__") == [
         "job.json",

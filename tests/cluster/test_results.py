@@ -14,6 +14,7 @@ from harness.cluster.client import JobInfo
 from harness.cluster.fetching import fetch
 from harness.cluster.results import MANIFEST, Results
 from harness.cluster.submitting import _arguments
+from harness.environment import take_keys
 from harness.errors import ArgumentError, MachineError
 from harness.places import place_problem
 from tests.cluster.conftest import STORAGE, Laptop
@@ -169,3 +170,17 @@ def test_urls(url: str, problem: str | None) -> None:
     if problem:
         with pytest.raises(ArgumentError, match=r"compute.results: "):
             Results(url, KEPT)
+
+
+def test_workers_take_keys_of_object_stores_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks: take every secret; or replace what the machine has set."""
+    path = tmp_path / "secrets.env"
+    path.write_text("AWS_SECRET_ACCESS_KEY=theirs\nAWS_SESSION_TOKEN=theirs\nUUDP_LEDGER=sqlite:///x\n")
+    path.chmod(0o600)
+    own = {"AWS_SECRET_ACCESS_KEY": "own", "UUDP_SECRETS": str(path)}
+    monkeypatch.setattr(os, "environ", dict(own))
+    take_keys()
+    assert os.environ == {**own, "AWS_SESSION_TOKEN": "theirs"}
+    path.chmod(0o644)
+    with pytest.raises(MachineError, match="must be yours alone"):
+        take_keys()
