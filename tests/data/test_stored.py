@@ -161,8 +161,15 @@ def test_blocks_are_asked_for_once_and_together(tmp_path):
         assert stream.tell() == sizes[0]
 
 
+def test_a_block_that_another_let_go_of_is_read_once_more(tmp_path, monkeypatch):
+    """Between two looks, another thread claimed it, read it, and needed its room. Break: believe that it is there."""
+    contents, _, found = counted(tmp_path, [3 * BLOCK], most=4)
+    monkeypatch.setattr(found, "_claimed", lambda key: None)
+    assert found.read(0, 10, 2 * BLOCK) == contents[0][10 : 2 * BLOCK + 10]
+
+
 def test_few_blocks_are_held_whoever_asks(tmp_path):
-    """Threads at once, in less room than they want. Break: wait for a block that was let go of meanwhile."""
+    """Threads at once, in less room than they want. Break: let go of none."""
     contents, _, found = counted(tmp_path, [40 * BLOCK, 9 * BLOCK + 1], most=4)
     wrong: list[object] = []
 
