@@ -5,7 +5,10 @@ Credentials are the environment's affair (``AWS_ACCESS_KEY_ID``, a profile, a ma
 
 from __future__ import annotations
 
+import errno
+import functools
 import io
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -16,16 +19,18 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from harness.environment import take_keys
 from harness.errors import ArgumentError, MachineError
-from harness.files import create_private, private_folder
+from harness.files import UNWRITABLE, create_private, private_folder
 
 SHAPES = "s3://BUCKET/PREFIX or a folder (absolute), as /mnt/results or file:///mnt/results"
 OPTIONS = ("region", "endpoint_override", "scheme")
 """What may follow the ``?`` of an ``s3:`` URL; none of it is secret."""
-SECONDS = (10.0, 60.0)
-"""An object store may take so long to connect, and then to answer."""
+SECONDS = (10.0, 20.0)
+"""An object store may take so long to connect, and then be so long silent; it is asked three times."""
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ENDPOINT = re.compile(r"(https?://)?[A-Za-z0-9.-]+(:\d{1,5})?")
 _PIECE = 1 << 23
+_SHORT = {code: os.strerror(code).lower() for code in (*UNWRITABLE, errno.EACCES, errno.EPERM, errno.ENOENT)}
+"""What may be said of an error as it is."""
 
 
 def place_problem(url: str) -> str | None:
@@ -78,7 +83,7 @@ class Place:
             raise ArgumentError(f"{key}: {problem}")
         parts = urlsplit(url)
         self.shown = url.partition("?")[0].rstrip("/")
-        path = unquote(parts.path).strip("/")
+        path = (unquote(parts.path) if parts.scheme else parts.path).strip("/")
         self._local, self._private, self._key = parts.scheme != "s3", private, key
         base = f"/{path}" if self._local else str(PurePosixPath(parts.netloc, path))
         self._base, self._options = PurePosixPath(base, *below), dict(parse_qsl(parts.query))
@@ -89,7 +94,7 @@ class Place:
         Raises:
             MachineError: It can't be written.
         """
-        self._asked("written", self._write, name, lambda file: file.write(content))
+        self._asked("written", "", self._write, name, lambda file: file.write(content))
 
     def copy(self, path: Path, name: str) -> None:
         """Copies a local file there, a piece of it in memory at a time.
@@ -98,7 +103,7 @@ class Place:
             MachineError: It can't be written.
         """
         with path.open("rb") as source:
-            self._asked("written", self._write, name, lambda file: shutil.copyfileobj(source, file, _PIECE))
+            self._asked("written", "", self._write, name, lambda file: shutil.copyfileobj(source, file, _PIECE))
 
     def read(self, name: str, most: int) -> bytes | None:
         """A file of at most so many bytes, and what is one byte more of a longer one; None: there is none.
@@ -106,7 +111,7 @@ class Place:
         Raises:
             MachineError: It can't be read.
         """
-        found: bytes | None = self._asked("read", self._read, name, most)
+        found: bytes | None = self._asked("read", "", self._read, name, most)
         return found
 
     def reader(self, name: str) -> Callable[[int, int], bytes]:
@@ -121,17 +126,16 @@ class Place:
                 files.append(self._system.open_input_file(str(self._base / name)))
             return bytes(files[0].read_at(length, start))
 
-        return lambda start, length: bytes(self._asked("read", read, start, length))
+        return lambda start, length: bytes(self._asked("read", "", read, start, length))
 
     def stream(self, name: str) -> BinaryIO:
         """A file to read from, some megabytes at a time.
 
         Raises:
-            FileNotFoundError: There is none.
-            MachineError: It can't be read.
+            MachineError: There is none, or it can't be read.
         """
-        file = self._asked("read", self._system.open_input_file, str(self._base / name))
-        return io.BufferedReader(_Stream(file, self._asked), _PIECE)
+        file = self._asked("read", name, self._system.open_input_file, str(self._base / name))
+        return _Buffered(_Stream(file, functools.partial(self._asked, "read", name)), _PIECE)
 
     def files(self, folder: str, *, below: bool) -> list[tuple[str, int, int]]:
         """The files in a folder: each one's name, size in bytes, and time of its last change in nanoseconds.
@@ -143,7 +147,7 @@ class Place:
         Raises:
             MachineError: It can't be read.
         """
-        found: list[tuple[str, int, int]] = self._asked("read", self._files, str(self._base / folder), below)
+        found: list[tuple[str, int, int]] = self._asked("read", folder, self._files, str(self._base / folder), below)
         return found
 
     def _files(self, path: str, below: bool) -> list[tuple[str, int, int]]:
@@ -193,13 +197,26 @@ class Place:
         except FileNotFoundError:
             return None
 
-    def _asked(self, done: str, what: Callable[..., Any], *given: Any) -> Any:
+    def _asked(self, done: str, name: str, what: Callable[..., Any], *given: Any) -> Any:
         try:
             return what(*given)
         except (OSError, ValueError) as error:  # its text may quote a request, with who made it
             found = re.search(r"AWS Error (\w+)", str(error))
-            why = found[1].lower().replace("_", " ") if found else getattr(error, "strerror", None) or "no answer"
-            raise MachineError(f"{self._key}: {self.shown} can't be {done}: {why}") from None
+            why = (
+                found[1].lower().replace("_", " ")
+                if found
+                else _SHORT.get(getattr(error, "errno", None) or 0, "no answer")
+            )
+            shown = f"{self.shown}/{name}" if name else self.shown
+            raise MachineError(f"{self._key}: {shown} can't be {done}: {why}") from None
+
+
+class _Buffered(io.BufferedReader):
+    """Never asks for less than its buffer holds: for texts, 8 KiB are wanted at a time, and each would be a request."""
+
+    def read1(self, size: int = -1, /) -> bytes:
+        self.peek(1)
+        return super().read1(size)
 
 
 class _Stream(io.RawIOBase):
@@ -221,7 +238,7 @@ class _Stream(io.RawIOBase):
         return int(self._file.seek(offset, whence))
 
     def readinto(self, buffer: Any, /) -> int:
-        return int(self._asked("read", self._file.readinto, buffer))
+        return int(self._asked(self._file.readinto, buffer))
 
     def close(self) -> None:
         if not self.closed:

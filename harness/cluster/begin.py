@@ -32,8 +32,7 @@ def main() -> None:
         refuse(f"compute.storage: there is no folder {storage} on the cluster")
     environment = {**os.environ, "UUDP_SUBMITTED": "1"}
     environment.setdefault("UUDP_CACHE", str(storage / "cache"))
-    for name, value in _secrets(storage / SECRETS).items():
-        environment.setdefault(name, value)
+    environment.update(_secrets(storage / SECRETS, environment))
     environment.setdefault("UUDP_LEDGER", f"sqlite:///{storage}/ledger.db")
     if job.get("default_ledger"):
         _check_ledger(environment["UUDP_LEDGER"], storage)
@@ -70,12 +69,13 @@ def _check_versions(wanted: str, here: Path) -> None:
         refuse(f"the cluster has uudp {found}, and this was submitted by uudp {wanted}: install the same on both")
 
 
-def _secrets(path: Path) -> dict[str, str]:
-    from harness.environment import secrets_in  # of the same version: looked at before
+def _secrets(path: Path, environment: dict[str, str]) -> dict[str, str]:
+    """What the job takes of them."""
+    from harness.environment import added, secrets_in  # of the same version: looked at before
     from harness.errors import UserError
 
     try:
-        return secrets_in(path)
+        return added(environment, secrets_in(path))
     except UserError as error:
         refuse(str(error))
 

@@ -22,7 +22,7 @@ from harness.cluster.modules import local_modules
 from harness.cluster.sending import PRIVATE
 from harness.data.sources.files import FileSource, locate
 from harness.data.sources.huggingface import HuggingFace
-from harness.data.sources.objects import SCHEME, is_object
+from harness.data.sources.objects import check_object, is_object
 from harness.errors import ArgumentError
 from harness.planning.shapes import find_folder
 from harness.spec import LoadedSpec
@@ -148,7 +148,7 @@ class Bundle:
         if not issubclass(cls, FileSource):
             return
         paths = cls.Parameters.model_validate(given).paths
-        if issubclass(cls, HuggingFace) and not paths[0].startswith(("/", SCHEME)) and not _is_here(paths[0], loaded):
+        if issubclass(cls, HuggingFace) and not _names_files(paths[0], loaded):
             self.notes.append(f"{'.'.join(block)}: {paths[0]} is read from the hub, by the cluster")
             self.remote = True
             return
@@ -180,6 +180,7 @@ class Bundle:
         dotted, sent = ".".join(key), list[str]()
         for given in paths:
             if is_object(given):
+                check_object(given, dotted)
                 self._leave(f"{dotted}: {given.partition('?')[0]} is read by the cluster")
                 sent.append(given)
             elif Path(given).is_relative_to(self.storage):
@@ -216,6 +217,11 @@ class Bundle:
 def megabytes(size: float) -> str:
     """A size for people."""
     return f"{size / 1024**2:.1f} MiB" if size >= 1024**2 / 10 else f"{max(1, round(size / 1024))} KiB"
+
+
+def _names_files(given: str, loaded: LoadedSpec) -> bool:
+    """Rather than a data set on the hub."""
+    return given.startswith("/") or is_object(given) or _is_here(given, loaded)
 
 
 def _is_here(given: str, loaded: LoadedSpec) -> bool:

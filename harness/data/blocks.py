@@ -41,20 +41,22 @@ class Blocks:
     """Blocks of several files, the last used in memory. Threads may share it."""
 
     def __init__(
-        self, files: Sequence[tuple[Read, int]], digests: npt.NDArray[np.uint8], what: str, most: int = MOST_BLOCKS
-    ) -> None:
+        self, files: Sequence[tuple[Read, int]], digests: npt.NDArray[np.uint8], what: str, hint: str = "",
+        most: int = MOST_BLOCKS,
+    ) -> None:  # fmt: skip
         """Takes what is to be read.
 
         Args:
             files: Each one's reader, and its length in bytes.
             digests: Of all blocks, file by file, [blocks, 16].
             what: They are, for errors.
+            hint: What can be done where one is not what was written, or is gone; the end of a message.
             most: Blocks in memory.
         """
         self.sizes = [size for _, size in files]
         self._reads = [read for read, _ in files]
         self._firsts = np.cumsum([0, *(-(-size // BLOCK) for size in self.sizes)]).tolist()
-        self._digests, self._what, self._most = digests, what, most
+        self._digests, self._what, self._hint, self._most = digests, what, hint, most
         self._held: OrderedDict[int, Future[bytes]] = OrderedDict()
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -85,10 +87,10 @@ class Blocks:
             if len(wanted) >= self._most // 2:
                 break
         pool = self._pool = self._pool or ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="uudp-blocks")
+        failed = threading.Event()  # one of them: to ask for all others would take as long again and again
         for key, file in wanted.items():
             if (own := self._claimed(key)) is not None:
-                number = key - self._firsts[file]
-                pool.submit(self._load, file, number, [own])
+                pool.submit(self._load, file, key - self._firsts[file], [own], failed)
 
     def _blocks(self, file: int, first: int, last: int) -> list[bytes]:
         """Neighbouring blocks. Those that nobody has asked for are read here, in as few requests as can be."""
@@ -131,17 +133,30 @@ class Blocks:
                 self._held.popitem(last=False)
         return found
 
-    def _load(self, file: int, first: int, into: Sequence[Future[bytes]]) -> None:
-        """Reads neighbouring blocks, and tells whoever waits for them. What fails is not kept."""
+    def _load(
+        self, file: int, first: int, into: Sequence[Future[bytes]], failed: threading.Event | None = None
+    ) -> None:
+        """Reads neighbouring blocks, and tells whoever waits for them. What fails is not kept.
+
+        Args:
+            file: Theirs.
+            first: The number of the first.
+            into: Get them.
+            failed: Others that were wanted with them: where one failed, these are not tried.
+        """
         start = first * BLOCK
         length = min(len(into) * BLOCK, self.sizes[file] - start)
         try:
+            if failed is not None and failed.is_set():
+                raise MachineError(f"{self._what} can't be read{self._hint}")
             content = self._reads[file](start, length)
             pieces = [content[i * BLOCK : (i + 1) * BLOCK] for i in range(len(into))]
             for i, piece in enumerate(pieces):
                 if _digest(piece) != self._digests[self._firsts[file] + first + i].tobytes():
-                    raise MachineError(f"{self._what} is not what was written there")
+                    raise MachineError(f"{self._what} is not what was written there{self._hint}")
         except BaseException as error:
+            if failed is not None:
+                failed.set()
             with self._lock:
                 for i in range(len(into)):
                     self._held.pop(self._firsts[file] + first + i, None)

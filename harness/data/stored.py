@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from harness.data.blocks import DIGEST, BlockFile, Blocks, digests_of
+from harness.data.blocks import DIGEST, BlockFile, Blocks, Read, digests_of
 from harness.data.layout import EXAMPLES, RECORDS, USERS, mapped_column, write_column
 from harness.data.tables import LazyBatches, Table, positions
+from harness.errors import MachineError
 from harness.files import write_private
 from harness.places import Place
 
@@ -66,8 +67,9 @@ class Stored:
         index = json.loads((folder / INDEX).read_bytes())
         place = _place(index["url"], index["corpus"])
         what = f"{KEY}: a file of the prepared data in {place.shown}"
-        files = [(place.reader(each["name"]), each["size"]) for each in index["files"]]
-        blocks = Blocks(files, mapped_column(folder, DIGESTS).reshape(-1, DIGEST), what)
+        hint = f"; if they are lost, delete {folder} and run again"
+        files = [(_hinting(place.reader(each["name"]), hint), each["size"]) for each in index["files"]]
+        blocks = Blocks(files, mapped_column(folder, DIGESTS).reshape(-1, DIGEST), what, hint)
 
         def of_kind(kind: str) -> list[tuple[int, list[int]]]:
             """The numbers of such files, each with the rows of its batches."""
@@ -129,6 +131,16 @@ class StoredExamples:
             return None
         file = self._numbers[int(np.searchsorted(self._ends, row, side="right"))]
         return file, start, int(self._lengths[row]) * _AT[column][1].itemsize
+
+
+def _hinting(read: Read, hint: str) -> Read:
+    def hinting(start: int, length: int) -> bytes:
+        try:
+            return read(start, length)
+        except MachineError as error:
+            raise MachineError(f"{error}{hint}") from None
+
+    return hinting
 
 
 def _place(url: str, corpus: str) -> Place:

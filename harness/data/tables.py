@@ -6,6 +6,7 @@ import bisect
 import io
 import itertools
 import mmap
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -122,19 +123,21 @@ class LazyBatches(Sequence[pa.RecordBatch]):
         self._places = [(i, k) for i, of_file in enumerate(sizes) for k in range(len(of_file))]
         self._readers: dict[int, pa.ipc.RecordBatchFileReader] = {}
         self._kept: OrderedDict[int, pa.RecordBatch] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, number: Any, /) -> Any:
-        if number not in self._kept:
-            file, place = self._places[number]
-            if file not in self._readers:
-                self._readers[file] = pa.ipc.open_file(pa.PythonFile(self._files[file](), mode="r"))
-            self._kept[number] = self._readers[file].get_batch(place)
-            while len(self._kept) > self._MOST:
-                self._kept.popitem(last=False)
-        return self._kept[number]
+        with self._lock:
+            if number not in self._kept:
+                file, place = self._places[number]
+                if file not in self._readers:
+                    self._readers[file] = pa.ipc.open_file(pa.PythonFile(self._files[file](), mode="r"))
+                self._kept[number] = self._readers[file].get_batch(place)
+                while len(self._kept) > self._MOST:
+                    self._kept.popitem(last=False)
+            return self._kept[number]
 
 
 class Table:

@@ -65,9 +65,10 @@ class PrepareBlock(Block):
     )
     store: Annotated[str, Field(min_length=2, max_length=1000)] | None = Field(
         default=None,
-        description="where the prepared examples lie, for data that fit no disk: s3://BUCKET/PREFIX (options and keys "
-        "as of results) or a folder that all machines see; workers read from there what is drawn. As private as the "
-        "data, and so is its access log. Left out: in the cache. Data that are prepared already stay where they are",
+        description="where the prepared examples lie, so that no machine that trains holds them: s3://BUCKET/PREFIX "
+        "(options and keys as of results) or a folder that all machines see; workers read from there what is drawn. "
+        "As private as the data, and so is its access log. Left out: in the cache. Data that are prepared already stay "
+        "where they are",
     )
 
     @field_validator("store")

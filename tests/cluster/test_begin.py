@@ -125,6 +125,22 @@ def test_secrets_come_from_the_storage_and_are_not_shown(tmp_path: Path) -> None
     assert json.loads(place.run(HF_TOKEN="own").stdout.splitlines()[1])["token"] == "own"
 
 
+@pytest.mark.parametrize("kind", ["a dangling link", "a loop", "a folder"])
+def test_secrets_that_can_not_be_read_are_never_passed_over(tmp_path: Path, kind: str) -> None:
+    """The default ledger would be charged instead. Break: take whatever fails for a file that is not there."""
+    place = Place(tmp_path, "1.2.3")
+    path = place.storage / "secrets.env"
+    if kind == "a folder":
+        path.mkdir(mode=0o700)
+    else:
+        path.symlink_to("/nowhere/secrets.env" if kind == "a dangling link" else path)
+    done = place.run()
+    assert done.returncode == 4
+    assert done.stdout.startswith(f"uudp: {path} can't be read (")
+    assert not done.stderr
+    assert not (place.bundle / "data").exists()
+
+
 @pytest.mark.parametrize(
     "line", ["export UUDP_LEDGER=postgresql://db/x", "postgresql://db/x", "=x", "A=\0", "\udcff=x"]
 )

@@ -84,6 +84,19 @@ def test_data_of_the_cluster_stay_there(laptop: Laptop, tmp_path_factory: pytest
     assert yaml.safe_load((folder / "spec.yaml").read_text())["data"]["source"]["path"] == path
 
 
+@pytest.mark.parametrize(
+    "path", ["s3://AKIA:hunter2@bucket/x", "s3://bucket/x?secret_key=hunter2", "S3://A:hunter2@b/x"]
+)
+def test_a_key_is_neither_sent_nor_shown(laptop: Laptop, tmp_path_factory: pytest.TempPathFactory, path: str) -> None:
+    """Break: leave it to the cluster to look at URLs."""
+    folder = tmp_path_factory.mktemp("bundle")
+    for changes in ({"source": {"type": "jsonl", "path": path}}, {"holdout": {"file": path, "visibility": "public"}}):
+        with pytest.raises(ArgumentError, match=r"^data\.(source\.path|holdout\.file): (holds a key|only )") as raised:
+            packed(laptop.submission(data=changes), folder)
+        assert "hunter2" not in str(raised.value)
+    assert not any("hunter2" in path.read_text() for path in folder.rglob("*") if path.is_file())
+
+
 def test_a_relative_path_to_nothing_is_refused(laptop: Laptop, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"data.source.path: there is no file mails.jsonl"):
         packed(laptop.submission(data={"source": {"type": "jsonl", "path": "mails.jsonl"}}), tmp_path / "b")

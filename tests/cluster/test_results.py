@@ -173,14 +173,17 @@ def test_urls(url: str, problem: str | None) -> None:
 
 
 def test_workers_take_keys_of_object_stores_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Breaks: take every secret; or replace what the machine has set."""
+    """Breaks: take every secret; or one part of a key beside another's."""
     path = tmp_path / "secrets.env"
-    path.write_text("AWS_SECRET_ACCESS_KEY=theirs\nAWS_SESSION_TOKEN=theirs\nUUDP_LEDGER=sqlite:///x\n")
+    key = {"AWS_ACCESS_KEY_ID": "theirs", "AWS_SESSION_TOKEN": "theirs"}
+    others = {"AWS_REGION": "theirs", "UUDP_LEDGER": "sqlite:///x"}
+    path.write_text("".join(f"{name}={value}\n" for name, value in (key | others).items()))
     path.chmod(0o600)
-    own = {"AWS_SECRET_ACCESS_KEY": "own", "UUDP_SECRETS": str(path)}
-    monkeypatch.setattr(os, "environ", dict(own))
-    take_keys()
-    assert os.environ == {**own, "AWS_SESSION_TOKEN": "theirs"}
+    for own, taken in (({"AWS_SECRET_ACCESS_KEY": "own"}, {}), ({}, key), ({"AWS_REGION": "own"}, key)):
+        told = {"UUDP_SECRETS": str(path), **own}
+        monkeypatch.setattr(os, "environ", dict(told))
+        take_keys()
+        assert os.environ == {"AWS_REGION": "theirs", **told, **taken}
     path.chmod(0o644)
     with pytest.raises(MachineError, match="must be yours alone"):
         take_keys()

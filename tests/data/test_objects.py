@@ -15,6 +15,7 @@ from harness.data.sources.base import open_source
 from harness.data.sources.objects import ObjectFile, locate_objects
 from harness.errors import ArgumentError, MachineError
 from tests.data.test_preparing import content, sharded
+from tests.s3 import store
 
 PACKED = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": pa.compress}
 
@@ -86,6 +87,8 @@ def test_several_objects_beside_files(posts, write_jsonl, make_data, build, tmp_
         ("**/*.jsonl", ["x/1.jsonl", "x/[2].jsonl", "x/y/3.jsonl"]),
         ("x/**", ["x/1.jsonl", "x/[2].jsonl", "x/y/3.jsonl", "x/z.csv"]),
         ("*/y/*", ["x/y/3.jsonl"]),
+        ("x/[[]*", ["x/[2].jsonl"]),
+        ("x/[]1]*", ["x/1.jsonl"]),
         ("x/1.jsonl", ["x/1.jsonl"]),
     ],
 )
@@ -103,6 +106,8 @@ def test_globs(pattern, found, s3):
         ("bucket/none.jsonl", "there is no object s3://bucket/none.jsonl"),
         ("bucket/none/*", r"no object matches s3://bucket/none/\*"),
         ("bucket/x", r"s3://bucket/x is a folder, not a file \(for all of its files: s3://bucket/x/\*\)"),
+        ("bucket/x/[z-a]*", r"no object matches s3://bucket/x/\[z-a\]\*"),
+        ("bucket/x/", r"s3://bucket/x is a folder, not a file"),
         ("bucket", "names no object of the bucket"),
         ("AKIA:hunter2@bucket/x", "holds a key"),
     ],
@@ -121,7 +126,9 @@ def test_a_refusal_is_one_line(posts, write_jsonl, make_data, build, tmp_path, s
     source = open_source(data, tmp_path)
     s3.refused = True
     for what in (lambda: open_source(data, tmp_path), lambda: next(source.files[0].open().readlines())):
-        with pytest.raises(MachineError, match=r"^data.source.path: s3://bucket can't be read: "):
+        with pytest.raises(
+            MachineError, match=r"^data.source.path: s3://bucket/posts.jsonl can't be read: access denied$"
+        ):
             what()
 
 
@@ -129,3 +136,30 @@ def test_init_looks_at_objects(posts, write_jsonl, s3):
     put(s3, write_jsonl(posts), "posts.jsonl", ".gz")
     found = guessing.guess(s3.url("bucket/posts.jsonl.gz"))
     assert (found.source["type"], found.user, found.text) == ("jsonl", "user", "text")
+
+
+def test_texts_are_asked_for_in_large_pieces(make_data, build, tmp_path, s3):
+    """Break: let a text wrapper ask for its 8 KiB."""
+    path = tmp_path / "posts.csv"
+    path.write_text("user,text\n" + "".join(f"u{n % 50},{'word ' * 9}{n}\n" for n in range(5000)))
+    put(s3, path, "posts.csv")
+    build(make_data(path, source={"type": "csv", "path": s3.url("bucket/posts.csv")}))
+    assert 0 < sum("bytes=" in line for line in s3.asked) <= 6
+
+
+def test_other_stores_have_other_objects(posts, write_jsonl, make_data, tmp_path, s3):
+    """And one object is one, however it is written. Break: tell them apart by bucket and key, or by the whole URL."""
+    put(s3, write_jsonl(posts), "posts.jsonl")
+    given = s3.url("bucket/posts.jsonl")
+    twice = [given, given.replace("us-east-1", "us-west-2"), given.replace("s3://", "S3://")]
+    assert len(open_source(make_data("", source={"type": "jsonl", "path": twice}), tmp_path).files) == 1
+    with store() as other:
+        put(other, write_jsonl(posts), "posts.jsonl")
+        both = make_data(given, holdout=at(other.url("bucket/posts.jsonl")))
+        assert open_source(both, tmp_path).evaluation.files[0].exists()
+
+
+def test_other_urls_are_refused_unquoted(make_data, tmp_path):
+    with pytest.raises(ArgumentError, match="only those of objects") as raised:
+        open_source(make_data("gs://me:hunter2@bucket/x"), tmp_path)
+    assert "hunter2" not in str(raised.value)

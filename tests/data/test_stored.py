@@ -60,6 +60,13 @@ def test_a_folder_holds_it_for_its_owner_alone(posts, write_jsonl, make_data, bu
     assert len(there.tokens(0)) == there.example_lengths[0]
 
 
+def test_a_folder_is_where_it_says(posts, write_jsonl, make_data, build, tmp_path):
+    """Break: decode a path that is no URL."""
+    build(make_data(write_jsonl(posts)), store=str(tmp_path / "a%20b"))
+    assert (tmp_path / "a%20b" / "corpora").is_dir()
+    assert not (tmp_path / "a b").exists()
+
+
 def test_what_was_changed_there_is_never_read(posts, write_jsonl, make_data, build, s3):
     """Somebody else's tokens in a user's place would break what is guaranteed. Break: do not look at digests."""
     data = make_data(write_jsonl(posts))
@@ -79,6 +86,7 @@ def test_what_was_changed_there_is_never_read(posts, write_jsonl, make_data, bui
     del s3.objects[name]
     with pytest.raises(MachineError, match=r"^compute.prepare.store: s3://bucket can't be read: ") as raised:
         Corpus.load(there.folder).tokens(3)
+    assert str(raised.value).endswith(f"; if they are lost, delete {there.folder} and run again")
     assert "hunter2" not in str(raised.value)
 
 
@@ -140,7 +148,7 @@ def counted(tmp_path, sizes, most):
         (tmp_path / str(number)).write_bytes(whole)
         digests.append(digests_of(tmp_path / str(number)))
     files = [(reader(number), size) for number, size in enumerate(sizes)]
-    return contents, asked, Blocks(files, np.concatenate(digests).reshape(-1, 16), "a file", most)
+    return contents, asked, Blocks(files, np.concatenate(digests).reshape(-1, 16), "a file", most=most)
 
 
 def test_blocks_are_asked_for_once_and_together(tmp_path):
@@ -166,6 +174,23 @@ def test_a_block_that_another_let_go_of_is_read_once_more(tmp_path, monkeypatch)
     contents, _, found = counted(tmp_path, [3 * BLOCK], most=4)
     monkeypatch.setattr(found, "_claimed", lambda key: None)
     assert found.read(0, 10, 2 * BLOCK) == contents[0][10 : 2 * BLOCK + 10]
+
+
+def test_where_one_fails_others_are_not_tried(tmp_path):
+    """Of thousands that are fetched ahead, each would take minutes where a store is silent. Break: try them all."""
+    asked: list[int] = []
+
+    def read(start, length):
+        asked.append(start)
+        raise MachineError("it is silent")
+
+    found = Blocks([(read, 1000 * BLOCK)], np.zeros((1000, 16), np.uint8), "a file")
+    found.fetch([(0, 0, 1000 * BLOCK)])
+    found._pool.shutdown()
+    assert len(asked) < 200
+    with pytest.raises(MachineError, match="it is silent"):
+        found.read(0, 5 * BLOCK, 1)
+    assert not found._held
 
 
 def test_few_blocks_are_held_whoever_asks(tmp_path):

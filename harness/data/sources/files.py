@@ -10,6 +10,7 @@ import io
 import itertools
 import lzma
 import os
+import re
 import stat
 import zlib
 from abc import abstractmethod
@@ -35,6 +36,7 @@ from harness.plugins import PluginParameters
 
 _BLOCK = 1 << 20
 _LONGEST_SHOWN = 200
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 COMPRESSED = (".gz", ".bz2", ".xz", ".lzma", ".zst")
 """Endings of files that are decompressed while they are read."""
 S = TypeVar("S", bound="FileSource")
@@ -287,28 +289,30 @@ def locate(paths: Sequence[str], base_dir: Path, key: str) -> tuple[str, ...]:
     Raises:
         ArgumentError: One of them names no file.
     """
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}  # each once, however it is written
     for given in paths:
         if is_object(given):
-            found.update(dict.fromkeys(locate_objects(given, key)))
+            found.update({os.fspath(file_at(url)): url for url in locate_objects(given, key)})
             continue
+        if _URL.match(given):  # not quoted: it may hold a key
+            raise ArgumentError(f"{key}: of URLs only those of objects can be read, as s3://BUCKET/KEY")
         existing = existing_path(given, base_dir, key)
         if existing is not None and existing.is_dir():
             message = f"{shown(given)} is a folder, not a file (for all of its files: {shown(given)}/*)"
             raise ArgumentError(f"{key}: {message}")
         if existing is not None:
-            found[str(existing)] = None
+            found[str(existing)] = str(existing)
             continue
         if not glob.has_magic(given):
             raise ArgumentError(f"{key}: there is no file {shown(given)}")
         for candidate in _candidates(given, base_dir, key):
             matches = [m for m in sorted(glob.glob(str(candidate), recursive=True)) if Path(m).is_file()]
             if matches:
-                found.update(dict.fromkeys(matches))
+                found.update({match: match for match in matches})
                 break
         else:
             raise ArgumentError(f"{key}: no file matches {shown(given)}")
-    return tuple(found)
+    return tuple(found.values())
 
 
 def existing_path(given: str, base_dir: Path, key: str) -> Path | None:

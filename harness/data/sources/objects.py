@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import glob
-import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from harness.errors import ArgumentError
 from harness.places import Place, place_problem
@@ -47,8 +47,9 @@ class ObjectFile:
         return unquote(self.url.partition("?")[0])
 
     def __fspath__(self) -> str:
-        """No file of this machine: what tells names apart, where local files are among them."""
-        return f"/{SCHEME.rstrip(':/')}/{str(self).removeprefix(SCHEME)}"
+        """No file of this machine: what tells objects apart, where local files are among them."""
+        store = dict(parse_qsl(urlsplit(self.url).query)).get("endpoint_override", "")
+        return f"/{SCHEME.rstrip(':/')}/{store.rpartition('/')[2]}/{str(self).removeprefix(SCHEME)}"
 
     @property
     def name(self) -> str:
@@ -104,12 +105,24 @@ class ObjectFile:
 
 def is_object(given: str) -> bool:
     """Whether a path of a spec names an object, or a glob of objects."""
-    return given.startswith(SCHEME)
+    return given[: len(SCHEME)].lower() == SCHEME
+
+
+def check_object(given: str, key: str) -> None:
+    """Looks at a URL of objects, without asking for them.
+
+    Raises:
+        ArgumentError: It can be none; it is not quoted, since it may hold a key.
+    """
+    if problem := place_problem(given):
+        raise ArgumentError(f"{key}: {problem}")
 
 
 def file_at(given: str, key: str = KEY) -> Path:
     """The file of that name: of this machine, or an object."""
-    return cast(Path, ObjectFile(given, key)) if is_object(given) else Path(given).expanduser()
+    if not is_object(given):
+        return Path(given).expanduser()
+    return cast(Path, ObjectFile(SCHEME + given[len(SCHEME) :], key))
 
 
 @functools.lru_cache(maxsize=64)
@@ -124,21 +137,19 @@ def locate_objects(url: str, key: str) -> list[str]:
         ArgumentError: There is none.
         MachineError: The store can't be asked.
     """
-    if problem := place_problem(url):
-        raise ArgumentError(f"{key}: {problem}")
+    check_object(url, key)
     parts = urlsplit(url)
     place = _bucket(parts.netloc, parts.query, key)
     pattern = unquote(parts.path).strip("/")
-    shown = url.partition("?")[0]
+    shown = unquote(url.partition("?")[0]).rstrip("/")
     if not pattern:
-        raise ArgumentError(f"{key}: {shown} names no object of the bucket (for all of them: {shown.rstrip('/')}/**)")
+        raise ArgumentError(f"{key}: {shown} names no object of the bucket (for all of them: {shown}/**)")
     magic = glob.has_magic(pattern)
     steps = PurePosixPath(pattern).parts
     fixed = next((i for i, step in enumerate(steps) if glob.has_magic(step)), len(steps))
     below = fixed < len(steps) - 1 or "**" in steps
     names = sorted(name for name, _, _ in place.files("/".join(steps[:fixed]), below=below))
-    wanted = re.compile("".join(_translated(steps)))
-    found = [name for name in names if (wanted.fullmatch(name) if magic else name == pattern)]
+    found = [name for name in names if (_matches(steps, name.split("/")) if magic else name == pattern)]
     if not found and names and not magic:
         raise ArgumentError(f"{key}: {shown} is a folder, not a file (for all of its files: {shown}/*)")
     if not found:
@@ -147,19 +158,10 @@ def locate_objects(url: str, key: str) -> list[str]:
     return [f"{SCHEME}{parts.netloc}/{quote(name)}{options}" for name in found]
 
 
-def _translated(steps: tuple[str, ...]) -> Iterator[str]:
-    """A regular expression, step by step."""
-    for number, step in enumerate(steps):
-        last = number == len(steps) - 1
-        if step == "**":
-            yield ".*" if last else "(?:[^/]+/)*"
-            continue
-        for piece in re.findall(r"\*|\[!?[^\]]+\]|.", step):
-            if piece == "*":
-                yield "[^/]*"
-            elif piece.startswith("[") and len(piece) > 1:
-                inside = piece[1:-1].replace("\\", r"\\")
-                yield f"[{'^' + inside[1:] if inside.startswith('!') else inside}]"
-            else:
-                yield re.escape(piece)
-        yield "" if last else "/"
+def _matches(steps: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the parts of a name are those of a glob, step by step; ``**`` is any number of them."""
+    if not steps or not parts:
+        return not steps and not parts
+    if steps[0] == "**":
+        return len(steps) == 1 or any(_matches(steps[1:], parts[i:]) for i in range(len(parts)))
+    return fnmatch.fnmatchcase(parts[0], steps[0]) and _matches(steps[1:], parts[1:])
