@@ -202,6 +202,16 @@ def test_directions_are_told_from_texts_and_texts_can_be_read():
     assert isinstance(corpus.tokens(3), np.ndarray)
 
 
+def test_only_the_corpuss_own_examples_are_fetched(monkeypatch):
+    """Those of canaries lie nowhere else. Break: ask the corpus for all."""
+    corpus, *_ = planted(drawn())
+    asked: list[int] = []
+    monkeypatch.setattr(Examples, "fetch", lambda self, examples: asked.extend(examples), raising=False)
+    corpus.fetch(range(len(corpus.example_lengths)))
+    assert asked == list(range(len(Examples().example_lengths)))
+    assert len(asked) < len(corpus.example_lengths)
+
+
 def test_they_count_in_the_denominator_and_nowhere_else():
     """Trap 4. Break: canaries left out of `units`, or counted in an event."""
     with_them, without = mechanism(), mechanism(planted=False)
@@ -218,6 +228,6 @@ def test_they_count_in_the_denominator_and_nowhere_else():
 
 def test_a_corpus_is_what_they_are_planted_beside():
     """The protocol that training reads is the real corpus's. Break: a renamed method of either."""
-    for name in ("n_users", "examples_of", "user_id", "tokens", "targets"):
+    for name in ("n_users", "examples_of", "user_id", "fetch", "tokens", "targets"):
         assert hasattr(Corpus, name)
         assert hasattr(PlantedCorpus(Examples(), Planted.beside(Examples(), drawn())), name)
