@@ -290,3 +290,12 @@ def test_predicting_needs_no_torch(tmp_path: Path) -> None:
         "assert not {'torch', 'transformers', 'ray', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_is_read_from_a_store_is_counted(shape: Shape, gpu: bool) -> None:
+    """In the machine's memory. Break: forget it, or count it on the GPU."""
+    plain, stored = (predict(shape, setting(gpu=gpu, stored=stored)) for stored in (False, True))
+    more = 256 * 2**20
+    assert stored.total == plain.total + (0 if gpu else more)
+    assert sum(stored.host.values()) == sum(plain.host.values()) + (more if gpu else 0)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.data.blocks import BLOCK, MOST_BLOCKS
 from harness.planning.shapes import Shape
 from harness.spec.models import Spec
 
@@ -66,6 +67,7 @@ class Setting:
         gpu: Whether a GPU computes.
         units: Units in a micro-batch, at most; None: by `tokens` and `longest`.
         spreads: Whether a unit's examples may lie in several micro-batches.
+        stored: Whether examples are read from a store, of which a process keeps what it read last.
     """
 
     tokens: int
@@ -82,6 +84,7 @@ class Setting:
     gpu: bool
     units: int | None = None
     spreads: bool = False
+    stored: bool = False
 
     @classmethod
     def of(cls, spec: Spec, shape: Shape, tokens: int, *, gpu: bool) -> Setting:
@@ -103,6 +106,7 @@ class Setting:
             moments=0 if optimizer.type == "sgd" and not optimizer.momentum else _MOMENTS[optimizer.type],
             gpu=gpu,
             spreads=spec.sampling.unit != "example" and spec.sampling.examples_per_user != 1,
+            stored=compute.prepare.store is not None,
         )
 
     @property
@@ -161,6 +165,7 @@ def predict(shape: Shape, setting: Setting) -> Footprint:
     )
     parts["loading"] = max(0, largest - sum(parts.values()))
     host: dict[str, int] = {}
+    (host if s.gpu else parts)["data"] = BLOCK * MOST_BLOCKS if s.stored else 0
     if s.gpu:
         host["process"] = PROCESS
         host["writing"] = _writing(shape, s)
@@ -168,7 +173,7 @@ def predict(shape: Shape, setting: Setting) -> Footprint:
             host["optimizer"] = parts.pop("optimizer")
         if s.offload == "parameters":
             host["base"] = parts.pop("base")
-    return Footprint({k: v for k, v in parts.items() if v}, host)
+    return Footprint(*({name: size for name, size in found.items() if size} for found in (parts, host)))
 
 
 def _weights(shape: Shape, s: Setting) -> dict[str, int]:
