@@ -41,6 +41,9 @@ class Texts:
         generator = torch.Generator().manual_seed(5)
         self.texts = [torch.randint(0, 12, (n,), generator=generator).numpy() for n in lengths]
 
+    def fetch(self, examples: Any) -> None:
+        pass
+
     def tokens(self, example_index: int) -> Any:
         return self.texts[example_index]
 

@@ -34,6 +34,9 @@ class Made:
         first = sum(map(len, self.users[:user]))
         return first, first + len(self.users[user])
 
+    def fetch(self, examples):
+        pass
+
     def tokens(self, example):
         return np.asarray(self.rows[example], dtype=np.int32)
 
