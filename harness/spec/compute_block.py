@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from harness.places import place_problem
 from harness.spec.block import Block, whole
@@ -52,6 +52,15 @@ class WorkersBlock(Block):
         return self
 
 
+def _place(url: str) -> str:
+    if problem := place_problem(url):
+        raise ValueError(problem)
+    return url
+
+
+PlaceUrl = Annotated[str, Field(min_length=2, max_length=1000), AfterValidator(_place)]
+
+
 class PrepareBlock(Block):
     """Who reads, tokenises and groups the users' records; the examples are the same."""
 
@@ -63,20 +72,13 @@ class PrepareBlock(Block):
     blocks: Annotated[int, Field(ge=1, le=256, strict=True)] | Literal["auto"] = Field(
         default="auto", description="of ray: about so many parts, and shards, to work at; auto: by the data's size"
     )
-    store: Annotated[str, Field(min_length=2, max_length=1000)] | None = Field(
+    store: PlaceUrl | None = Field(
         default=None,
         description="where the prepared examples lie, so that no machine that trains holds them: s3://BUCKET/PREFIX "
         "(options and keys as of results) or a folder that all machines see; workers read from there what is drawn. "
         "As private as the data, and so is its access log. Left out: in the cache. Data that are prepared already stay "
         "where they are",
     )
-
-    @field_validator("store")
-    @classmethod
-    def _usable(cls, store: str | None) -> str | None:
-        if store is not None and (problem := place_problem(store)):
-            raise ValueError(problem)
-        return store
 
 
 class KubernetesBlock(Block):
@@ -149,7 +151,7 @@ class ComputeBlock(Block):
         "runs, caches and ledgers lie there. Other commands keep runs where --out says",
     )
 
-    results: Annotated[str, Field(min_length=2, max_length=1000)] | None = Field(
+    results: PlaceUrl | None = Field(
         default=None,
         description="of `uudp submit`: where released files are copied at the end of a run, for `uudp fetch`: "
         "s3://BUCKET/PREFIX (?region=…, ?endpoint_override=HOST:PORT&scheme=http) or a folder; keys are the "
@@ -163,13 +165,6 @@ class ComputeBlock(Block):
         if self.gpu_type is not None and self.accelerator == "cpu":
             raise ValueError("gpu_type: needs accelerator: cuda (or auto)")
         return self
-
-    @field_validator("results")
-    @classmethod
-    def _reached(cls, results: str | None) -> str | None:
-        if results is not None and (problem := place_problem(results)):
-            raise ValueError(problem)
-        return results
 
     @field_validator("storage")
     @classmethod

@@ -231,7 +231,7 @@ def _board(name: str, entries: Sequence[Entry]) -> Board:
     for one in sorted(entries, key=lambda e: (e.place.seed is None, e.place.seed or 0, e.run.files.id)):
         place = one.place
         cells.setdefault((one.run.private, place.policy, place.budget, place.split), []).append(one)
-    reference = _mean(_gain(e.summary.overall) for e in entries if not e.run.private)
+    reference = _mean(e.summary.overall.gain for e in entries if not e.run.private)
     rows = [_row(held, reference) for held in cells.values()]
     rows.sort(key=lambda r: (r.budget is None, r.budget or 0.0, r.policy, r.entries[0].run.files.id))
     protected = [row for row in rows if row.private]
@@ -300,7 +300,7 @@ def _row(entries: Sequence[Entry], reference: float | None) -> Row:
         for e in entries
         if e.summary.overall.trained_loss is not None and e.summary.step == e.run.mechanism.steps
     ]
-    gain = _mean(map(_gain, losses))
+    gain = _mean(x.gain for x in losses)
     own = _mean(x.ordinary_gain for x in losses)
     ordinary = reference if reference is not None else own
     bounds = [r.audit.bound for r in runs if r.audit is not None and r.audit.bound is not None]
@@ -382,12 +382,8 @@ def _group(name: str, entries: Sequence[Entry]) -> GroupResult:
         max(claimed, default=None),
         max(recomputed, default=None),
         mean_of(trained),
-        _mean(map(_gain, losses)),
+        _mean(x.gain for x in losses),
     )
-
-
-def _gain(losses: Losses) -> float | None:
-    return losses.gain
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
